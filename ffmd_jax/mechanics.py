@@ -45,7 +45,7 @@ def degrees_of_freedom_by_atom(system: System, positions: Array) -> Array:
     masses = system.masses
     translation = 3 * (1 - masses / jnp.sum(masses))
     relative = positions - center_of_mass(system, positions)
-    spread = jnp.sum(relative**2, -1)[:, None, None] * jnp.eye(3) - relative[:, :, None] * relative[:, None, :]
+    spread = jnp.sum(relative**2, -1)[:, None, None] * jnp.eye(3, dtype=relative.dtype) - relative[:, :, None] * relative[:, None, :]
     inverse = jnp.linalg.pinv(jnp.einsum("i,iab->ab", masses, spread), hermitian=True, rtol=1e-6)
     rotation = masses * jnp.einsum("ab,iab->i", inverse, spread)
     return translation - jnp.where(conserves_angular_momentum(system), rotation, 0)
@@ -82,7 +82,7 @@ def inertia(system: System, positions: Array) -> Array:
     """Inertia tensor about the centre of mass, u Å², ``[3, 3]``."""
     relative = positions - center_of_mass(system, positions)
     squares = jnp.sum(system.masses * jnp.sum(relative**2, axis=-1))
-    return squares * jnp.eye(3) - (system.masses[:, None] * relative).T @ relative
+    return squares * jnp.eye(3, dtype=relative.dtype) - (system.masses[:, None] * relative).T @ relative
 
 
 def rotate_velocities(system: System, state: State, angular_momentum_change: Array) -> State:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array | np.ndarray
@@ -95,6 +96,15 @@ def _complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     if lengths.min() < 1e-6 or abs(np.linalg.det(cell / lengths[:, None])) < 1e-4:
         raise ValueError(f"the cell is singular (lattice vector lengths {np.round(lengths, 4).tolist()} Å)")
     return cell
+
+
+def cast(tree, dtype):
+    """The pytree with every floating-point array in ``dtype``, so that mixed precision never promotes by accident."""
+
+    def convert(leaf):
+        return jnp.asarray(leaf, dtype) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
+
+    return jax.tree.map(convert, tree)
 
 
 def check_state(system: System, state: State) -> None:

@@ -1,0 +1,53 @@
+"""Entry point of ``ffmd``: checks jax, runs a command, and turns errors into one line."""
+
+import importlib.metadata
+import os
+import sys
+
+MISCOMPUTING_JAX = {
+    "0.10.2": "computes wrong numbers on CPU (jax-ml/jax#39103)",
+    "0.11.0": "hangs on CPU and computes wrong numbers on GPU",
+    "0.11.1": "makes CPU loops quadratically slow",
+}
+
+
+def check_jax(version: str) -> None:
+    """Raises RuntimeError if this jax is one that the project's requirements exclude."""
+    if version in MISCOMPUTING_JAX:
+        raise RuntimeError(
+            f"jax {version} {MISCOMPUTING_JAX[version]}; install another: "
+            f"pip install 'jax>=0.10.1,!=0.10.2,!=0.11.0,!=0.11.1'"
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs ``ffmd``; exits 0, 1 (error, one line on stderr), 2 (bad usage) or 130 (Ctrl-C)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        check_jax(importlib.metadata.version("jax"))
+        from ffmd_jax import cli
+
+        cli.run(arguments)
+    except KeyboardInterrupt as interrupt:
+        if debug:
+            raise
+        _fail(f"stopped by Ctrl-C. {interrupt}".strip(), 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `ffmd … | head` is no error
+    except Exception as error:
+        if debug:
+            raise
+        known = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
+        text = str(error) if known and str(error) else f"unexpected {type(error).__name__}: {error}"
+        _fail(" ".join(text.split()) + ("" if known else " (--debug shows where)"), 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"ffmd: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""What commands share: double precision, progress bars, JSON lines, output paths."""
+
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ffmd_jax import units
+
+
+def use_double_precision() -> None:
+    """Lets float64 arrays exist; models and data keep the precision that they are given."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Raises FileExistsError if ``path`` exists and may not be replaced, FileNotFoundError without its folder."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists already; choose another --out or say --overwrite")
+    if not path.parent.exists():
+        raise FileNotFoundError(f"the folder {path.parent} of --out does not exist")
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """Prints one JSON object on one line."""
+    print(json.dumps(values, allow_nan=True))
+
+
+@contextlib.contextmanager
+def progress(total: float, description: str, unit: str = "ps") -> Iterator[tqdm]:
+    """A progress bar with ETA on stderr; silent where stderr is no terminal, except for start and end."""
+    quiet = not sys.stderr.isatty()
+    layout = "{l_bar}{bar}| {n:.1f}/{total:.1f} " + unit + " [{elapsed}<{remaining}{postfix}]"
+    with tqdm(total=total, desc=description, bar_format=layout, mininterval=30 if quiet else 0.2) as bar:
+        yield bar
+
+
+def follow(blocks: Iterable, length_ps: float, description: str) -> Iterator:
+    """Passes the blocks of a roll-out on, with a progress bar in ps and the speed in ns/day."""
+    with progress(length_ps, description) as bar:
+        for block in blocks:
+            bar.update(block.times[-1] / units.PS - bar.n)
+            rate = bar.format_dict["elapsed"]
+            if rate > 0:
+                bar.set_postfix_str(f"{bar.n * 86.4 / rate:.3g} ns/day", refresh=False)
+            yield block
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

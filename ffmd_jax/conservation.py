@@ -1,0 +1,56 @@
+"""Corrections that make conservation laws exact: ``Correct(system, before, after) -> State``.
+
+A network predicts each atom on its own; the totals are then right only to its accuracy.  Adding the same rigid
+translation and rotation to all atoms restores them and disturbs the prediction least.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from ffmd_jax import mechanics
+from ffmd_jax.state import State, System
+
+Correct = Callable[[System, State, State], State]
+
+
+def linear(time_step_fs: float) -> Correct:
+    """Conserves the total momentum P; the centre of mass moves by P Δt/M.
+
+    TrajCast's code only takes out the mean displacement, and only where P is exactly zero; for P = 0 both agree.
+    """
+
+    def correct(system: System, before: State, after: State) -> State:
+        drift = mechanics.center_of_mass(system, before.velocities)
+        error_v = mechanics.center_of_mass(system, after.velocities) - drift
+        moved = mechanics.center_of_mass(system, after.positions - before.positions)
+        return State(after.positions - (moved - drift * time_step_fs), after.velocities - error_v)
+
+    return correct
+
+
+def linear_and_angular(time_step_fs: float) -> Correct:
+    """Also conserves the angular momentum about the centre of mass, for isolated systems.
+
+    v ← v + ω × (r − R) with ω = I⁻¹ ΔL at the new positions (TrajCast, doi:10.1038/s42256-026-01227-7).
+    """
+    translate = linear(time_step_fs)
+
+    def correct(system: System, before: State, after: State) -> State:
+        after = translate(system, before, after)
+        change = mechanics.angular_momentum(system, before) - mechanics.angular_momentum(system, after)
+        return mechanics.rotate_velocities(system, after, change)
+
+    return correct
+
+
+def none(system: System, before: State, after: State) -> State:
+    """Leaves the prediction as it is."""
+    del system, before
+    return after
+
+
+def momentum_error(system: System, before: State, after: State):
+    """Change of the total momentum relative to Σ m |v|, dimensionless ``[3]``."""
+    change = mechanics.linear_momentum(system, after.velocities - before.velocities)
+    return change / jnp.sum(system.masses[:, None] * jnp.abs(before.velocities))

@@ -1,0 +1,1 @@
+"""The truth: force fields, the symplectic integrator as a propagator, and prepared systems."""

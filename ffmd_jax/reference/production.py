@@ -1,0 +1,98 @@
+"""Reference MD: equilibrate at a temperature, then produce NVE or NVT frames."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from ffmd_jax import mechanics, neighbors, rollout, thermostat
+from ffmd_jax.reference.energies import Energy, forces
+from ffmd_jax.reference.integrator import drift_kick_drift
+from ffmd_jax.reference.systems import Reference
+from ffmd_jax.state import Array, Graph, State, System, cast
+
+Ensemble = Literal["nve", "nvt"]
+
+
+def observe_energies(energy: Energy) -> rollout.Observe:
+    """Per-frame potential and total energy, eV."""
+
+    def observe(system: System, state: State, graph: Graph) -> dict[str, Array]:
+        potential = energy(system, state, graph)
+        total = potential + mechanics.kinetic_energy(system, state.velocities)
+        return {"potential_energy_eV": potential, "total_energy_eV": total}
+
+    return observe
+
+
+def equilibrate(
+    reference: Reference, temperature_K: float, key: Array, length_ps: float = 3.0
+) -> Iterator[rollout.Block]:
+    """Yields blocks of Langevin dynamics (τ = 100 fs) from the prepared structure; the last frame is equilibrated.
+
+    Total momenta are zero throughout.  3 ps are 30 relaxation times of the velocities.
+    """
+    key_velocities, key_run = jax.random.split(key)
+    start = mechanics.maxwell_boltzmann(
+        key_velocities, reference.system, jnp.asarray(reference.positions), temperature_K
+    )
+    bath = thermostat.langevin(temperature_K, tau_fs=100.0, interval_fs=reference.dt)
+    every = max(1, round(10.0 / reference.dt))
+    frames = max(1, round(length_ps * 1000 / (reference.dt * every)))
+    return run(reference, start, n_steps=frames * every, every=every, key=key_run, bath=bath)
+
+
+def run(
+    reference: Reference,
+    start: State,
+    *,
+    n_steps: int,
+    every: int,
+    key: Array,
+    bath: thermostat.Thermostat | None = None,
+) -> Iterator[rollout.Block]:
+    """Yields blocks of reference MD with energies, in the precision of ``start``; NVE without a ``bath``."""
+    return rollout.run(
+        reference.system,
+        start,
+        drift_kick_drift(reference.energy, reference.dt),
+        cutoff=reference.cutoff,
+        time_step_fs=reference.dt,
+        n_steps=n_steps,
+        every=every,
+        key=key,
+        thermostat=bath,
+        observe=observe_energies(reference.energy),
+        skin=reference.skin,
+        block_steps=200,
+    )
+
+
+def energy_and_forces(reference: Reference, system: System, positions: Array) -> tuple[Array, Array]:
+    """Energy, eV, and forces, eV/Å ``[n_atoms, 3]``, of one structure with the reference's force field."""
+    search = neighbors.plan(system, positions, reference.cutoff)
+    table = neighbors.build(search, system, jnp.asarray(positions))
+    return jax.jit(forces(reference.energy))(system, State(jnp.asarray(positions), positions), table.graph)
+
+
+def potential_energies(reference: Reference, system: System, positions: Array) -> Array:
+    """Energies, eV ``[n_frames]``, of frames ``[n_frames, n_atoms, 3]``, Å, that need not come from this force field.
+
+    Raises:
+        ValueError: the neighbour table overflowed; frames too different from the first.
+    """
+    positions = jnp.asarray(positions)
+    system = cast(system, positions.dtype)
+    search = neighbors.plan(system, positions[:: max(1, len(positions) // 8)], reference.cutoff, reference.skin, 1.2)
+
+    def evaluate(table, frame):
+        table = neighbors.update(search, system, frame, table)
+        return table, reference.energy(system, State(frame, frame), table.graph)
+
+    table, values = jax.jit(lambda table, frames: jax.lax.scan(evaluate, table, frames))(
+        neighbors.build(search, system, positions[0]), positions
+    )
+    if bool(table.overflow):
+        raise ValueError("atoms crowd together in these frames: more neighbours than the table holds")
+    return values

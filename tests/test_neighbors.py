@@ -1,0 +1,104 @@
+"""Edges against an independent exact list (vesin), for cells of every kind."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import vesin
+
+from ffmd_jax import neighbors, state
+
+HEXAGONAL = np.array([[9.83, 0, 0], [-4.915, 8.513, 0], [0, 0, 10.81]])
+CELLS = {
+    "hexagonal": (HEXAGONAL, (True, True, True), 40, 4.5),
+    "tilted": (np.array([[8.0, 0, 0], [5.5, 7.0, 0], [-4.0, 3.0, 9.0]]), (True, True, True), 30, 5.0),
+    "tiny": (np.array([[2.6, 0, 0], [0.9, 2.9, 0], [0, 0.4, 3.1]]), (True, True, True), 2, 6.0),
+    "slab": (np.diag([7.0, 8.0, 25.0]), (True, True, False), 25, 5.0),
+    "wire": (np.diag([4.0, 30.0, 30.0]), (True, False, False), 12, 4.5),
+    "open": (np.zeros((3, 3)), (False, False, False), 20, 5.5),
+}
+
+
+def random_system(name, seed=0):
+    cell, pbc, n_atoms, cutoff = CELLS[name]
+    system = state.make_system(np.full(n_atoms, 14), np.full(n_atoms, 28.0), cell, pbc)
+    rng = np.random.default_rng(seed)
+    extent = np.where(np.array(pbc), 3.0, 1.0)  # unwrapped: atoms sit in several images of the cell
+    size = system.cell if np.any(cell) else 8.0 * np.eye(3)
+    return system, (rng.uniform(-1, 1, (n_atoms, 3)) * extent) @ size, cutoff
+
+
+def edges_of(system, positions, graph):
+    """Sorted rows (i, j, Sx, Sy, Sz) and the matching distances."""
+    mask = np.asarray(graph.mask)
+    i = np.nonzero(mask)[0]
+    rows = np.concatenate([i[:, None], np.asarray(graph.senders)[mask][:, None], np.asarray(graph.shifts)[mask]], 1)
+    lengths = np.linalg.norm(np.asarray(neighbors.vectors(system, positions, graph)), axis=-1)[mask]
+    order = np.lexsort(rows.T[::-1])
+    return rows[order], lengths[order]
+
+
+def expected_edges(system, positions, cutoff):
+    search = vesin.NeighborList(cutoff=cutoff, full_list=True)
+    i, j, shifts, lengths = search.compute(
+        points=positions, box=system.cell * np.asarray(system.pbc)[:, None], periodic=system.pbc, quantities="ijSd"
+    )
+    rows = np.concatenate([i[:, None], j[:, None], shifts], axis=1).astype(int)
+    order = np.lexsort(rows.T[::-1])
+    return rows[order], lengths[order]
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_edges_equal_an_independent_exact_list(name):
+    with jax.enable_x64(True):
+        system, positions, cutoff = random_system(name)
+        search = neighbors.plan(system, positions, cutoff)
+        table = jax.jit(neighbors.build, static_argnums=0)(search, system, jnp.asarray(positions))
+        rows, lengths = edges_of(system, positions, table.graph)
+    expected_rows, expected_lengths = expected_edges(system, positions, cutoff)
+    assert not table.overflow
+    assert len(rows) > 20
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_allclose(lengths, expected_lengths, atol=1e-12)
+
+
+def test_table_with_skin_stays_exact_until_rebuilt():
+    with jax.enable_x64(True):
+        system, positions, cutoff = random_system("hexagonal")
+        search = neighbors.plan(system, positions, cutoff, skin=0.6, headroom=1.5)
+        table = neighbors.build(search, system, jnp.asarray(positions))
+        rng = np.random.default_rng(1)
+        for size, rebuilt in ((0.25, False), (0.8, True)):
+            step = rng.normal(size=positions.shape)
+            step *= size / np.linalg.norm(step, axis=-1).max()
+            moved = jnp.asarray(positions + step)
+            fresh = jax.jit(neighbors.update, static_argnums=0)(search, system, moved, table)
+            assert bool(jnp.any(fresh.positions != table.positions)) == rebuilt
+            lengths = edges_of(system, np.asarray(moved), fresh.graph)[1]
+            expected = expected_edges(system, np.asarray(moved), cutoff)[1]
+            np.testing.assert_allclose(np.sort(lengths[lengths < cutoff]), np.sort(expected), atol=1e-12)
+
+
+def test_overflow_is_flagged_and_stays_flagged():
+    system, positions, cutoff = random_system("hexagonal")
+    full = neighbors.plan(system, positions, cutoff, skin=0.4)
+    search = neighbors.Search(full.cutoff, full.skin, full.capacity // 2, full.images)
+    table = neighbors.build(search, system, jnp.asarray(positions))
+    assert table.overflow
+    sparse = jnp.asarray(positions) * 10  # open space: the rebuilt table fits, but the block is still lost
+    open_system = system._replace(pbc=np.zeros(3, bool))
+    assert neighbors.update(search, open_system, sparse, table).overflow
+    assert not neighbors.build(neighbors.grow(search, 2.5), system, jnp.asarray(positions)).overflow
+
+
+@pytest.mark.parametrize("cutoff", [0.0, -1.0, np.nan])
+def test_bad_cutoff_is_refused(cutoff):
+    system, positions, _ = random_system("open")
+    with pytest.raises(ValueError, match="cutoff"):
+        neighbors.plan(system, positions, cutoff)
+
+
+def test_cutoff_without_neighbours_is_refused():
+    system = state.make_system([18, 18], [40.0, 40.0])
+    with pytest.raises(ValueError, match="no atom has a neighbour"):
+        neighbors.plan(system, np.array([[0, 0, 0], [9.0, 0, 0]]), 3.0)
