@@ -1,0 +1,300 @@
+"""Structure, dynamics and conservation along a trajectory, and what one trajectory differs in from another.
+
+Knows trajectories only, never what made them.  Lengths are Å, times fs, temperatures K, wave numbers cm⁻¹.
+"""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ase.data import chemical_symbols
+from scipy import stats
+
+from ffmd_jax import mechanics, units
+from ffmd_jax.distributions import VDOS, RadialDistribution, radial_distribution, rdf_rmse, vdos, vdos_overlap
+from ffmd_jax.state import State, System
+from ffmd_jax.trajectory import Trajectory
+
+
+class Temperatures(NamedTuple):
+    """Kinetic temperatures, K: series ``[n_frames]``, means, block errors; total and by element symbol."""
+
+    total: np.ndarray
+    mean: float
+    error: float
+    by_species: dict[str, np.ndarray]
+    mean_by_species: dict[str, float]
+    error_by_species: dict[str, float]
+    degrees_of_freedom: float
+
+
+class ErrorGrowth(NamedTuple):
+    """Errors after ``steps`` propagations, each ``[n_times]``, with standard errors over the starts."""
+
+    steps: np.ndarray
+    position_error_A: np.ndarray
+    position_standard_error_A: np.ndarray
+    velocity_error: np.ndarray
+    velocity_standard_error: np.ndarray
+    kinetic_energy_ratio: np.ndarray
+    kinetic_energy_ratio_standard_error: np.ndarray
+
+
+class Analysis(NamedTuple):
+    """All that is known about one trajectory; pairs are keyed ``"O-H"``, elements ``"O"``.
+
+    ``vdos_halves_overlap`` and ``rdf_halves_rmse`` compare the first half with the second: the noise floor of
+    the same numbers between two runs (a cautious one, as halves are noisier than the whole).
+    """
+
+    system: System
+    times_fs: np.ndarray
+    rdf: dict[str, RadialDistribution]
+    rdf_halves_rmse: float
+    vdos: VDOS
+    vdos_by_species: dict[str, VDOS]
+    vdos_halves_overlap: float
+    temperatures: Temperatures
+    momentum_drift: float
+    energy_drift_meV_per_atom_per_ps: float
+    potential_energy_eV: np.ndarray
+    metadata: dict[str, Any]
+
+
+def block_error(values: np.ndarray) -> tuple[float, float]:
+    """Mean of a correlated stationary series ``[n]`` and the standard error of that mean, by blocking.
+
+    Blocks of B = 1, 2, 4, … values (doi:10.1063/1.457480).  The plateau is the smallest B with B³ > 2 n s⁴,
+    where s is the ratio of the errors at B and at 1 (doi:10.1103/PhysRevE.83.066706); a series too short to
+    reach it gets the largest error of all B.  NaN for fewer than two values.
+    """
+    blocks = np.asarray(values, dtype=np.float64)
+    n, mean, errors = len(blocks), float(np.mean(blocks)) if len(blocks) else math.nan, []
+    while len(blocks) >= 2:
+        errors.append(float(np.std(blocks, ddof=1) / math.sqrt(len(blocks))))
+        inefficiency = (errors[-1] / errors[0]) ** 2 if errors[0] > 0 else 0.0
+        if 8.0 ** (len(errors) - 1) > 2 * n * inefficiency**2:
+            return mean, errors[-1]
+        blocks = 0.5 * (blocks[: len(blocks) // 2 * 2 : 2] + blocks[1::2])
+    return mean, max(errors, default=math.nan)
+
+
+def temperatures(trajectory: Trajectory) -> Temperatures:
+    """Kinetic temperatures of all atoms and of each element; degrees of freedom from `mechanics`."""
+    system, frames = trajectory.system, trajectory.frames
+    kinetic = 0.5 * np.einsum("i,fia,fia->fi", system.masses, frames.velocities, frames.velocities) / units.EV
+    freedom = _degrees_of_freedom_by_atom(system, np.asarray(frames.positions))
+    total_freedom = float(mechanics.degrees_of_freedom(system))
+    total = 2 * kinetic.sum(axis=1) / (units.BOLTZMANN * total_freedom)
+    by_species = {}
+    for number in _elements(system):
+        members = np.asarray(system.species) == number
+        # A lone atom has no degree of freedom of its own.
+        share = np.maximum(freedom[:, members].sum(axis=1), 1e-6)
+        by_species[chemical_symbols[number]] = 2 * kinetic[:, members].sum(axis=1) / (units.BOLTZMANN * share)
+    blocked = {symbol: block_error(series) for symbol, series in by_species.items()}
+    means = {symbol: mean for symbol, (mean, _) in blocked.items()}
+    errors = {symbol: error for symbol, (_, error) in blocked.items()}
+    return Temperatures(total, *block_error(total), by_species, means, errors, total_freedom)
+
+
+def _degrees_of_freedom_by_atom(system: System, positions: np.ndarray) -> np.ndarray:
+    """Degrees of freedom ``[n_frames, n_atoms]``; ``[1, n_atoms]`` where they do not depend on positions."""
+    if np.any(system.pbc):
+        positions = positions[:1]
+    by_atom = jax.jit(jax.vmap(mechanics.degrees_of_freedom_by_atom, in_axes=(None, 0)))
+    chunks = [positions[start : start + 512] for start in range(0, len(positions), 512)]
+    return np.concatenate([np.asarray(by_atom(system, chunk), dtype=np.float64) for chunk in chunks])
+
+
+def canonical_temperature_distribution(
+    temperature_K: float, degrees_of_freedom: float, grid: np.ndarray
+) -> np.ndarray:
+    """Probability density, 1/K, of the instantaneous temperature on ``grid``, K, in the canonical ensemble.
+
+    Of f degrees of freedom it follows a Gamma distribution with shape f/2 and mean ``temperature_K``.
+    """
+    shape = degrees_of_freedom / 2
+    return stats.gamma.pdf(grid, shape, scale=temperature_K / shape)
+
+
+def momentum_drift(trajectory: Trajectory) -> float:
+    """Largest change of the total momentum, max |P(t) − P(0)|, over the mean of Σ m|v|; dimensionless."""
+    masses, velocities = np.asarray(trajectory.system.masses), trajectory.frames.velocities
+    momenta = np.einsum("i,fia->fa", masses, velocities)
+    scale = np.mean(np.linalg.norm(velocities, axis=-1) @ masses)
+    return float(np.linalg.norm(momenta - momenta[0], axis=1).max() / scale) if scale > 0 else 0.0
+
+
+def energy_drift(trajectory: Trajectory) -> float:
+    """Least-squares slope of the observable ``total_energy_eV``, meV/atom/ps; NaN if it was not recorded."""
+    energies = np.asarray(
+        trajectory.observables.get("total_energy_eV", np.full(len(trajectory.times), np.nan))
+    )
+    known = np.isfinite(energies)
+    if known.sum() < 2:
+        return math.nan
+    slope = np.polyfit(trajectory.times[known] / units.PS, energies[known], 1)[0]
+    return float(1000 * slope / len(trajectory.system.species))
+
+
+def error_growth(predicted: State, reference: State, system: System) -> ErrorGrowth:
+    """Errors after k = 1, 2, 4, … steps from many starts; states ``[n_starts, n_steps + 1, n_atoms, 3]``.
+
+    With ⟨·⟩ over starts and atoms, and index 0 of the step axis the common start: √⟨|Δr|²⟩ in Å,
+    √(⟨|Δv|²⟩ / ⟨|v_reference|²⟩), and ⟨K_predicted⟩/⟨K_reference⟩.  Standard errors treat the starts as
+    independent (NaN for one start), by linear propagation through the square root and the ratio.
+    """
+    steps = 2 ** np.arange(int(math.log2(predicted.positions.shape[1] - 1)) + 1)
+    (r, v), (r0, v0) = ([np.asarray(x)[:, steps] for x in state] for state in (predicted, reference))
+    masses = np.asarray(system.masses)
+    squares = [np.mean(np.sum(x**2, axis=-1), axis=-1) for x in (r - r0, v - v0, v0)]
+    kinetic = [np.einsum("i,skia,skia->sk", masses, x, x) for x in (v, v0)]
+    position, velocity = _ratio(squares[0], np.ones_like(squares[0])), _ratio(squares[1], squares[2])
+    return ErrorGrowth(steps, *_square_root(*position), *_square_root(*velocity), *_ratio(*kinetic))
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ratio of the means over starts, axis 0, and its standard error."""
+    n_starts, ratio = len(above), above.mean(axis=0) / below.mean(axis=0)
+    if n_starts < 2:
+        return ratio, np.full_like(ratio, np.nan)
+    spread = np.std(above - ratio * below, axis=0, ddof=1) / math.sqrt(n_starts)
+    return ratio, spread / below.mean(axis=0)
+
+
+def _square_root(mean: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Square root and its standard error; an error of zero stays zero."""
+    root = np.sqrt(mean)
+    return root, error / np.where(root > 0, 2 * root, 1)
+
+
+def analyze(trajectory: Trajectory) -> Analysis:
+    """Everything in `Analysis` for one trajectory of at least 8 evenly spaced frames."""
+    n_frames, system = len(trajectory.times), trajectory.system
+    if n_frames < 8:
+        raise ValueError(f"an analysis needs at least 8 frames, not {n_frames}")
+    halves = _part(trajectory, slice(0, n_frames // 2)), _part(trajectory, slice(n_frames // 2, None))
+    # g(r) is linear in the frames: the halves give that of the whole by their mean, and its noise.
+    rdf_halves = [
+        {_pair_name(pair): radial_distribution(half, pair, max_frames=250) for pair in _pairs(system)}
+        for half in halves
+    ]
+    rdf = {
+        name: curve._replace(g=0.5 * (curve.g + rdf_halves[1][name].g))
+        for name, curve in rdf_halves[0].items()
+    }
+    rmse = [rdf_rmse(curve, rdf_halves[1][name]) for name, curve in rdf_halves[0].items()]
+    spectra = {chemical_symbols[number]: vdos(trajectory, number) for number in _elements(system)}
+    wavenumbers = next(iter(spectra.values())).wavenumber_per_cm
+    unknown = np.full(n_frames, np.nan)
+    return Analysis(
+        system=system,
+        times_fs=trajectory.times,
+        rdf=rdf,
+        rdf_halves_rmse=float(np.mean(rmse)) if rmse else math.nan,
+        vdos=VDOS(wavenumbers, np.sum([spectrum.density for spectrum in spectra.values()], axis=0)),
+        vdos_by_species=spectra,
+        vdos_halves_overlap=vdos_overlap(*(vdos(half) for half in halves)),
+        temperatures=temperatures(trajectory),
+        momentum_drift=momentum_drift(trajectory),
+        energy_drift_meV_per_atom_per_ps=energy_drift(trajectory),
+        potential_energy_eV=np.asarray(trajectory.observables.get("potential_energy_eV", unknown)),
+        metadata=trajectory.metadata,
+    )
+
+
+def summarize(analysis: Analysis) -> dict[str, Any]:
+    """The numbers of one trajectory as a JSON-able dict; None for what is unknown."""
+    temperature = analysis.temperatures
+    energy, energy_error = _potential_energy(analysis)
+    return _jsonable(
+        {
+            "n_atoms": len(analysis.system.species),
+            "n_frames": len(analysis.times_fs),
+            "length_ps": (analysis.times_fs[-1] - analysis.times_fs[0]) / units.PS,
+            "temperature_K": temperature.mean,
+            "temperature_error_K": temperature.error,
+            "temperature_by_species_K": temperature.mean_by_species,
+            "temperature_error_by_species_K": temperature.error_by_species,
+            "momentum_drift": analysis.momentum_drift,
+            "energy_drift_meV_per_atom_per_ps": analysis.energy_drift_meV_per_atom_per_ps,
+            "potential_energy_meV_per_atom": energy,
+            "potential_energy_error_meV_per_atom": energy_error,
+            "vdos_halves_overlap": analysis.vdos_halves_overlap,
+            "rdf_halves_rmse": analysis.rdf_halves_rmse,
+        }
+    )
+
+
+def compare(analysis: Analysis, reference: Analysis) -> dict[str, Any]:
+    """`summarize` of both, the reference with ``reference_`` before the keys, and the differences; JSON-able.
+
+    Raises:
+        ValueError: the two do not have the same pairs of elements.
+    """
+    if set(analysis.rdf) != set(reference.rdf) or set(analysis.vdos_by_species) != set(
+        reference.vdos_by_species
+    ):
+        raise ValueError(
+            f"the trajectories differ in their elements: {sorted(analysis.vdos_by_species)} and "
+            f"{sorted(reference.vdos_by_species)}"
+        )
+    rmse = {name: rdf_rmse(curve, reference.rdf[name]) for name, curve in analysis.rdf.items()}
+    overlaps = {
+        symbol: vdos_overlap(curve, reference.vdos_by_species[symbol])
+        for symbol, curve in analysis.vdos_by_species.items()
+    }
+    (energy, error), (reference_energy, reference_error) = map(_potential_energy, (analysis, reference))
+    return _jsonable(
+        {
+            "vdos_overlap": vdos_overlap(analysis.vdos, reference.vdos),
+            "vdos_overlap_by_species": overlaps,
+            "rdf_rmse": np.mean(list(rmse.values())) if rmse else math.nan,
+            "rdf_rmse_by_pair": rmse,
+            "potential_energy_shift_meV_per_atom": energy - reference_energy,
+            "potential_energy_shift_error_meV_per_atom": math.hypot(error, reference_error),
+            **summarize(analysis),
+            **{f"reference_{key}": value for key, value in summarize(reference).items()},
+        }
+    )
+
+
+def _elements(system: System) -> list[int]:
+    return np.unique(system.species).tolist()
+
+
+def _pairs(system: System) -> list[tuple[int, int]]:
+    """Pairs of elements of which the system holds two different atoms."""
+    pairs = itertools.combinations_with_replacement(_elements(system), 2)
+    return [(a, b) for a, b in pairs if a != b or np.sum(np.asarray(system.species) == a) > 1]
+
+
+def _pair_name(pair: tuple[int, int]) -> str:
+    return "-".join(chemical_symbols[number] for number in pair)
+
+
+def _part(trajectory: Trajectory, frames: slice) -> Trajectory:
+    return trajectory._replace(
+        frames=State(*(values[frames] for values in trajectory.frames)),
+        times=trajectory.times[frames],
+        observables={name: values[frames] for name, values in trajectory.observables.items()},
+    )
+
+
+def _potential_energy(analysis: Analysis) -> tuple[float, float]:
+    """Mean potential energy and its block error, meV/atom, over the frames for which it is known."""
+    known = analysis.potential_energy_eV[np.isfinite(analysis.potential_energy_eV)]
+    mean, error = block_error(1000 * known / len(analysis.system.species))
+    return mean, error
+
+
+def _jsonable(value: Any) -> Any:
+    """The value with plain Python numbers, and None for those that are not finite."""
+    if isinstance(value, dict):
+        return {key: _jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,254 @@
+"""Laws of the analysis on cases with known answers."""
+
+import jax
+import numpy as np
+import pytest
+
+from ffmd_jax import analysis, mechanics, units
+from ffmd_jax.state import State, make_system
+from ffmd_jax.trajectory import Trajectory
+
+HEXAGONAL = np.array([[7.0, 0.0, 0.0], [-3.5, 3.5 * np.sqrt(3), 0.0], [0.0, 0.0, 8.0]])
+
+
+def make_trajectory(system, positions, velocities=None, interval=1.0, **observables):
+    velocities = np.zeros_like(positions) if velocities is None else velocities
+    times = interval * np.arange(len(positions))
+    return Trajectory(system, State(positions, velocities), times, observables, {})
+
+
+def test_block_error_of_an_autoregressive_series():
+    rng, memory, n = np.random.default_rng(0), 0.9, 2**14
+    noise = rng.normal(size=(40, n)) * np.sqrt(1 - memory**2)
+    series = np.zeros((40, n))
+    for i in range(1, n):
+        series[:, i] = memory * series[:, i - 1] + noise[:, i]
+    errors = [analysis.block_error(values + 3)[1] for values in series]
+    exact = np.sqrt((1 + memory) / (1 - memory) / n)
+    # Blocks at the plateau are finite in length: the estimate lacks a few per cent, and scatters by ten.
+    assert np.mean(errors) == pytest.approx(exact, rel=0.1)
+    assert np.std(errors) < 0.2 * exact
+    assert analysis.block_error(series[0] + 3)[0] == pytest.approx(3, abs=5 * exact)
+
+
+def test_block_error_of_white_noise_and_of_degenerate_series():
+    values = np.random.default_rng(1).normal(size=4096)
+    assert analysis.block_error(values)[1] == pytest.approx(1 / 64, rel=0.2)
+    assert analysis.block_error(np.full(100, 2.0)) == (2.0, 0.0)
+    assert np.isnan(analysis.block_error(np.array([1.0]))[1])
+
+
+@pytest.mark.parametrize("pair", [(8, 14), (8, 8)])
+def test_rdf_of_an_ideal_gas_is_one_beyond_half_a_hexagonal_cell(pair):
+    rng, n_frames = np.random.default_rng(2), 300
+    system = make_system([8] * 12 + [14] * 9, [16.0] * 12 + [28.0] * 9, HEXAGONAL, True)
+    # Unwrapped atoms may be several cells away.
+    positions = (rng.random((n_frames, 21, 3)) + rng.integers(-3, 4, (n_frames, 21, 3))) @ HEXAGONAL
+    r_max = 6.9 if pair == (8, 8) else 12.0  # below the shortest lattice vector no atom meets its own image
+    curve = analysis.radial_distribution(make_trajectory(system, positions), pair, r_max, n_bins=24)
+    exact = 1 - 1 / 12 if pair == (8, 8) else 1.0
+    edges = np.linspace(0, r_max, 25)
+    n_pairs = 12 * 11 / 2 if pair == (8, 8) else 12 * 9
+    shells = 4 / 3 * np.pi * np.diff(edges**3) / abs(np.linalg.det(HEXAGONAL))
+    error = 1 / np.sqrt(n_frames * n_pairs * shells)
+    assert np.all(abs(curve.g - exact)[4:] < 5 * error[4:])
+    assert curve.r_A == pytest.approx(0.5 * (edges[1:] + edges[:-1]))
+
+
+@pytest.mark.parametrize("r_max_A", [2.0, 5.0, 9.0])
+def test_rdf_of_a_crystal_integrates_to_its_coordination_numbers(r_max_A):
+    lattice = 4.0
+    basis = lattice * np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    system = make_system([18] * 4, [40.0] * 4, [lattice] * 3, True)
+    curve = analysis.radial_distribution(make_trajectory(system, basis[None]), (18, 18), r_max_A, n_bins=400)
+    edges = np.linspace(0, r_max_A, 401)
+    neighbours = np.cumsum(4 / 3 * np.pi * np.diff(edges**3) * 4 / lattice**3 * curve.g)
+    for radius, number in (
+        (1.9, 0),
+        (3.4, 12),
+        (4.5, 18),
+        (5.2, 42),
+        (8.9, 12 + 6 + 24 + 12 + 24 + 8 + 48 + 6 + 36),
+    ):
+        if radius < r_max_A:
+            assert np.interp(radius, edges[1:], neighbours) == pytest.approx(number, abs=1e-6)
+
+
+def test_rdf_of_a_molecule_is_the_density_of_its_pair_distances():
+    system = make_system([8, 1, 1], [16.0, 1.0, 1.0])
+    molecule = np.array([[0, 0, 0], [0.96, 0, 0], [0, 0.96, 0.0]])
+    curve = analysis.radial_distribution(make_trajectory(system, np.array([molecule] * 3)), (8, 1), 5.0)
+    assert np.sum(curve.g) * 5.0 / 200 == pytest.approx(1)
+    assert curve.r_A[np.argmax(curve.g)] == pytest.approx(0.96, abs=0.025)
+    with pytest.raises(ValueError, match="no pair"):
+        analysis.radial_distribution(make_trajectory(system, molecule[None]), (8, 8))
+
+
+def test_rdf_rmse_of_a_shift_is_the_shift():
+    r = np.linspace(0.1, 5, 50)
+    a = analysis.RadialDistribution(r, np.ones(50))
+    assert analysis.rdf_rmse(a, a) == 0
+    assert analysis.rdf_rmse(a, analysis.RadialDistribution(r, np.full(50, 1.5))) == pytest.approx(0.5)
+    longer = analysis.RadialDistribution(np.linspace(0.1, 9, 300), np.full(300, 1.5))
+    assert analysis.rdf_rmse(a, longer) == pytest.approx(0.5) == analysis.rdf_rmse(longer, a)
+
+
+def oscillators(wavenumbers_per_cm, n_frames, interval=1.0, temperature_K=300.0):
+    """Independent oscillators, one per atom and direction, of energy k_B T each; the first atom is oxygen."""
+    n_atoms = len(wavenumbers_per_cm)
+    system = make_system([8] + [1] * (n_atoms - 1), [16.0] + [1.0] * (n_atoms - 1), [10.0] * 3, True)
+    omega = 2 * np.pi * np.asarray(wavenumbers_per_cm) / (1000 * units.TERAHERTZ_IN_PER_CM)
+    phases = np.random.default_rng(3).uniform(0, 2 * np.pi, (n_atoms, 3))
+    angle = omega[:, None] * (interval * np.arange(n_frames))[:, None, None] + phases
+    speed = np.sqrt(2 * units.BOLTZMANN * units.EV * temperature_K / system.masses)[:, None]
+    return make_trajectory(system, speed * np.sin(angle), speed * np.cos(angle), interval)
+
+
+@pytest.mark.parametrize("n_frames", [2001, 10000])
+def test_vdos_of_oscillators_peaks_at_their_wave_numbers_and_counts_them(n_frames):
+    trajectory = oscillators([800.0, 3000.0, 3000.0], n_frames)
+    total, oxygen, hydrogen = (analysis.vdos(trajectory, z) for z in (None, 8, 1))
+    resolution = total.wavenumber_per_cm[1]
+    assert oxygen.wavenumber_per_cm[np.argmax(oxygen.density)] == pytest.approx(800, abs=resolution)
+    assert hydrogen.wavenumber_per_cm[np.argmax(hydrogen.density)] == pytest.approx(3000, abs=resolution)
+    assert np.trapezoid(total.density, total.wavenumber_per_cm) == pytest.approx(
+        6, rel=1e-2
+    )  # 3 atoms, periodic
+    assert np.trapezoid(oxygen.density, oxygen.wavenumber_per_cm) == pytest.approx(2, rel=1e-2)
+    assert total.density == pytest.approx(oxygen.density + hydrogen.density)
+
+
+def test_vdos_integral_is_exact_for_white_noise_and_uniform_motion():
+    rng = np.random.default_rng(4)
+    system = make_system([1, 1], [1.0, 1.0], [10.0] * 3, True)
+    for velocities, error in (
+        (rng.normal(size=(40000, 2, 3)), 5 * np.sqrt(2 / 240000) * 3),
+        (np.ones((4000, 2, 3)), 1e-6),
+    ):
+        spectrum = analysis.vdos(make_trajectory(system, velocities, velocities))
+        assert np.trapezoid(spectrum.density, spectrum.wavenumber_per_cm) == pytest.approx(3, abs=error)
+
+
+def test_vdos_of_runs_of_different_length_lie_on_one_grid():
+    a, b = (analysis.vdos(oscillators([500.0, 900.0], n), segment_ps=2.0) for n in (4000, 9001))
+    assert np.array_equal(a.wavenumber_per_cm, b.wavenumber_per_cm)
+    assert analysis.vdos_overlap(a, b) > 0.99
+
+
+def test_vdos_overlap_of_identical_is_one_and_of_disjoint_zero():
+    same, other = (analysis.vdos(oscillators([w, w], 5000)) for w in (700.0, 2500.0))
+    half = analysis.vdos(oscillators([700.0, 2500.0], 5000))
+    assert analysis.vdos_overlap(same, same) == pytest.approx(1)
+    assert analysis.vdos_overlap(same, same._replace(density=7 * same.density)) == pytest.approx(1)
+    assert analysis.vdos_overlap(same, other) < 1e-6
+    assert analysis.vdos_overlap(same, half) == pytest.approx(0.5, abs=0.02)
+    coarse = analysis.vdos(oscillators([700.0, 700.0], 2500, interval=2.0))
+    assert analysis.vdos_overlap(same, coarse) > 0.98
+
+
+def maxwell_boltzmann_run(periodic, n_frames=400, temperature_K=300.0):
+    rng = np.random.default_rng(5)
+    numbers, masses = [6, 6, 8, 1, 1, 1], [12.0, 12.0, 16.0, 1.0, 1.0, 1.0]
+    system = make_system(numbers, masses, [8.0] * 3 if periodic else None, periodic)
+    positions = np.array([[0, 0, 0], [1.5, 0, 0], [2, 1.3, 0], [-1, 0, 1], [0, -1, 0], [2, 2, 1.0]])
+    positions = positions + 0.1 * rng.normal(size=(n_frames, 6, 3))
+    keys = jax.random.split(jax.random.key(0), n_frames)
+    draw = jax.jit(jax.vmap(mechanics.maxwell_boltzmann, in_axes=(0, None, 0, None)))
+    velocities = np.asarray(draw(keys, system, positions, temperature_K).velocities, dtype=np.float64)
+    return make_trajectory(system, positions, velocities)
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+def test_temperatures_of_maxwell_boltzmann_samples(periodic):
+    found = analysis.temperatures(maxwell_boltzmann_run(periodic, n_frames=4000))
+    assert found.degrees_of_freedom == (15 if periodic else 12)
+    exact = 300 * np.sqrt(2 / found.degrees_of_freedom / 4000)
+    assert found.error == pytest.approx(exact, rel=0.3)
+    assert found.mean == pytest.approx(300, abs=5 * exact)
+    assert set(found.by_species) == {"H", "C", "O"}
+    for symbol, mean in found.mean_by_species.items():
+        assert mean == pytest.approx(300, abs=5 * found.error_by_species[symbol])
+        assert found.error_by_species[symbol] < 10
+    grid = np.linspace(0, 3000, 30001)
+    density = analysis.canonical_temperature_distribution(300, found.degrees_of_freedom, grid)
+    variance = np.trapezoid(density * (grid - 300) ** 2, grid)
+    assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-4)
+    assert np.var(found.total) == pytest.approx(variance, rel=5 * np.sqrt(4 / 4000))
+
+
+def test_momentum_drift_is_zero_unless_planted():
+    run = maxwell_boltzmann_run(True, n_frames=16)
+    assert analysis.momentum_drift(run) < 1e-6
+    run.frames.velocities[10, :, 0] += 0.01
+    masses, speeds = run.system.masses, np.linalg.norm(run.frames.velocities, axis=-1)
+    planted = 0.01 * masses.sum() / np.mean(speeds @ masses)
+    assert analysis.momentum_drift(run) == pytest.approx(planted, rel=1e-5)
+
+
+def test_energy_drift_is_the_planted_slope():
+    run = maxwell_boltzmann_run(True, n_frames=100)
+    assert np.isnan(analysis.energy_drift(run))
+    energies = 5 + 0.006 * run.times / units.PS  # 6 meV/ps over 6 atoms
+    energies[::3] = np.nan
+    run.observables["total_energy_eV"] = energies
+    assert analysis.energy_drift(run) == pytest.approx(1)
+
+
+def test_error_growth_on_solvable_numbers():
+    rng = np.random.default_rng(6)
+    system = make_system([1] * 5, [1.0, 2.0, 3.0, 4.0, 5.0], [5.0] * 3, True)
+    reference = State(rng.normal(size=(4, 11, 5, 3)), rng.normal(size=(4, 11, 5, 3)))
+    step = np.arange(11)[:, None, None]
+    scaled = State(reference.positions + np.array([0.1, 0, 0]) * step, 1.1 * reference.velocities)
+    growth = analysis.error_growth(scaled, reference, system)
+    assert growth.steps.tolist() == [1, 2, 4, 8]
+    assert growth.position_error_A == pytest.approx([0.1, 0.2, 0.4, 0.8])
+    assert growth.position_standard_error_A == pytest.approx(0, abs=1e-12)
+    assert growth.velocity_error == pytest.approx(0.1)
+    assert growth.kinetic_energy_ratio == pytest.approx(1.1**2)
+    assert growth.kinetic_energy_ratio_standard_error == pytest.approx(0, abs=1e-12)
+
+
+def test_error_growth_standard_errors_match_the_scatter_of_repeats():
+    rng = np.random.default_rng(7)
+    system = make_system([1, 8], [1.0, 16.0], [5.0] * 3, True)
+    noise = 0.01 * rng.normal(size=(200, 25, 2, 2, 3))
+    velocities = rng.normal(size=noise.shape)
+    repeats = [
+        analysis.error_growth(State(x, v + 0.3 * y), State(0 * x, v), system)
+        for x, v, y in zip(noise, velocities, rng.normal(size=noise.shape), strict=True)
+    ]
+    for value, error in (
+        ("position_error_A", "position_standard_error_A"),
+        ("velocity_error", "velocity_standard_error"),
+        ("kinetic_energy_ratio", "kinetic_energy_ratio_standard_error"),
+    ):
+        scatter = np.std([getattr(growth, value) for growth in repeats])
+        assert np.mean([getattr(growth, error) for growth in repeats]) == pytest.approx(scatter, rel=0.2)
+    assert np.mean([growth.position_error_A for growth in repeats]) == pytest.approx(
+        0.01 * np.sqrt(3), rel=0.02
+    )
+
+
+def test_compare_finds_no_difference_from_itself_and_a_planted_one():
+    run = maxwell_boltzmann_run(False, n_frames=200)
+    energies = np.random.default_rng(8).normal(size=200)
+    energies[::2] = np.nan
+    run = run._replace(observables={"potential_energy_eV": energies})
+    itself = analysis.analyze(run)
+    same = analysis.compare(itself, itself)
+    assert same["vdos_overlap"] == pytest.approx(1) and same["rdf_rmse"] == 0
+    assert same["potential_energy_shift_meV_per_atom"] == 0
+    assert 0 < same["reference_vdos_halves_overlap"] < 1 and same["rdf_halves_rmse"] > 0
+    assert {type(x) for x in same["rdf_rmse_by_pair"].values()} == {float}
+    assert set(same["rdf_rmse_by_pair"]) == {"H-H", "H-C", "H-O", "C-C", "C-O"}
+    hot = run._replace(
+        frames=State(run.frames.positions, 1.1 * run.frames.velocities),
+        observables={"potential_energy_eV": energies + 0.6},
+    )
+    found = analysis.compare(analysis.analyze(hot), itself)
+    assert found["temperature_K"] == pytest.approx(1.21 * found["reference_temperature_K"])
+    assert found["potential_energy_shift_meV_per_atom"] == pytest.approx(100)
+    assert found["energy_drift_meV_per_atom_per_ps"] is None
+    with pytest.raises(ValueError, match="elements"):
+        analysis.compare(analysis.analyze(oscillators([500.0, 900.0], 100)), itself)
