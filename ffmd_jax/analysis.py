@@ -15,7 +15,7 @@ from scipy import stats
 from ffmd_jax import mechanics, units
 from ffmd_jax.distributions import VDOS, RadialDistribution, radial_distribution, rdf_rmse, vdos, vdos_overlap
 from ffmd_jax.state import State, System
-from ffmd_jax.trajectory import Trajectory
+from ffmd_jax.trajectory import Trajectory, frame_interval
 
 
 class Temperatures(NamedTuple):
@@ -130,9 +130,7 @@ def momentum_drift(trajectory: Trajectory) -> float:
 
 def energy_drift(trajectory: Trajectory) -> float:
     """Least-squares slope of the observable ``total_energy_eV``, meV/atom/ps; NaN if it was not recorded."""
-    energies = np.asarray(
-        trajectory.observables.get("total_energy_eV", np.full(len(trajectory.times), np.nan))
-    )
+    energies = trajectory.observables.get("total_energy_eV", np.full_like(trajectory.times, np.nan))
     known = np.isfinite(energies)
     if known.sum() < 2:
         return math.nan
@@ -187,7 +185,9 @@ def analyze(trajectory: Trajectory) -> Analysis:
         for name, curve in rdf_halves[0].items()
     }
     rmse = [rdf_rmse(curve, rdf_halves[1][name]) for name, curve in rdf_halves[0].items()]
-    spectra = {chemical_symbols[number]: vdos(trajectory, number) for number in _elements(system)}
+    # Windows that fit a half give the halves the resolution of the whole, else their overlap is no floor.
+    segment_ps = min(4.0, n_frames // 2 * frame_interval(trajectory.times) / units.PS)
+    spectra = {chemical_symbols[number]: vdos(trajectory, number, segment_ps) for number in _elements(system)}
     wavenumbers = next(iter(spectra.values())).wavenumber_per_cm
     unknown = np.full(n_frames, np.nan)
     return Analysis(
@@ -197,7 +197,7 @@ def analyze(trajectory: Trajectory) -> Analysis:
         rdf_halves_rmse=float(np.mean(rmse)) if rmse else math.nan,
         vdos=VDOS(wavenumbers, np.sum([spectrum.density for spectrum in spectra.values()], axis=0)),
         vdos_by_species=spectra,
-        vdos_halves_overlap=vdos_overlap(*(vdos(half) for half in halves)),
+        vdos_halves_overlap=vdos_overlap(*(vdos(half, None, segment_ps) for half in halves)),
         temperatures=temperatures(trajectory),
         momentum_drift=momentum_drift(trajectory),
         energy_drift_meV_per_atom_per_ps=energy_drift(trajectory),

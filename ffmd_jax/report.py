@@ -1,8 +1,4 @@
-"""Figures and one self-contained HTML page from analyses.
-
-Reference data are grey, force-free data blue: told apart by lightness alone.  Figures are plain
-`matplotlib.figure.Figure` objects: no pyplot, no global state.
-"""
+"""One self-contained HTML page, and PNG files, from analyses."""
 
 import base64
 import html
@@ -14,145 +10,241 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ffmd_jax import analysis as analyses
-from ffmd_jax import units
+from ffmd_jax import figures
 from ffmd_jax.analysis import Analysis, ErrorGrowth
 
-_REFERENCE, _REFERENCE_FILL, _FORCE_FREE, _THEORY = "0.35", "0.8", "#0072B2", "black"
-_WIDTH, _HEIGHT, _DPI = 9.0, 2.8, 130  # inches per row of panels
-_LARGE, _SMALL = 11, 9  # points
-_N_POINTS = 2000  # drawn of a time series
 
-
-def figure_temperature(analysis: Analysis, reference: Analysis | None = None) -> Figure:
-    """Temperature against time, its distribution beside the canonical one, and the mean of each element."""
-    figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained", dpi=_DPI)
-    series, histogram, means = figure.subplots(1, 3, width_ratios=[1.5, 1, 0.8])
-    runs = _runs(analysis, reference)
-    values = np.concatenate([run.temperatures.total for run, _, _ in runs])
-    bins = np.linspace(values.min() - 1e-6, values.max() + 1e-6, 41)
-    for place, (run, name, color) in enumerate(runs):
-        found, stride = run.temperatures, math.ceil(len(run.times_fs) / _N_POINTS)
-        picoseconds = (run.times_fs - run.times_fs[0]) / units.PS
-        series.plot(picoseconds[::stride], found.total[::stride], color=color, lw=0.6, alpha=0.8, label=name)
-        style = {"histtype": "stepfilled", "color": _REFERENCE_FILL} if color == _REFERENCE else {"histtype": "step"}
-        histogram.hist(found.total, bins, density=True, **{"color": color, **style}, lw=1.6)
-        x = np.arange(len(found.mean_by_species)) + 0.16 * (place - 0.5 * (len(runs) - 1))
-        heights, errors = list(found.mean_by_species.values()), list(found.error_by_species.values())
-        means.errorbar(x, heights, errors, fmt="os"[place], color=color, ms=5, capsize=3)
-        means.axhline(found.mean, color=color, lw=0.8, ls=":")
-    target = _canonical_temperature(analysis, reference)
-    if target is not None:
-        grid = np.linspace(bins[0], bins[-1], 300)
-        density = analyses.canonical_temperature_distribution(target, analysis.temperatures.degrees_of_freedom, grid)
-        histogram.plot(grid, density, "--", color=_THEORY, lw=1.2, label=f"canonical, {target:.0f} K")
-        histogram.set_ylim(0, 1.35 * max(histogram.get_ylim()[1], density.max()))  # room for the legend
-        _legend(histogram)
-    means.set_xticks(range(len(analysis.temperatures.by_species)), list(analysis.temperatures.by_species))
-    means.margins(x=0.3)
-    _finish(series, "time / ps", "temperature / K", "Time series", legend=True)
-    _finish(histogram, "temperature / K", "density / K⁻¹", "Distribution")
-    _finish(means, "element", "temperature / K", "Mean by element")
-    return figure
-
-
-def figure_rdf(analysis: Analysis, reference: Analysis | None = None) -> Figure:
-    """Radial distribution of every pair; distribution of pair distances for systems that are not fully periodic."""
-    figure, panels = _panels(list(analysis.rdf))
-    label = "g(r)" if np.all(analysis.system.pbc) else "density / Å⁻¹"
-    for i, (name, axes) in enumerate(panels.items()):
-        for run, run_name, color in _runs(analysis, reference):
-            if name in run.rdf:
-                _curve(axes, *run.rdf[name], run_name, color)
-        _finish(axes, "r / Å", label, name.replace("-", "–"), legend=i == 0)
-    return figure
-
-
-def figure_vdos(analysis: Analysis, reference: Analysis | None = None) -> Figure:
-    """Vibrational density of states, in all and of every element, up to where 99.9 % of it lies."""
-    figure, panels = _panels(["all atoms", *analysis.vdos_by_species])
-    runs = _runs(analysis, reference)
-    end = max(_spectrum_end(run.vdos) for run, _, _ in runs)
-    for i, (name, axes) in enumerate(panels.items()):
-        for run, run_name, color in runs:
-            spectrum = run.vdos if i == 0 else run.vdos_by_species.get(name)
-            if spectrum is not None:
-                _curve(axes, spectrum.wavenumber_per_cm, 1000 * spectrum.density, run_name, color)
-        axes.set_xlim(0, end)
-        _finish(axes, "wave number / cm⁻¹", "VDOS / 10⁻³ cm", name, legend=i == 0)
-    return figure
-
-
-def figure_potential_energy(analysis: Analysis, reference: Analysis | None = None) -> Figure | None:
-    """Distribution of the potential energy per atom about the (reference) mean; None where it is not known."""
-    energies = [
-        (1000 * run.potential_energy_eV[np.isfinite(run.potential_energy_eV)] / len(run.system.species), name, color)
-        for run, name, color in _runs(analysis, reference)
-    ]
-    energies = [entry for entry in energies if len(entry[0])]
-    if not energies:
-        return None
-    origin = energies[0][0].mean()
-    every = np.concatenate([values for values, _, _ in energies]) - origin
-    bins = np.linspace(every.min() - 1e-9, every.max() + 1e-9, int(np.clip(len(energies[-1][0]) ** 0.5, 8, 50)) + 1)
-    figure = Figure(figsize=(0.6 * _WIDTH, _HEIGHT), layout="constrained", dpi=_DPI)
-    axes = figure.subplots()
-    for values, name, color in energies:
-        filled = color == _REFERENCE
-        style = {"histtype": "stepfilled" if filled else "step", "color": _REFERENCE_FILL if filled else color}
-        axes.hist(values - origin, bins, density=True, label=name, lw=1.6, **style)
-        axes.axvline(values.mean() - origin, color=color, lw=1.2, ls=":")
-    what = "(reference)" if reference is not None and energies[0][1] == "reference" else "mean"
-    _finish(axes, f"potential energy − {what} / meV per atom", "density / meV⁻¹", "Potential energy", legend=True)
-    return figure
-
-
-def figure_error_growth(growth: ErrorGrowth, time_step_fs: float | None = None) -> Figure:
-    """Position error, velocity error and kinetic-energy ratio against steps, or against time where Δt is given."""
-    figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained", dpi=_DPI)
-    x = growth.steps * (1.0 if time_step_fs is None else time_step_fs)
-    label = "steps" if time_step_fs is None else "time / fs"
-    series = (
-        ("Positions", "RMS error / Å", growth.position_error_A, growth.position_standard_error_A),
-        ("Velocities", "RMS error / RMS velocity", growth.velocity_error, growth.velocity_standard_error),
-        ("Kinetic energy", "force-free / reference", *growth[-2:]),
-    )
-    for i, (axes, (title, y_label, values, errors)) in enumerate(zip(figure.subplots(1, 3), series, strict=True)):
-        axes.errorbar(x, values, np.nan_to_num(errors), fmt="o-", color=_FORCE_FREE, ms=4, lw=1.2, capsize=2)
-        axes.set_xscale("log")
-        if i < 2:
-            axes.set_yscale("log")
-        else:
-            axes.axhline(1.0, color=_REFERENCE, lw=1.0)
-        _finish(axes, label, y_label, title)
-    return figure
-
-
-def make_figures(
+def save_figures(
+    directory,
     analysis: Analysis,
     reference: Analysis | None = None,
     growth: ErrorGrowth | None = None,
     time_step_fs: float | None = None,
-) -> dict[str, Figure]:
-    """All figures that the data allow, by file stem."""
-    figures = {"vdos": figure_vdos(analysis, reference), "temperature": figure_temperature(analysis, reference)}
-    if analysis.rdf:
-        figures["rdf"] = figure_rdf(analysis, reference)
-    energy = figure_potential_energy(analysis, reference)
-    if energy is not None:
-        figures["potential_energy"] = energy
-    if growth is not None:
-        figures["error_growth"] = figure_error_growth(growth, time_step_fs)
-    return figures
-
-
-def save_figures(directory, figures: dict[str, Figure]) -> list[Path]:
-    """Paths of the figures of `make_figures`, written as PNG files into ``directory``."""
-    directory = Path(directory)
+) -> list[Path]:
+    """Paths of the PNG files, one for each of `figures.make`, written into ``directory``."""
+    directory, paths = Path(directory), []
     directory.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(directory / f"{name}.png")
-    return [directory / f"{name}.png" for name in figures]
+    for name, figure in figures.make(analysis, reference, growth, time_step_fs).items():
+        paths.append(directory / f"{name}.png")
+        figure.savefig(paths[-1])
+    return paths
+
+
+def verdict(analysis: Analysis, reference: Analysis | None = None) -> str:
+    """Plain sentences on whether the run agrees with the reference, each with its number and the noise.
+
+    A difference of means counts beyond 3 standard errors; a spectrum or g(r), beyond the difference between
+    the halves of the reference.
+    """
+    if reference is None:
+        numbers = analyses.summarize(analysis)
+        return (
+            f"{numbers['length_ps']:.3g} ps at {_value(numbers['temperature_K'])} ± "
+            f"{_value(numbers['temperature_error_K'])} K. {_momentum_sentence(numbers['momentum_drift'])} "
+            "No reference was given to compare with."
+        )
+    numbers = analyses.compare(analysis, reference)
+    overlap, floor = numbers["vdos_overlap"] or 0.0, numbers["reference_vdos_halves_overlap"] or 0.0
+    rmse, rmse_floor = numbers["rdf_rmse"] or 0.0, numbers["reference_rdf_halves_rmse"] or 0.0
+    worst = max(_temperature_differences(analysis, reference), key=lambda entry: entry[3])
+    checks = [
+        (
+            overlap >= floor,
+            "vibrations",
+            f"the vibrational spectra overlap by {overlap:.1%} (two halves of the reference: {floor:.1%})",
+        ),
+        (
+            rmse <= rmse_floor,
+            "structure",
+            f"the pair distributions differ by {rmse:.2g} RMS (halves of the reference: {rmse_floor:.2g})",
+        ),
+        (
+            worst[3] < 3,
+            "temperatures",
+            f"the largest temperature difference is {worst[1]:+.2g} ± {worst[2]:.2g} K ({worst[0]})",
+        ),
+    ]
+    shift, error = (numbers[f"potential_energy_{name}_meV_per_atom"] for name in ("shift", "shift_error"))
+    if shift is not None and error is not None:
+        sentence = f"the mean potential energy is shifted by {shift:+.2g} ± {error:.2g} meV per atom"
+        checks.append((abs(shift) < 3 * error, "potential energy", sentence))
+    apart = [what for good, what, _ in checks if not good]
+    opening = (
+        f"The run differs from the reference beyond the noise in: {', '.join(apart)}."
+        if apart
+        else "The run agrees with the reference within the noise in all that was measured."
+    )
+    details = "; ".join(sentence for _, _, sentence in checks)
+    return f"{opening} {details[0].upper()}{details[1:]}. {_momentum_sentence(numbers['momentum_drift'])}"
+
+
+def write(
+    path,
+    title: str,
+    analysis: Analysis,
+    reference: Analysis | None = None,
+    summary: dict[str, Any] | None = None,
+    growth: ErrorGrowth | None = None,
+    time_step_fs: float | None = None,
+) -> None:
+    """Writes one HTML file without external resources: verdict, key numbers, figures.
+
+    Args:
+        path: the file; it appears complete or not at all.
+        title: heading.
+        analysis: the run.
+        reference: what it is compared with.
+        summary: further facts for a second table, e.g. model, steps per second; nested dicts are left out.
+        growth: errors from many starts.
+        time_step_fs: Δt of the model, to show the error growth against time.
+    """
+    images = "\n".join(
+        f'<figure><img src="data:image/png;base64,{_png(figure)}" alt="{html.escape(_CAPTIONS[name])}">'
+        f"<figcaption>{html.escape(_CAPTIONS[name])}</figcaption></figure>"
+        for name, figure in figures.make(analysis, reference, growth, time_step_fs).items()
+    )
+    facts = "".join(
+        f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(_value(value))}</td></tr>"
+        for key, value in (summary or {}).items()
+        if not isinstance(value, dict)
+    )
+    page = _PAGE.format(
+        title=html.escape(title),
+        verdict=html.escape(verdict(analysis, reference)),
+        numbers=_numbers_table(analysis, reference),
+        facts=f"<h2>This run</h2><table>{facts}</table>" if facts else "",
+        images=images,
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(page)
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner reads
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+_CAPTIONS = {
+    "vdos": "Vibrational density of states.",
+    "temperature": "Kinetic temperature: series, distribution, mean of each element with its block error.",
+    "rdf": "Structure: pair distributions.",
+    "potential_energy": "Potential energy by the reference method along both runs; dotted lines are means.",
+    "error_growth": "Growth of the errors from common starts; bars are standard errors over the starts.",
+}
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
+table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }}
+th, td {{ text-align: left; padding: 0.25rem 1rem 0.25rem 0; border-bottom: 1px solid #8885; }}
+figure {{ margin: 1.5rem 0; }}
+img {{ width: 100%; height: auto; background: white; border-radius: 6px; }}
+figcaption {{ font-size: 0.9rem; opacity: 0.8; }}
+</style></head><body>
+<h1>{title}</h1>
+<p>{verdict}</p>
+<h2>Key numbers</h2>
+{numbers}
+{facts}
+<h2>Figures</h2>
+{images}
+</body></html>
+"""
+
+
+def _numbers_table(analysis: Analysis, reference: Analysis | None) -> str:
+    """Key numbers as an HTML table: name, run, reference, unit."""
+    own = analyses.summarize(analysis)
+    other = {} if reference is None else analyses.summarize(reference)
+    rows = [
+        ("atoms", "n_atoms", None, ""),
+        ("length", "length_ps", None, "ps"),
+        ("temperature", "temperature_K", "temperature_error_K", "K"),
+        (
+            "potential energy",
+            "potential_energy_meV_per_atom",
+            "potential_energy_error_meV_per_atom",
+            "meV/atom",
+        ),
+        ("momentum drift", "momentum_drift", None, "of Σ m|v|"),
+        ("total-energy drift", "energy_drift_meV_per_atom_per_ps", None, "meV/atom/ps"),
+        ("VDOS overlap of two halves", "vdos_halves_overlap", None, ""),
+        ("g(r) difference of two halves", "rdf_halves_rmse", None, "RMS"),
+    ]
+    cells = [
+        (name, *(_value(run.get(key), run.get(error)) for run in (own, other)), unit)
+        for name, key, error, unit in rows
+    ]
+    for symbol in own["temperature_by_species_K"]:
+        values = [
+            _value(
+                run.get("temperature_by_species_K", {}).get(symbol),
+                run.get("temperature_error_by_species_K", {}).get(symbol),
+            )
+            for run in (own, other)
+        ]
+        cells.append((f"temperature of {symbol}", *values, "K"))
+    if reference is not None:
+        both = analyses.compare(analysis, reference)
+        cells.append(("VDOS overlap with the reference", _value(both["vdos_overlap"]), _value(1.0), ""))
+        cells.append(("g(r) difference from the reference", _value(both["rdf_rmse"]), _value(0.0), "RMS"))
+    head = "".join(
+        f"<th>{name}</th>"
+        for name in ("quantity", figures.runs_of(analysis, reference)[-1][1], "reference", "unit")
+    )
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _temperature_differences(
+    analysis: Analysis, reference: Analysis
+) -> list[tuple[str, float, float, float]]:
+    """Name, difference, its error, K, and their ratio; the temperature of all atoms and of each element."""
+    own, other = analysis.temperatures, reference.temperatures
+    rows = [("all atoms", own.mean - other.mean, math.hypot(own.error, other.error))]
+    for symbol, mean in own.mean_by_species.items():
+        error = math.hypot(own.error_by_species[symbol], other.error_by_species[symbol])
+        rows.append((symbol, mean - other.mean_by_species[symbol], error))
+    return [(name, change, error, abs(change) / max(error, 1e-9)) for name, change, error in rows]
+
+
+def _momentum_sentence(drift: float | None) -> str:
+    if drift is None:
+        return "The momentum is not finite."
+    return f"The total momentum changes by at most {drift:.1e} of Σ m|v|."
+
+
+def _value(value: Any, error: float | None = None) -> str:
+    """A number with four digits and its error with two; a dash for what is unknown."""
+    if value is None:
+        return "–"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4g}" if error is None else f"{value:.{_digits(value, error)}g} ± {error:.2g}"
+
+
+def _digits(value: float, error: float) -> int:
+    """Significant digits that show a value down to the second digit of its error."""
+    if value == 0 or error <= 0:
+        return 4
+    return int(np.clip(2 + math.floor(math.log10(abs(value))) - math.floor(math.log10(error)), 2, 9))
+
+
+def _png(figure: Figure) -> str:
+    """The figure as base64 PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return base64.b64encode(buffer.getvalue()).decode()
