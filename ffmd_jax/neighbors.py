@@ -108,13 +108,18 @@ def build(search: Search, system: System, positions: Array) -> Neighbors:
 
 def update(search: Search, system: System, positions: Array, neighbors: Neighbors) -> Neighbors:
     """The table rebuilt if any atom has moved more than skin/2 since the last build, else as it is."""
-    moved = jnp.max(jnp.sum((positions - neighbors.positions) ** 2, axis=-1))
     fresh = jax.lax.cond(
-        moved > (0.5 * search.skin) ** 2,
+        stale(search, positions, neighbors),
         lambda: build(search, system, positions),
         lambda: neighbors,
     )
     return fresh._replace(overflow=fresh.overflow | neighbors.overflow)
+
+
+def stale(search: Search, positions: Array, neighbors: Neighbors) -> Array:
+    """True once an atom has moved more than skin/2 since the table was built: it may miss a pair."""
+    moved = jnp.max(jnp.sum((positions - neighbors.positions) ** 2, axis=-1))
+    return moved > (0.5 * search.skin) ** 2
 
 
 def vectors(system: System, positions: Array, graph: Graph) -> Array:

@@ -51,7 +51,7 @@ def quartz(repeat: tuple[int, int, int] = (3, 3, 2)) -> Reference:
         cellpar=[4.9134, 4.9134, 5.4052, 90, 90, 120],
     )
     atoms = cell.repeat(repeat)
-    return Reference("quartz", from_atoms(atoms), atoms.positions, energies.bks(), cutoff=10.0, dt=1.0, skin=0.6)
+    return Reference("quartz", from_atoms(atoms), atoms.positions, energies.bks(), cutoff=10.0, dt=1.0, skin=1.0)
 
 
 def argon(repeat: tuple[int, int, int] = (3, 3, 3)) -> Reference:

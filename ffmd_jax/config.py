@@ -1,0 +1,132 @@
+"""What defines a model: its architecture, and the facts of the data without which its weights are wrong."""
+
+import dataclasses
+import json
+import types
+import typing
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Sizes of the network; the defaults are those of the paper (2.2 M parameters).
+
+    Attributes:
+        cutoff: Interatomic cutoff, Å.
+        lmax: Largest angular momentum of the atoms' features.
+        channels: Channels of each irrep of the features.
+        layers: Message-passing layers.
+        harmonics_lmax: Largest angular momentum of the spherical harmonics of edges and velocities; -1: lmax.
+        radial_basis: Bessel functions of the interatomic distance.
+        radial_hidden: Widths of the hidden layers of the radial network.
+        cutoff_power: Power p of the polynomial cutoff envelope.
+        speed_basis: Gaussians of the speed.
+        speed_hidden: Widths of the hidden layers of the speed network.
+        velocity_input: Also feed the velocity vector itself, not only its direction and speed embedding.
+    """
+
+    cutoff: float = 4.5
+    lmax: int = 2
+    channels: int = 64
+    layers: int = 4
+    harmonics_lmax: int = -1
+    radial_basis: int = 8
+    radial_hidden: tuple[int, ...] = (64, 64, 64)
+    cutoff_power: int = 6
+    speed_basis: int = 8
+    speed_hidden: tuple[int, ...] = (64, 64, 64)
+    velocity_input: bool = False
+
+    def __post_init__(self):
+        if self.cutoff <= 0:
+            raise ValueError(f"the cutoff must be positive, not {self.cutoff} Å")
+        if self.lmax < 1 or min(self.channels, self.layers, self.radial_basis, self.speed_basis) < 1:
+            raise ValueError("lmax, channels, layers and the basis sizes must be at least 1")
+        if -1 < self.harmonics_lmax < self.lmax:
+            raise ValueError(f"harmonics_lmax ({self.harmonics_lmax}) is below lmax ({self.lmax})")
+        if self.channels % 4:
+            raise ValueError(f"channels must be a multiple of 4 (the read-out has a quarter), not {self.channels}")
+
+    @property
+    def lmax_harmonics(self) -> int:
+        """The largest angular momentum of the spherical harmonics."""
+        return self.lmax if self.harmonics_lmax < 0 else self.harmonics_lmax
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """All that must be known to use the weights of a model.
+
+    Attributes:
+        elements: Atomic numbers, ascending.
+        masses: u, of each element, as in the training data.
+        time_step_fs: Δt, fs, of one step of the model.
+        displacement_rms: RMS component of the displacements in the training data, Å.
+        velocity_rms: RMS component of the velocities in the training data, Å/fs.
+        speed_max: Upper end of the speed embedding, Å/fs.
+        average_neighbors: Mean number of neighbours within the cutoff.
+        conserve_angular_momentum: For isolated molecules.
+        architecture: Sizes of the network.
+    """
+
+    elements: tuple[int, ...]
+    masses: tuple[float, ...]
+    time_step_fs: float
+    displacement_rms: float
+    velocity_rms: float
+    speed_max: float
+    average_neighbors: float
+    conserve_angular_momentum: bool = False
+    architecture: Architecture = Architecture()
+
+    def __post_init__(self):
+        if list(self.elements) != sorted(set(self.elements)) or len(self.masses) != len(self.elements):
+            raise ValueError(f"elements must ascend, with a mass each: {self.elements}, {self.masses}")
+        for name in ("time_step_fs", "displacement_rms", "velocity_rms", "speed_max", "average_neighbors"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+
+
+def to_json(config: Any) -> str:
+    """A config as indented JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str, kind: type) -> Any:
+    """The config of dataclass ``kind`` in a JSON text.
+
+    Raises:
+        ValueError: no JSON, a field that is missing, unknown or of another type.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the configuration is no JSON: {error}") from None
+    return _from_dict(values, kind)
+
+
+def _from_dict(values: Any, kind: type) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{kind.__name__} must be a JSON object, not {values!r}")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    types_of = typing.get_type_hints(kind)
+    if unknown := sorted(values.keys() - fields.keys()):
+        raise ValueError(f"{kind.__name__} has no field {', '.join(unknown)}")
+    required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+    if missing := sorted(required - values.keys()):
+        raise ValueError(f"{kind.__name__} lacks the field {', '.join(missing)}")
+    return kind(**{name: _convert(name, value, types_of[name]) for name, value in values.items()})
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _from_dict(value, typing.cast(type, kind))
+    if isinstance(kind, types.GenericAlias):  # tuple[x, ...]
+        if not isinstance(value, list):
+            raise ValueError(f"{name} must be a list, not {value!r}")
+        return tuple(_convert(name, item, typing.get_args(kind)[0]) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{name} must be a {kind.__name__}, not {value!r}")
+    return value

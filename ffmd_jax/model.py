@@ -1,0 +1,162 @@
+"""The network and the propagator made of it.
+
+`TrajCast` is the network of Thiemann et al. 2026 (doi:10.1038/s42256-026-01227-7) with the options of
+`config.Architecture`; `make_propagate` gives ``Propagate(system, state, graph)`` for roll-outs.
+"""
+
+from typing import Any, NamedTuple
+
+import e3nn_jax as e3nn
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ffmd_jax import conservation, layers, neighbors
+from ffmd_jax.config import ModelConfig
+from ffmd_jax.layers import EVEN_SCALAR, VECTOR, Features
+from ffmd_jax.rollout import Propagate
+from ffmd_jax.state import Array, Graph, State, System
+
+Params = Any
+
+
+class Embedded(NamedTuple):
+    """What every layer sees besides the features.
+
+    Attributes:
+        one_hot: species, ``[n_atoms, n_species]``.
+        speed: embedding of |v|, ``[n_atoms, speed_basis]``.
+        velocity_tensors: `layers.coupling_tensors` of v̂.
+        radial: embedding of |r|, ``[n_atoms, n_neighbors, radial_basis]``, zero on padding and beyond the cutoff.
+        edge_tensors: `layers.coupling_tensors` of r̂.
+    """
+
+    one_hot: Array
+    speed: Array
+    velocity_tensors: layers.Tensors
+    radial: Array
+    edge_tensors: layers.Tensors
+
+
+class Layer(nn.Module):
+    """One message-passing layer: neighbours, then the own velocity, then a gate and a residual."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, features: Features, embedded: Embedded, graph: Graph) -> Features:
+        sizes = self.config.architecture
+        width, lmax_y = sizes.channels, sizes.lmax_harmonics
+        paths = layers.coupling_paths(layers.ordered(features), lmax_y, sizes.lmax)
+        radial = layers.MLP((*sizes.radial_hidden, len(paths) * width), name="radial")(embedded.radial)
+        message = layers.edge_convolution(features, embedded.edge_tensors, radial, graph.senders, paths)
+        message = {irrep: x / self.config.average_neighbors for irrep, x in message.items()}
+        message = layers.Linear(dict.fromkeys(message, width), name="contract")(message)
+
+        paths = layers.coupling_paths(layers.ordered(message), lmax_y, sizes.lmax)
+        speed = layers.MLP((*sizes.speed_hidden, len(paths) * width), name="speed")(embedded.speed)
+        message = layers.atom_product(message, embedded.velocity_tensors, speed, paths)
+
+        outputs = dict.fromkeys(layers.ordered(message), width)
+        n_gated = sum(irrep.l > 0 for irrep in outputs)
+        update = layers.Linear({**outputs, EVEN_SCALAR: width * (1 + n_gated)}, name="update")(message)
+        update = layers.gate(update, width)
+        residual = layers.SpeciesProduct(outputs, name="residual")(features, embedded.one_hot)
+        # An irrep that the layer makes for the first time has no residual.
+        scale = np.sqrt(0.5).astype(embedded.one_hot.dtype)
+        return {irrep: scale * (x + residual[irrep]) if irrep in residual else scale * x for irrep, x in update.items()}
+
+
+class TrajCast(nn.Module):
+    """Displacements and new velocities in units of their RMS, ``[n_atoms, 2, 3]``, before conservation laws."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, system: System, state: State, graph: Graph) -> Array:
+        sizes = self.config.architecture
+        harmonics_v = layers.spherical_harmonics(state.velocities, sizes.lmax_harmonics)
+        embedded = self._embed(system, state, graph, harmonics_v)
+        irreps = [e3nn.Irrep(l, (-1) ** l) for l in range(sizes.lmax + 1)]
+        inputs = {irrep: y[..., None] for irrep, y in zip(irreps, harmonics_v, strict=False)}
+        inputs[EVEN_SCALAR] = jnp.concatenate([embedded.one_hot, embedded.speed], axis=-1)[:, None]
+        if sizes.velocity_input:
+            scaled = state.velocities[..., None] / self.config.velocity_rms
+            inputs[VECTOR] = jnp.concatenate([inputs[VECTOR], scaled], axis=-1)
+        features = layers.Linear(dict.fromkeys(inputs, sizes.channels), name="initial")(inputs)
+        for i in range(sizes.layers):
+            features = Layer(self.config, name=f"layer{i}")(features, embedded, graph)
+        vectors = layers.Linear({VECTOR: sizes.channels // 4}, name="compress")(features)
+        vectors = layers.Linear({VECTOR: 2}, name="readout")(vectors)
+        return jnp.swapaxes(vectors[VECTOR], 1, 2)
+
+    def _embed(self, system: System, state: State, graph: Graph, harmonics_v: list[Array]) -> Embedded:
+        config, sizes = self.config, self.config.architecture
+        dtype = state.positions.dtype
+        one_hot = (jnp.asarray(system.species)[:, None] == jnp.asarray(config.elements)).astype(dtype)
+        vectors = neighbors.vectors(system, state.positions, graph)
+        n_pi = np.pi * np.arange(1, sizes.radial_basis + 1)
+        roots = self.param("bessel_roots", lambda key: jnp.asarray(n_pi, dtype))
+        radial = layers.bessel_basis(layers.norm(vectors), roots, sizes.cutoff, sizes.cutoff_power)
+        gaussians = layers.gaussian_basis(layers.norm(state.velocities), config.speed_max, sizes.speed_basis)
+        harmonics_r = layers.spherical_harmonics(vectors, sizes.lmax_harmonics)
+        mix = layers.SpeciesProduct({EVEN_SCALAR: sizes.speed_basis}, name="speed_embedding")
+        return Embedded(
+            one_hot=one_hot,
+            speed=mix({EVEN_SCALAR: gaussians[:, None]}, one_hot)[EVEN_SCALAR][:, 0],
+            velocity_tensors=layers.coupling_tensors(harmonics_v, sizes.lmax),
+            radial=jnp.where(graph.mask[..., None], radial, 0.0),
+            edge_tensors=layers.coupling_tensors(harmonics_r, sizes.lmax),
+        )
+
+
+def init(key: Array, config: ModelConfig, dtype=jnp.float32) -> Params:
+    """Random weights (standard normal before the fan-in factors)."""
+    n_atoms = 2
+    zeros = jnp.zeros((n_atoms, 3), dtype)
+    system = System(jnp.full(n_atoms, config.elements[0]), jnp.ones(n_atoms, dtype), jnp.eye(3, dtype=dtype), False)
+    graph = Graph(
+        jnp.zeros((n_atoms, 1), jnp.int32), jnp.zeros((n_atoms, 1, 3), jnp.int8), jnp.zeros((n_atoms, 1), bool)
+    )
+    return jax.jit(TrajCast(config).init)(key, system, State(zeros, zeros), graph)["params"]
+
+
+def correction(config: ModelConfig) -> conservation.Correct:
+    """The conservation laws of a model."""
+    if config.conserve_angular_momentum:
+        return conservation.linear_and_angular(config.time_step_fs)
+    return conservation.linear(config.time_step_fs)
+
+
+def make_propagate(config: ModelConfig, params: Params) -> Propagate:
+    """Returns one step of Δt: network, then conservation laws; Å and Å/fs."""
+    network, correct = TrajCast(config), correction(config)
+
+    def propagate(system: System, state: State, graph: Graph) -> State:
+        output = network.apply({"params": params}, system, state, graph)
+        moved = state.positions + config.displacement_rms * output[:, 0]
+        return correct(system, state, State(moved, config.velocity_rms * output[:, 1]))
+
+    return propagate
+
+
+def check_system(config: ModelConfig, system: System) -> None:
+    """Raises ValueError if the model was not made for these elements, masses or boundary conditions."""
+    from ase.data import chemical_symbols as symbols
+
+    unknown = sorted(set(np.asarray(system.species).tolist()) - set(config.elements))
+    known = ", ".join(symbols[z] for z in config.elements)
+    if unknown:
+        names = ", ".join(symbols[z] for z in unknown)
+        raise ValueError(f"the structure holds {names}, but the model was trained on {known} only")
+    expected = np.asarray(config.masses)[np.searchsorted(config.elements, system.species)]
+    wrong = np.abs(system.masses - expected) > 1e-2 * expected
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise ValueError(
+            f"atom {i} ({symbols[system.species[i]]}) has mass {system.masses[i]:.4g} u, "
+            f"the model was trained with {expected[i]:.4g} u"
+        )
+    if config.conserve_angular_momentum and np.any(system.pbc):
+        raise ValueError("the model conserves angular momentum: it is for isolated molecules, not periodic cells")
