@@ -1,10 +1,10 @@
-"""What defines a model: its architecture, and the facts of the data without which its weights are wrong."""
+"""What defines a model and its training: frozen dataclasses, saved as JSON beside the weights."""
 
 import dataclasses
 import json
 import types
 import typing
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Architecture:
         speed_basis: Gaussians of the speed.
         speed_hidden: Widths of the hidden layers of the speed network.
         velocity_input: Also feed the velocity vector itself, not only its direction and speed embedding.
+        natural_parity: Carry only features of parity (−1)^l (0e, 1o, 2e …): half the cost.
     """
 
     cutoff: float = 4.5
@@ -36,6 +37,7 @@ class Architecture:
     speed_basis: int = 8
     speed_hidden: tuple[int, ...] = (64, 64, 64)
     velocity_input: bool = False
+    natural_parity: bool = False
 
     def __post_init__(self):
         if self.cutoff <= 0:
@@ -87,6 +89,39 @@ class ModelConfig:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the training pairs.
+        batch_size: Pairs per optimizer step; small batches win on CPU.
+        optimizer: muon (matrices by Muon, the rest by Adam) or adam (with AMSGrad, as in the paper).
+        learning_rate: Peak learning rate, after warm-up, before cosine decay to zero.
+        warmup_steps: Steps of linear warm-up.
+        clip_norm: Largest global norm of the gradient.
+        ema_decay: Decay of the moving average of the weights, which is what is validated and exported.
+        time_reversal: Train half of the steps on the reversed pair, (r', −v') → (r, −v).
+        seed: Of weights and data order.
+    """
+
+    epochs: int = 100
+    batch_size: int = 2
+    optimizer: Literal["muon", "adam"] = "muon"
+    learning_rate: float = 6e-3
+    warmup_steps: int = 200
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    time_reversal: bool = True
+    seed: int = 0
+
+    def __post_init__(self):
+        if min(self.epochs, self.batch_size) < 1 or not self.learning_rate > 0:
+            raise ValueError("epochs, batch_size and learning_rate must be positive")
+        if self.optimizer not in ("muon", "adam"):
+            raise ValueError(f"the optimizer must be muon or adam, not {self.optimizer}")
+
+
 def to_json(config: Any) -> str:
     """A config as indented JSON."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
@@ -127,6 +162,10 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         return tuple(_convert(name, item, typing.get_args(kind)[0]) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            raise ValueError(f"{name} must be one of {typing.get_args(kind)}, not {value!r}")
+        return value
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{name} must be a {kind.__name__}, not {value!r}")
     return value

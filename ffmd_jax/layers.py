@@ -99,13 +99,19 @@ class Path(NamedTuple):
     out: e3nn.Irrep
 
 
-def coupling_paths(irreps: Sequence[e3nn.Irrep], lmax_harmonics: int, lmax: int) -> list[Path]:
-    """All paths with output l ≤ lmax: over inputs in order, then l of Y, then l of the output; sorted by output."""
+def coupling_paths(
+    irreps: Sequence[e3nn.Irrep], lmax_harmonics: int, lmax: int, natural_parity: bool = False
+) -> list[Path]:
+    """All paths with output l ≤ lmax: over inputs in order, then l of Y, then l of the output; sorted by output.
+
+    With ``natural_parity``, only outputs of parity (−1)^l.
+    """
     paths = [
         Path(first, l, e3nn.Irrep(l_out, first.p * (-1) ** l))
         for first in irreps
         for l in range(lmax_harmonics + 1)
         for l_out in range(abs(first.l - l), min(first.l + l, lmax) + 1)
+        if not natural_parity or first.p * (-1) ** l == (-1) ** l_out
     ]
     return sorted(paths, key=lambda path: (path.out.l, path.out.p))
 

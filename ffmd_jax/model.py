@@ -47,14 +47,14 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, features: Features, embedded: Embedded, graph: Graph) -> Features:
         sizes = self.config.architecture
-        width, lmax_y = sizes.channels, sizes.lmax_harmonics
-        paths = layers.coupling_paths(layers.ordered(features), lmax_y, sizes.lmax)
+        width = sizes.channels
+        paths = self._paths(features)
         radial = layers.MLP((*sizes.radial_hidden, len(paths) * width), name="radial")(embedded.radial)
         message = layers.edge_convolution(features, embedded.edge_tensors, radial, graph.senders, paths)
         message = {irrep: x / self.config.average_neighbors for irrep, x in message.items()}
         message = layers.Linear(dict.fromkeys(message, width), name="contract")(message)
 
-        paths = layers.coupling_paths(layers.ordered(message), lmax_y, sizes.lmax)
+        paths = self._paths(message)
         speed = layers.MLP((*sizes.speed_hidden, len(paths) * width), name="speed")(embedded.speed)
         message = layers.atom_product(message, embedded.velocity_tensors, speed, paths)
 
@@ -66,6 +66,12 @@ class Layer(nn.Module):
         # An irrep that the layer makes for the first time has no residual.
         scale = np.sqrt(0.5).astype(embedded.one_hot.dtype)
         return {irrep: scale * (x + residual[irrep]) if irrep in residual else scale * x for irrep, x in update.items()}
+
+    def _paths(self, features: Features) -> list[layers.Path]:
+        sizes = self.config.architecture
+        return layers.coupling_paths(
+            layers.ordered(features), sizes.lmax_harmonics, sizes.lmax, sizes.natural_parity
+        )
 
 
 class TrajCast(nn.Module):

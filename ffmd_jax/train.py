@@ -5,7 +5,6 @@ compiled program.  The order of the data depends on seed and step alone, so that
 uninterrupted one would have done.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,41 +15,8 @@ import optax
 
 from ffmd_jax import dataset as datasets
 from ffmd_jax import model, neighbors
-from ffmd_jax.config import Architecture, ModelConfig
+from ffmd_jax.config import Architecture, ModelConfig, Training
 from ffmd_jax.state import Array, Graph, State, System, cast
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """How to train.
-
-    Attributes:
-        epochs: Passes over the training pairs.
-        batch_size: Pairs per optimizer step; small batches win on CPU.
-        optimizer: muon (matrices by Muon, the rest by Adam) or adam (with AMSGrad, as in the paper).
-        learning_rate: Peak learning rate, after warm-up, before cosine decay to zero.
-        warmup_steps: Steps of linear warm-up.
-        clip_norm: Largest global norm of the gradient.
-        ema_decay: Decay of the moving average of the weights, which is what is validated and exported.
-        time_reversal: Train half of the steps on the reversed pair, (r', −v') → (r, −v).
-        seed: Of weights and data order.
-    """
-
-    epochs: int = 100
-    batch_size: int = 2
-    optimizer: str = "muon"
-    learning_rate: float = 6e-3
-    warmup_steps: int = 200
-    clip_norm: float = 1.0
-    ema_decay: float = 0.999
-    time_reversal: bool = True
-    seed: int = 0
-
-    def __post_init__(self):
-        if min(self.epochs, self.batch_size) < 1 or not self.learning_rate > 0:
-            raise ValueError("epochs, batch_size and learning_rate must be positive")
-        if self.optimizer not in ("muon", "adam"):
-            raise ValueError(f"the optimizer must be muon or adam, not {self.optimizer}")
 
 
 class TrainState(NamedTuple):

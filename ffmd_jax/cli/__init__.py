@@ -8,10 +8,17 @@ import tyro
 
 def run(arguments: list[str]) -> None:
     """Parses the arguments and runs the command."""
-    from ffmd_jax.cli import simulate
+    from ffmd_jax.cli import demo, learn, simulate
 
     commands = {
+        "demo": demo.demo,
         "reference": simulate.reference,
+        "dataset": learn.dataset,
+        "train": learn.train,
+        "evaluate": learn.evaluate,
+        "rollout": simulate.rollout,
+        "analyze": simulate.analyze,
+        "energy": simulate.energy,
     }
     # jax warns about a missing TPU or GPU plugin, orbax logs every file: neither is for users of a command.
     logging.getLogger("jax").setLevel(logging.ERROR)

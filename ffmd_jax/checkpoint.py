@@ -1,0 +1,148 @@
+"""Files of models: the exported model (config.json and weights.npz, no pickle) and training states (orbax)."""
+
+import io
+import json
+import os
+import zipfile
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ffmd_jax import config as configs
+from ffmd_jax.config import ModelConfig
+
+CONFIG, WEIGHTS = "config.json", "weights.npz"
+
+
+def pretrained() -> list[str]:
+    """Names of the models that come with the package."""
+    folder = resources.files("ffmd_jax") / "pretrained"
+    return sorted(entry.name for entry in folder.iterdir() if (entry / CONFIG).is_file()) if folder.is_dir() else []
+
+
+def locate(name: str | Path) -> Path:
+    """The folder of a model: a path, or the name of a shipped model.
+
+    Raises:
+        FileNotFoundError: neither.
+    """
+    if (Path(name) / CONFIG).is_file():
+        return Path(name)
+    if str(name) in pretrained():
+        return Path(str(resources.files("ffmd_jax") / "pretrained" / str(name)))
+    raise FileNotFoundError(f"{name} is no model folder (no {CONFIG} in it); shipped models: {', '.join(pretrained())}")
+
+
+def save_model(folder: Path, config: ModelConfig, params: Any) -> None:
+    """Writes config.json and weights.npz (float32); each file appears only when it is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: np.asarray(values, np.float32) for name, values in _flatten(params).items()})
+    write_atomically(folder / WEIGHTS, buffer.getvalue())
+    write_atomically(folder / CONFIG, configs.to_json(config).encode())
+
+
+def load_model(name: str | Path) -> tuple[ModelConfig, Any]:
+    """Configuration and weights (numpy, as stored) of a model folder or of a shipped model.
+
+    Raises:
+        FileNotFoundError: no such model.
+        ValueError: a damaged file, or weights that do not fit the configuration.
+    """
+    import jax
+
+    from ffmd_jax import model
+
+    folder = locate(name)
+    config = configs.from_json((folder / CONFIG).read_text(), ModelConfig)
+    try:
+        with np.load(folder / WEIGHTS, allow_pickle=False) as file:
+            stored = {key: file[key] for key in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{folder / WEIGHTS} cannot be read: {error}") from None
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), config))
+    expected = {key: leaf.shape for key, leaf in _flatten(shapes).items()}
+    found = {key: values.shape for key, values in stored.items()}
+    if expected != found:
+        wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+        raise ValueError(f"the weights in {folder} do not fit their configuration: {', '.join(wrong[:3])}")
+    return config, _unflatten(stored)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file under another name and renames it, so that a reader never sees half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+class TrainingStates:
+    """Training states in a folder: the newest and the best of the validation are kept.
+
+    A context manager; writing is asynchronous, and leaving it waits for the last write.
+    """
+
+    def __init__(self, folder: Path):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as policies
+
+        # best_fn with max_to_keep alone would delete the newest state if it is not among the best.
+        keep = policies.AnyPreservationPolicy(
+            [policies.LatestN(1), policies.BestN(get_metric_fn=lambda m: m["validation"], reverse=True, n=1)]
+        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=keep)
+        self._ocp = ocp
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def __enter__(self) -> "TrainingStates":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def save(self, step: int, state: Any, best: float, validation: float) -> None:
+        """Saves the state after ``step``; ``best`` is the lowest validation error so far, ``validation`` the present."""
+        args = self._ocp.args.Composite(
+            state=self._ocp.args.StandardSave(state), best=self._ocp.args.JsonSave({"validation": best})
+        )
+        self._manager.save(step, args=args, metrics={"validation": validation})
+
+    def restore(self, like: Any) -> tuple[Any, float] | None:
+        """The newest state, shaped as ``like``, and the lowest validation error so far; None where there is none."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        args = self._ocp.args.Composite(
+            state=self._ocp.args.StandardRestore(like), best=self._ocp.args.JsonRestore()
+        )
+        restored = self._manager.restore(step, args=args)
+        return restored["state"], float(restored["best"]["validation"])
+
+
+def append_json_line(path: Path, values: dict[str, Any]) -> None:
+    """Appends one JSON object as a line."""
+    with open(path, "a") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, keys joined by '/'."""
+    flat = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat.update(_flatten(value, name + "/") if isinstance(value, dict) else {name: value})
+    return flat
+
+
+def _unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree

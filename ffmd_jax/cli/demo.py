@@ -1,0 +1,232 @@
+"""``ffmd demo``: a shipped model beside reference MD, analysed and reported."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from tyro.conf import arg
+
+from ffmd_jax import units
+from ffmd_jax.cli import common
+
+_GROWTH_STARTS, _GROWTH_STEPS = 8, 128
+
+
+def demo(
+    out: Path = Path("ffmd_demo"),
+    system: Literal["quartz"] = "quartz",
+    temperature: Annotated[float, arg(metavar="K")] = 300.0,
+    length_ps: float = 30.0,
+    tau_fs: float = 100.0,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Runs the shipped model force-free in NVT beside reference MD from the same start, and compares them.
+
+    Writes report.html (open it in a browser), force_free.h5, reference.h5 and summary.json to --out.  Takes some
+    minutes on two CPU cores.
+
+    Args:
+        out: Folder to write.
+        system: Shipped model and prepared system.
+        temperature: Temperature, K; the shipped models were trained at 300 K.
+        length_ps: Length of both trajectories, ps.
+        tau_fs: Relaxation time of the CSVR thermostat of both, fs.
+        seed: Seed of velocities and thermostats.
+        overwrite: Write into an existing folder.
+    """
+    common.check_output(out, overwrite)
+    common.use_double_precision()
+    import jax
+
+    from ffmd_jax import analysis, checkpoint, report, trajectory
+    from ffmd_jax.reference import systems
+
+    prepared = systems.get(system)
+    config, params = checkpoint.load_model(system)
+    n_frames = round(length_ps * units.PS / config.time_step_fs)
+    if n_frames < 8:
+        raise ValueError(f"--length-ps must be at least {8 * config.time_step_fs / units.PS:g} ps")
+    out.mkdir(exist_ok=True)
+    keys = jax.random.split(jax.random.key(seed), 4)
+    start = _equilibrate(prepared, temperature, keys[0])
+    facts = {"system": system, "ensemble": "nvt", "temperature_K": temperature, "tau_fs": tau_fs, "seed": seed}
+    speed = _force_free(out / "force_free.h5", prepared, config, params, start, n_frames, keys[1], facts)
+    reference_speed = _reference(out / "reference.h5", prepared, config, start, n_frames, keys[2], facts)
+    growth = _growth(prepared, config, params, trajectory.read(out / "reference.h5").frames)
+    with common.progress(2, "analysis", "runs") as bar:
+        both = []
+        for name in ("force_free.h5", "reference.h5"):
+            both.append(analysis.analyze(trajectory.read(out / name)))
+            bar.update()
+    summary = {
+        "system": system,
+        "n_atoms": len(prepared.positions),
+        "time_step_fs": config.time_step_fs,
+        "length_ps": n_frames * config.time_step_fs / units.PS,
+        "target_temperature_K": temperature,
+        **analysis.compare(*both),
+        "ns_per_day": speed,
+        "reference_ns_per_day": reference_speed,
+        "device": jax.devices()[0].device_kind,
+        "error_growth": {name: np.round(values, 6).tolist() for name, values in growth._asdict().items()},
+    }
+    report.write(
+        out / "report.html",
+        f"Force-free MD of {system} beside the reference",
+        *both,
+        summary=summary,
+        growth=growth,
+        time_step_fs=config.time_step_fs,
+    )
+    report.save_figures(out, *both, growth, config.time_step_fs)
+    checkpoint.write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    _print_table(summary)
+    print(f"\n{report.verdict(*both)}\n\nreport: {out / 'report.html'}")
+
+
+def _equilibrate(prepared, temperature: float, key):
+    from ffmd_jax.reference import production
+
+    length_ps, state = 3.0, None
+    for block in common.follow(
+        production.equilibrate(prepared, temperature, key, length_ps), length_ps, "equilibration (reference)"
+    ):
+        state = block.carry.state
+    return state
+
+
+def _force_free(path: Path, prepared, config, params, start, n_frames: int, key, facts: dict[str, Any]) -> float:
+    """Runs the model, writes its frames with reference energies, and returns ns/day without compilation."""
+    import jax.numpy as jnp
+
+    from ffmd_jax import model, rollout, thermostat, trajectory
+    from ffmd_jax.reference import production
+    from ffmd_jax.state import cast
+
+    interval = config.time_step_fs
+    blocks = rollout.run(
+        prepared.system,
+        cast(start, jnp.float32),
+        model.make_propagate(config, cast(params, jnp.float32)),
+        cutoff=config.architecture.cutoff,
+        time_step_fs=interval,
+        n_steps=n_frames,
+        key=key,
+        thermostat=thermostat.csvr(facts["temperature_K"], facts["tau_fs"], interval),
+    )
+    metadata = {**facts, "source": "force-free", "model": facts["system"], "time_step_fs": interval}
+    timer = _Timer()
+    with trajectory.Writer(path, prepared.system, metadata, overwrite=True) as writer:
+        for block in common.follow(timer(blocks), n_frames * interval / units.PS, "force-free"):
+            energies = production.potential_energies(
+                prepared, prepared.system, block.frames.positions.astype(np.float64)
+            )
+            writer.append(block.frames, block.times, {"potential_energy_eV": np.asarray(energies)})
+    return timer.ns_per_day()
+
+
+def _reference(path: Path, prepared, config, start, n_frames: int, key, facts: dict[str, Any]) -> float:
+    """Runs the reference from the same start with the same thermostat; returns ns/day without compilation."""
+    from ffmd_jax import thermostat, trajectory
+    from ffmd_jax.reference import production
+
+    every = round(config.time_step_fs / prepared.dt)
+    bath = thermostat.csvr(facts["temperature_K"], facts["tau_fs"], prepared.dt)
+    blocks = production.run(prepared, start, n_steps=n_frames * every, every=every, key=key, bath=bath)
+    timer = _Timer()
+    metadata = {**facts, "source": "reference", "integrator_dt_fs": prepared.dt}
+    with trajectory.Writer(path, prepared.system, metadata, overwrite=True) as writer:
+        for block in common.follow(timer(blocks), n_frames * config.time_step_fs / units.PS, "reference MD"):
+            writer.append(block.frames, block.times, block.observables)
+    return timer.ns_per_day()
+
+
+def _growth(prepared, config, params, frames):
+    """How errors grow over free (NVE) steps from frames of the reference run."""
+    import jax
+    import jax.numpy as jnp
+
+    from ffmd_jax import analysis, model, rollout
+    from ffmd_jax.reference import integrator
+    from ffmd_jax.state import State, cast
+
+    every = round(config.time_step_fs / prepared.dt)
+    runs = {
+        "model": (model.make_propagate(config, cast(params, jnp.float32)), config.architecture.cutoff, 1, jnp.float32),
+        "reference": (integrator.drift_kick_drift(prepared.energy, prepared.dt), prepared.cutoff, every, jnp.float64),
+    }
+    starts = [State(*(v[i] for v in frames)) for i in np.linspace(0, len(frames.positions) - 1, _GROWTH_STARTS, dtype=int)]
+    found: dict[str, list[State]] = {name: [] for name in runs}
+    with common.progress(2 * _GROWTH_STARTS, "free steps (NVE)", "runs") as bar:
+        for name, (propagate, cutoff, stride, dtype) in runs.items():
+            for start in starts:
+                block = rollout.gather(
+                    rollout.run(
+                        prepared.system,
+                        cast(start, dtype),
+                        propagate,
+                        cutoff=cutoff,
+                        time_step_fs=config.time_step_fs / stride,
+                        n_steps=_GROWTH_STEPS * stride,
+                        every=stride,
+                        key=jax.random.key(0),
+                        skin=prepared.skin,
+                        block_steps=_GROWTH_STEPS * stride,
+                    )
+                )
+                first = jax.tree.map(lambda x: np.asarray(x)[None], start)
+                found[name].append(jax.tree.map(lambda a, b: np.concatenate([a, b]), first, block.frames))
+                bar.update()
+    stacked = {name: jax.tree.map(lambda *x: np.stack(x).astype(float), *states) for name, states in found.items()}
+    return analysis.error_growth(stacked["model"], stacked["reference"], prepared.system)
+
+
+class _Timer:
+    """Wall time of the blocks of a roll-out after the first, which compiles."""
+
+    def __init__(self):
+        self.seconds, self.femtoseconds = 0.0, 0.0
+
+    def __call__(self, blocks):
+        iterator, first = iter(blocks), None
+        while True:
+            began = time.perf_counter()
+            block = next(iterator, None)
+            elapsed = time.perf_counter() - began
+            if block is None:
+                return
+            if first is not None:
+                self.seconds += elapsed
+                self.femtoseconds += block.times[-1] - first
+            first = block.times[-1]
+            yield block
+
+    def ns_per_day(self) -> float:
+        """NaN if there was one block only."""
+        return units.ns_per_day(self.femtoseconds, self.seconds) if self.seconds else float("nan")
+
+
+def _print_table(summary: dict[str, Any]) -> None:
+    """The key numbers, force-free beside reference."""
+    species = summary["temperature_by_species_K"]
+    rows = [("temperature / K", summary["temperature_K"], summary["reference_temperature_K"])]
+    rows += [
+        (f"temperature of {name} / K", species[name], summary["reference_temperature_by_species_K"][name])
+        for name in species
+    ]
+    rows += [
+        ("momentum drift", summary["momentum_drift"], summary["reference_momentum_drift"]),
+        ("speed / ns/day", summary["ns_per_day"], summary["reference_ns_per_day"]),
+    ]
+    print(f"\n{'':34}{'force-free':>12}{'reference':>12}")
+    for name, ours, theirs in rows:
+        print(f"{name:34}{ours:>12.4g}{theirs:>12.4g}")
+    growth = summary["error_growth"]
+    last = growth["steps"][-1]
+    print(f"{'VDOS overlap':34}{summary['vdos_overlap']:>12.4g}{summary['reference_vdos_halves_overlap']:>12.4g} (halves)")
+    print(f"{'g(r) RMSE':34}{summary['rdf_rmse']:>12.4g}{summary['reference_rdf_halves_rmse']:>12.4g} (halves)")
+    print(f"{'potential energy shift / meV/atom':34}{summary['potential_energy_shift_meV_per_atom']:>12.4g}")
+    print(f"{f'kinetic-energy ratio, {last} NVE steps':34}{growth['kinetic_energy_ratio'][-1]:>12.4g}")

@@ -1,0 +1,49 @@
+"""Shared fixtures: double precision, a small crystal and a small molecule, a small network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ffmd_jax import config, model, state
+
+HEXAGONAL = np.array([[4.9134, 0, 0], [-2.4567, 4.2551, 0], [0, 0, 5.4052]])
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    """Physics is checked in float64; what is float32 in use says so."""
+    with jax.enable_x64(True):
+        yield
+
+
+def small_config(periodic=True, **sizes):
+    """A network small enough for tests, with every kind of irrep in it."""
+    sizes = {"cutoff": 4.0, "lmax": 2, "channels": 4, "layers": 2, **sizes}
+    return config.ModelConfig(
+        elements=(8, 14),
+        masses=(15.999, 28.085),
+        time_step_fs=10.0,
+        displacement_rms=0.03,
+        velocity_rms=0.004,
+        speed_max=0.03,
+        average_neighbors=20.0,
+        conserve_angular_momentum=not periodic,
+        architecture=config.Architecture(radial_hidden=(8,), speed_hidden=(8,), **sizes),
+    )
+
+
+def perturbed(periodic=True, seed=0):
+    """A non-degenerate structure with velocities: nine atoms, a hexagonal crystal smaller than the cutoff, or none."""
+    rng = np.random.default_rng(seed)
+    species = np.array([14, 14, 14, 8, 8, 8, 8, 8, 8])
+    masses = np.where(species == 14, 28.085, 15.999)
+    grid = np.array([(i % 3, i // 3, (i * 7) % 3) for i in range(9)]) / 3.0
+    positions = (grid + rng.normal(scale=0.05, size=(9, 3))) @ HEXAGONAL
+    system = state.make_system(species, masses, HEXAGONAL if periodic else None, periodic)
+    return system, state.State(jnp.asarray(positions), jnp.asarray(rng.normal(scale=0.004, size=(9, 3))))
+
+
+def random_params(model_config, seed=0):
+    """Weights that leave no output at a symmetric value."""
+    return model.init(jax.random.key(seed), model_config, jnp.float64)
