@@ -36,10 +36,11 @@ def locate(name: str | Path) -> Path:
 
 
 def save_model(folder: Path, config: ModelConfig, params: Any) -> None:
-    """Writes config.json and weights.npz (float32); each file appears only when it is complete."""
+    """Writes config.json and weights.npz (precision as in ``params``); each file appears only when complete."""
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.asarray(values, np.float32) for name, values in _flatten(params).items()})
+    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in _flatten(params).items()}
+    np.savez(buffer, **arrays)
     write_atomically(folder / WEIGHTS, buffer.getvalue())
     write_atomically(folder / CONFIG, configs.to_json(config).encode())
 
@@ -51,8 +52,6 @@ def load_model(name: str | Path) -> tuple[ModelConfig, Any]:
         FileNotFoundError: no such model.
         ValueError: a damaged file, or weights that do not fit the configuration.
     """
-    import jax
-
     from ffmd_jax import model
 
     folder = locate(name)
@@ -62,8 +61,7 @@ def load_model(name: str | Path) -> tuple[ModelConfig, Any]:
             stored = {key: file[key] for key in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{folder / WEIGHTS} cannot be read: {error}") from None
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), config))
-    expected = {key: leaf.shape for key, leaf in _flatten(shapes).items()}
+    expected = {key: leaf.shape for key, leaf in _flatten(model.shapes(config)).items()}
     found = {key: values.shape for key, values in stored.items()}
     if expected != found:
         wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))

@@ -46,8 +46,8 @@ class Architecture:
             raise ValueError("lmax, channels, layers and the basis sizes must be at least 1")
         if -1 < self.harmonics_lmax < self.lmax:
             raise ValueError(f"harmonics_lmax ({self.harmonics_lmax}) is below lmax ({self.lmax})")
-        if self.channels % 4:
-            raise ValueError(f"channels must be a multiple of 4 (the read-out has a quarter), not {self.channels}")
+        if self.channels < 4:
+            raise ValueError(f"channels must be at least 4 (the read-out has a quarter), not {self.channels}")
 
     @property
     def lmax_harmonics(self) -> int:
@@ -69,6 +69,8 @@ class ModelConfig:
         average_neighbors: Mean number of neighbours within the cutoff.
         conserve_angular_momentum: For isolated molecules.
         architecture: Sizes of the network.
+        net_linear_momentum: Total momentum to impose at every step, u Å/fs; None: the state keeps its own.
+        net_angular_momentum: Total angular momentum about the centre of mass to impose, u Å²/fs; or None.
     """
 
     elements: tuple[int, ...]
@@ -80,6 +82,8 @@ class ModelConfig:
     average_neighbors: float
     conserve_angular_momentum: bool = False
     architecture: Architecture = Architecture()
+    net_linear_momentum: tuple[float, ...] | None = None
+    net_angular_momentum: tuple[float, ...] | None = None
 
     def __post_init__(self):
         if list(self.elements) != sorted(set(self.elements)) or len(self.masses) != len(self.elements):
@@ -87,6 +91,11 @@ class ModelConfig:
         for name in ("time_step_fs", "displacement_rms", "velocity_rms", "speed_max", "average_neighbors"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("net_linear_momentum", "net_angular_momentum"):
+            if getattr(self, name) is not None and len(getattr(self, name)) != 3:
+                raise ValueError(f"{name} must have three components, not {getattr(self, name)}")
+        if self.net_angular_momentum is not None and not self.conserve_angular_momentum:
+            raise ValueError("net_angular_momentum needs conserve_angular_momentum")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +107,8 @@ class Training:
         batch_size: Pairs per optimizer step; small batches win on CPU.
         optimizer: muon (matrices by Muon, the rest by Adam) or adam (with AMSGrad, as in the paper).
         learning_rate: Peak learning rate, after warm-up, before cosine decay to zero.
+        weight_decay: Decoupled decay of the matrices under Muon.  Without it they grow without bound, and the network
+            explodes on rare configurations that a small validation error does not show.
         warmup_steps: Steps of linear warm-up.
         clip_norm: Largest global norm of the gradient.
         ema_decay: Decay of the moving average of the weights, which is what is validated and exported.
@@ -108,7 +119,8 @@ class Training:
     epochs: int = 100
     batch_size: int = 2
     optimizer: Literal["muon", "adam"] = "muon"
-    learning_rate: float = 6e-3
+    learning_rate: float = 0.03
+    weight_decay: float = 0.05
     warmup_steps: int = 200
     clip_norm: float = 1.0
     ema_decay: float = 0.999
@@ -156,6 +168,8 @@ def _from_dict(values: Any, kind: type) -> Any:
 def _convert(name: str, value: Any, kind: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         return _from_dict(value, typing.cast(type, kind))
+    if isinstance(kind, types.UnionType):  # x | None
+        return None if value is None else _convert(name, value, typing.get_args(kind)[0])
     if isinstance(kind, types.GenericAlias):  # tuple[x, ...]
         if not isinstance(value, list):
             raise ValueError(f"{name} must be a list, not {value!r}")

@@ -117,22 +117,39 @@ class TrajCast(nn.Module):
         )
 
 
-def init(key: Array, config: ModelConfig, dtype=jnp.float32) -> Params:
-    """Random weights (standard normal before the fan-in factors)."""
+def shapes(config: ModelConfig, dtype=jnp.float32) -> Params:
+    """Shapes and types of the weights, without computing anything."""
     n_atoms = 2
     zeros = jnp.zeros((n_atoms, 3), dtype)
     system = System(jnp.full(n_atoms, config.elements[0]), jnp.ones(n_atoms, dtype), jnp.eye(3, dtype=dtype), False)
     graph = Graph(
         jnp.zeros((n_atoms, 1), jnp.int32), jnp.zeros((n_atoms, 1, 3), jnp.int8), jnp.zeros((n_atoms, 1), bool)
     )
-    return jax.jit(TrajCast(config).init)(key, system, State(zeros, zeros), graph)["params"]
+    network = TrajCast(config)
+    return jax.eval_shape(lambda: network.init(jax.random.key(0), system, State(zeros, zeros), graph))["params"]
+
+
+def init(key: Array, config: ModelConfig, dtype=jnp.float32) -> Params:
+    """Random weights: standard normal, since the fan-in factors stand in the layers; Bessel roots n π.
+
+    All are cut from one draw: compiling flax's draw for each weight takes most of a minute.
+    """
+    leaves, structure = jax.tree.flatten(shapes(config, dtype))
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    drawn = jnp.split(jax.random.normal(key, (int(ends[-1]),), dtype), ends[:-1])
+    params = structure.unflatten(
+        [values.reshape(leaf.shape) for values, leaf in zip(drawn, leaves, strict=True)]
+    )
+    return {**params, "bessel_roots": jnp.pi * jnp.arange(1, config.architecture.radial_basis + 1, dtype=dtype)}
 
 
 def correction(config: ModelConfig) -> conservation.Correct:
     """The conservation laws of a model."""
     if config.conserve_angular_momentum:
-        return conservation.linear_and_angular(config.time_step_fs)
-    return conservation.linear(config.time_step_fs)
+        return conservation.linear_and_angular(
+            config.time_step_fs, config.net_linear_momentum, config.net_angular_momentum
+        )
+    return conservation.linear(config.time_step_fs, config.net_linear_momentum)
 
 
 def make_propagate(config: ModelConfig, params: Params) -> Propagate:
@@ -145,6 +162,41 @@ def make_propagate(config: ModelConfig, params: Params) -> Propagate:
         return correct(system, state, State(moved, config.velocity_rms * output[:, 1]))
 
     return propagate
+
+
+def isolate(config: ModelConfig, system: System, state: State) -> tuple[System, State]:
+    """The same molecule without its box, for a model of isolated molecules; anything else as it is.
+
+    Structure files often put a molecule into a periodic box.  The box is dropped if it does nothing: once
+    molecules are joined across the boundary, no atom may see another one through it.  Molecules that are
+    farther apart than the cutoff stay where the file has their first atoms.
+
+    Raises:
+        ValueError: an atom sees a periodic image within the cutoff.
+    """
+    if not (config.conserve_angular_momentum and np.any(system.pbc)):
+        return system, state
+    search = neighbors.plan(system, state.positions, config.architecture.cutoff)
+    build = jax.jit(lambda positions: neighbors.build(search, system, positions).graph)
+    graph = jax.tree.map(np.asarray, build(state.positions))
+    images, seen = np.zeros((len(system.species), 3), int), set()
+    for first in range(len(images)):
+        waiting = [] if first in seen else [first]
+        seen.update(waiting)
+        while waiting:
+            i = waiting.pop()
+            for j, shift in zip(graph.senders[i][graph.mask[i]], graph.shifts[i][graph.mask[i]], strict=True):
+                if int(j) not in seen:
+                    images[j] = images[i] + shift
+                    seen.add(int(j))
+                    waiting.append(int(j))
+    if np.any((images[graph.senders] - images[:, None] != graph.shifts)[graph.mask]):
+        raise ValueError(
+            "the model conserves angular momentum: it is for isolated molecules, but atoms see periodic "
+            f"images within its cutoff of {config.architecture.cutoff:g} Å"
+        )
+    whole = state._replace(positions=state.positions + images @ system.cell)
+    return system._replace(pbc=np.zeros(3, bool)), whole
 
 
 def check_system(config: ModelConfig, system: System) -> None:

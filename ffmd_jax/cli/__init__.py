@@ -8,7 +8,7 @@ import tyro
 
 def run(arguments: list[str]) -> None:
     """Parses the arguments and runs the command."""
-    from ffmd_jax.cli import demo, learn, simulate
+    from ffmd_jax.cli import convert, demo, learn, simulate
 
     commands = {
         "demo": demo.demo,
@@ -19,6 +19,8 @@ def run(arguments: list[str]) -> None:
         "rollout": simulate.rollout,
         "analyze": simulate.analyze,
         "energy": simulate.energy,
+        "import-trajcast": convert.import_trajcast,
+        "export-trajcast": convert.export_trajcast,
     }
     # jax warns about a missing TPU or GPU plugin, orbax logs every file: neither is for users of a command.
     logging.getLogger("jax").setLevel(logging.ERROR)

@@ -132,6 +132,7 @@ def rollout(
     config, params = checkpoint.load_model(model)
     key_run, key_draw = jax.random.split(jax.random.key(seed))
     system, state = trajectory.read_start(start, need_velocities=temperature is None)
+    system, state = models.isolate(config, system, state)
     models.check_system(config, system)
     if temperature is not None and not state.velocities.any():
         state = mechanics.maxwell_boltzmann(key_draw, system, jnp.asarray(state.positions), temperature)

@@ -1,0 +1,80 @@
+"""``ffmd import-trajcast`` and ``export-trajcast``: models of the TrajCast code."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tyro.conf import Positional
+
+from ffmd_jax.cli import common
+
+
+def import_trajcast(
+    config: Path,
+    weights: Path,
+    elements: tuple[str, ...],
+    time_step: float,
+    out: Path,
+    masses: tuple[float, ...] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Makes a model folder from a network trained with the TrajCast code.
+
+    Every weight is used and every other entry is checked against the configuration; what does not fit is
+    named.  The weights keep their precision: `ffmd rollout MODEL --float64` gives the steps of the reference.
+
+    Args:
+        config: YAML or JSON configuration of the EfficientTrajCastModel, with or without the key model.
+        weights: Its state dict (e3nn backend): .npz with the torch names, or .pt or .pth (needs torch).
+        elements: Chemical symbols or atomic numbers, ascending by atomic number.
+        time_step: Δt that the network was trained for, fs.
+        out: Model folder to write.
+        masses: Mass of each element, u (default: standard atomic masses).
+        overwrite: Replace an existing model folder.
+    """
+    common.check_output(out, overwrite)
+    if out.exists() and not (out / "config.json").is_file():
+        raise FileExistsError(f"{out} is no model folder and will not be replaced; choose another --out")
+    import jax
+
+    from ffmd_jax import checkpoint
+    from ffmd_jax.interop import trajcast
+
+    model_config, params = trajcast.import_model(
+        trajcast.read_config(config), trajcast.read_weights(weights), elements, time_step, masses
+    )
+    common.remove(out)
+    checkpoint.save_model(out, model_config, params)
+    leaves = jax.tree.leaves(params)
+    print(
+        f"{out}: {sum(leaf.size for leaf in leaves)} weights ({leaves[0].dtype}) for {' '.join(elements)}, "
+        f"cutoff {model_config.architecture.cutoff:g} Å, Δt = {model_config.time_step_fs:g} fs"
+    )
+
+
+def export_trajcast(model: Positional[str], /, out: Path, overwrite: bool = False) -> None:
+    """Writes the weights of a model under the names of the TrajCast code, and its configuration as JSON.
+
+    Args:
+        model: Model folder, or the name of a shipped model.
+        out: File to write, .npz; the configuration gets the same name with .json.
+        overwrite: Replace existing files.
+    """
+    if out.suffix.lower() != ".npz":
+        raise ValueError(f"--out must end with .npz, not {out.name}")
+    common.check_output(out, overwrite)
+    common.check_output(out.with_suffix(".json"), overwrite)
+    from ffmd_jax import checkpoint
+    from ffmd_jax.interop import trajcast
+
+    reference_config, state_dict = trajcast.export_model(*checkpoint.load_model(model))
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = dict(state_dict)
+    np.savez(buffer, **arrays)
+    checkpoint.write_atomically(
+        out.with_suffix(".json"), (json.dumps(reference_config, indent=2) + "\n").encode()
+    )
+    checkpoint.write_atomically(out, buffer.getvalue())
+    print(f"{out}, {out.with_suffix('.json')}: {len(state_dict)} entries")
