@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import e3nn_jax as e3nn
-import jax
 import numpy as np
 
 from ffmd_jax import layers, model
@@ -31,7 +30,7 @@ def to_params(config: ModelConfig, state_dict: StateDict) -> model.Params:
     Raises:
         ValueError: a name that is missing or left over, a wrong shape, an entry against the configuration.
     """
-    names, shapes = _names(config), _shapes(config)
+    names, shapes = _names(config), model.shapes(config)
     expected = buffers(config)
     _check_names(state_dict, names, expected)
     for name in dict.fromkeys([*expected, *state_dict]):  # sizes first: they explain wrong shapes best
@@ -56,7 +55,7 @@ def from_params(config: ModelConfig, params: model.Params) -> StateDict:
 
 def buffers(config: ModelConfig) -> StateDict:
     """Every entry of the state dict that is no weight, by its name."""
-    sizes, shapes = config.architecture, _shapes(config)
+    sizes, shapes = config.architecture, model.shapes(config)
     rms = np.array([config.displacement_rms, config.velocity_rms])
     entries = {
         "rms_targets": rms,
@@ -131,11 +130,6 @@ def _names(config: ModelConfig) -> dict[str, tuple[str, ...]]:
             for k in range(len(hidden[theirs]) + 1):
                 names[f"{block}.{theirs}.layer{k}.weight"] = (f"layer{i}", ours, f"layer{k}")
     return names
-
-
-def _shapes(config: ModelConfig) -> Any:
-    """The tree of our parameters, shapes only."""
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), config))
 
 
 def _at(tree: Any, path: Iterable[str]) -> Any:
