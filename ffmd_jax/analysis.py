@@ -109,9 +109,7 @@ def _degrees_of_freedom_by_atom(system: System, positions: np.ndarray) -> np.nda
     return np.concatenate([np.asarray(by_atom(system, chunk), dtype=np.float64) for chunk in chunks])
 
 
-def canonical_temperature_distribution(
-    temperature_K: float, degrees_of_freedom: float, grid: np.ndarray
-) -> np.ndarray:
+def canonical_temperature_distribution(temperature_K: float, degrees_of_freedom: float, grid: np.ndarray) -> np.ndarray:
     """Probability density, 1/K, of the instantaneous temperature on ``grid``, K, in the canonical ensemble.
 
     Of f degrees of freedom it follows a Gamma distribution with shape f/2 and mean ``temperature_K``.
@@ -180,10 +178,7 @@ def analyze(trajectory: Trajectory) -> Analysis:
         {_pair_name(pair): radial_distribution(half, pair, max_frames=250) for pair in _pairs(system)}
         for half in halves
     ]
-    rdf = {
-        name: curve._replace(g=0.5 * (curve.g + rdf_halves[1][name].g))
-        for name, curve in rdf_halves[0].items()
-    }
+    rdf = {name: curve._replace(g=0.5 * (curve.g + rdf_halves[1][name].g)) for name, curve in rdf_halves[0].items()}
     rmse = [rdf_rmse(curve, rdf_halves[1][name]) for name, curve in rdf_halves[0].items()]
     # Windows that fit a half give the halves the resolution of the whole, else their overlap is no floor.
     segment_ps = min(4.0, n_frames // 2 * frame_interval(trajectory.times) / units.PS)
@@ -235,9 +230,7 @@ def compare(analysis: Analysis, reference: Analysis) -> dict[str, Any]:
     Raises:
         ValueError: the two do not have the same pairs of elements.
     """
-    if set(analysis.rdf) != set(reference.rdf) or set(analysis.vdos_by_species) != set(
-        reference.vdos_by_species
-    ):
+    if set(analysis.rdf) != set(reference.rdf) or set(analysis.vdos_by_species) != set(reference.vdos_by_species):
         raise ValueError(
             f"the trajectories differ in their elements: {sorted(analysis.vdos_by_species)} and "
             f"{sorted(reference.vdos_by_species)}"

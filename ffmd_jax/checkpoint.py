@@ -102,7 +102,7 @@ class TrainingStates:
         self._manager.close()
 
     def save(self, step: int, state: Any, best: float, validation: float) -> None:
-        """Saves the state after ``step``; ``best`` is the lowest validation error so far, ``validation`` the present."""
+        """Saves the state after ``step``, with the lowest validation error so far and the present one."""
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(state), best=self._ocp.args.JsonSave({"validation": best})
         )
@@ -113,9 +113,7 @@ class TrainingStates:
         step = self._manager.latest_step()
         if step is None:
             return None
-        args = self._ocp.args.Composite(
-            state=self._ocp.args.StandardRestore(like), best=self._ocp.args.JsonRestore()
-        )
+        args = self._ocp.args.Composite(state=self._ocp.args.StandardRestore(like), best=self._ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
         return restored["state"], float(restored["best"]["validation"])
 

@@ -119,8 +119,8 @@ class Training:
     epochs: int = 100
     batch_size: int = 2
     optimizer: Literal["muon", "adam"] = "muon"
-    learning_rate: float = 0.03
-    weight_decay: float = 0.05
+    learning_rate: float = 0.02
+    weight_decay: float = 0.03
     warmup_steps: int = 200
     clip_norm: float = 1.0
     ema_decay: float = 0.999

@@ -99,7 +99,7 @@ def check_nve(trajectory: Trajectory) -> None:
         kinetic = 0.5 * np.einsum("i,tix->t", trajectory.system.masses, velocities**2) / units.EV
         if np.std(total) > 0.2 * np.std(kinetic):
             raise ValueError(
-                f"the total energy fluctuates by {np.std(total):.3g} eV, the kinetic energy by {np.std(kinetic):.3g} eV: "
+                f"the total energy fluctuates by {np.std(total):.3g} eV, the kinetic by {np.std(kinetic):.3g} eV: "
                 f"not an NVE run (a thermostat or barostat acted), so no propagator can be learnt from it"
             )
 
@@ -109,7 +109,7 @@ def pairs(trajectory: Trajectory, time_step_fs: float, stride_fs: float | None =
     interval = frame_interval(trajectory.times)
     ahead = steps_per_interval(interval, time_step_fs)
     stride = 1 if stride_fs is None else steps_per_interval(interval, stride_fs)
-    positions, velocities = trajectory.frames
+    positions, velocities = (np.asarray(values) for values in trajectory.frames)
     starts = np.arange(0, len(positions) - ahead, stride)
     if len(starts) == 0:
         raise ValueError(f"{len(positions)} frames of {interval:g} fs hold no pair {time_step_fs:g} fs apart")
@@ -137,7 +137,9 @@ def make(trajectories: list[Trajectory], time_step_fs: float, stride_fs: float |
     for i, trajectory in enumerate(trajectories):
         other = trajectory.system
         if not np.array_equal(system.species, other.species) or not np.allclose(system.cell, other.cell, atol=1e-4):
-            raise ValueError(f"trajectory {i + 1} has other atoms, another order of atoms or another cell than the first")
+            raise ValueError(
+                f"trajectory {i + 1} has other atoms, another order of atoms or another cell than the first"
+            )
         check_nve(trajectory)
     if len(trajectories) >= 3:
         parts = [trajectories[:-2], trajectories[-2:-1], trajectories[-1:]]
@@ -189,18 +191,22 @@ def read(path) -> Dataset:
         raise FileNotFoundError(f"{path}: no such file")
     try:
         with h5py.File(path) as file:
+
+            def array(name: str) -> np.ndarray:
+                return np.asarray(file[name])
+
             if file.attrs.get("format") != _FORMAT:
                 raise ValueError(f"{path} is no dataset of this package; `ffmd dataset` makes one from trajectories")
-            system = System(*(np.asarray(file[f"system/{name}"]) for name in System._fields))
+            system = System(*(array(f"system/{name}") for name in System._fields))
             parts = [
                 Pairs(
-                    State(np.asarray(file[f"{split}/positions"]), np.asarray(file[f"{split}/velocities"])),
-                    np.asarray(file[f"{split}/displacements"]),
-                    np.asarray(file[f"{split}/new_velocities"]),
+                    State(array(f"{split}/positions"), array(f"{split}/velocities")),
+                    array(f"{split}/displacements"),
+                    array(f"{split}/new_velocities"),
                 )
                 for split in SPLITS
             ]
-            return Dataset(system, float(file.attrs["time_step_fs"]), *parts)
+            return Dataset(system, float(np.asarray(file.attrs["time_step_fs"])), *parts)
     except (OSError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be read as a dataset (truncated?): {error}") from None
 

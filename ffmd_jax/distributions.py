@@ -58,9 +58,7 @@ def radial_distribution(
     widths = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
     if r_max_A is None:
         r_max_A = float(np.clip(0.5 * widths[pbc].min(), 6, 10)) if pbc.any() else 10.0
-    frames = np.unique(
-        np.linspace(0, len(positions) - 1, min(len(positions), max_frames)).round().astype(int)
-    )
+    frames = np.unique(np.linspace(0, len(positions) - 1, min(len(positions), max_frames)).round().astype(int))
     counts = np.zeros(n_bins)
     for frame in frames:
         for block in np.array_split(first, math.ceil(len(first) * len(second) / 1e6)):
@@ -115,9 +113,7 @@ def vdos(trajectory: Trajectory, species: int | None = None, segment_ps: float =
     # An even segment ends on the Nyquist frequency, which makes the trapezoid rule Parseval's sum.
     segment = 2 * (min(len(velocities), round(segment_ps * units.PS / interval)) // 2)
     if segment < 4:
-        raise ValueError(
-            f"a VDOS needs at least 4 frames in a segment, not {segment} (interval {interval:g} fs)"
-        )
+        raise ValueError(f"a VDOS needs at least 4 frames in a segment, not {segment} (interval {interval:g} fs)")
     power, options = np.zeros(segment // 2 + 1), {"nperseg": segment, "detrend": False, "axis": 0}
     for atom in np.flatnonzero(members):
         # The mean velocity stays: the spectrum at zero is diffusion.

@@ -30,11 +30,7 @@ def temperature(analysis: Analysis, reference: Analysis | None = None) -> Figure
         found, stride = run.temperatures, math.ceil(len(run.times_fs) / _N_POINTS)
         picoseconds = (run.times_fs - run.times_fs[0]) / units.PS
         series.plot(picoseconds[::stride], found.total[::stride], color=color, lw=0.6, alpha=0.8, label=name)
-        style = (
-            {"histtype": "stepfilled", "color": _REFERENCE_FILL}
-            if color == _REFERENCE
-            else {"histtype": "step"}
-        )
+        style = {"histtype": "stepfilled", "color": _REFERENCE_FILL} if color == _REFERENCE else {"histtype": "step"}
         histogram.hist(found.total, bins, density=True, **{"color": color, **style}, lw=1.6)
         x = np.arange(len(found.mean_by_species)) + 0.16 * (place - 0.5 * (len(runs) - 1))
         heights, errors = list(found.mean_by_species.values()), list(found.error_by_species.values())
@@ -43,9 +39,7 @@ def temperature(analysis: Analysis, reference: Analysis | None = None) -> Figure
     target = _canonical_temperature(analysis, reference)
     if target is not None:
         grid = np.linspace(bins[0], bins[-1], 300)
-        density = analyses.canonical_temperature_distribution(
-            target, analysis.temperatures.degrees_of_freedom, grid
-        )
+        density = analyses.canonical_temperature_distribution(target, analysis.temperatures.degrees_of_freedom, grid)
         histogram.plot(grid, density, "--", color=_THEORY, lw=1.2, label=f"canonical, {target:.0f} K")
         histogram.set_ylim(0, 1.35 * max(histogram.get_ylim()[1], density.max()))  # room for the legend
         histogram.legend(fontsize=_SMALL, frameon=False)
@@ -119,9 +113,7 @@ def error_growth(growth: ErrorGrowth, time_step_fs: float | None = None) -> Figu
         ("Velocities", "RMS error / RMS velocity", growth.velocity_error, growth.velocity_standard_error),
         ("Kinetic energy", "force-free / reference", *growth[-2:]),
     )
-    for i, (axes, (title, y_label, values, errors)) in enumerate(
-        zip(figure.subplots(1, 3), series, strict=True)
-    ):
+    for i, (axes, (title, y_label, values, errors)) in enumerate(zip(figure.subplots(1, 3), series, strict=True)):
         axes.errorbar(x, values, np.nan_to_num(errors), fmt="o-", color=_FORCE_FREE, ms=4, lw=1.2, capsize=2)
         axes.set_xscale("log")
         if i < 2:

@@ -60,7 +60,7 @@ def spherical_harmonics(vectors: Array, lmax: int) -> list[Array]:
     directions = vectors / jnp.where(length == 0, 1.0, length)
     irreps = e3nn.Irreps([(1, (l, (-1) ** l)) for l in range(lmax + 1)])
     harmonics = e3nn.spherical_harmonics(
-        irreps, e3nn.IrrepsArray("1o", directions), normalize=False, normalization="component"
+        irreps, e3nn.IrrepsArray("1o", jnp.asarray(directions)), normalize=False, normalization="component"
     )
     return [chunk[..., 0, :].astype(vectors.dtype) for chunk in harmonics.chunks if chunk is not None]
 
@@ -68,12 +68,7 @@ def spherical_harmonics(vectors: Array, lmax: int) -> list[Array]:
 def polynomial_cutoff(x: Array, power: int) -> Array:
     """1 at x = 0, 0 from x = 1 on, with p − 1 vanishing derivatives there (doi:10.48550/arXiv.2003.03123)."""
     p = power
-    value = (
-        1
-        - (p + 1) * (p + 2) / 2 * x**p
-        + p * (p + 2) * x ** (p + 1)
-        - p * (p + 1) / 2 * x ** (p + 2)
-    )
+    value = 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1) - p * (p + 1) / 2 * x ** (p + 2)
     return jnp.where(x < 1, value, 0.0)
 
 
@@ -252,5 +247,3 @@ def gate(features: Features, channels: int) -> Features:
     for i, irrep in enumerate(irrep for irrep in ordered(features) if irrep.l > 0):
         gated[irrep] = features[irrep] * gates[..., i * channels : (i + 1) * channels]
     return gated
-
-

@@ -45,7 +45,10 @@ def degrees_of_freedom_by_atom(system: System, positions: Array) -> Array:
     masses = system.masses
     translation = 3 * (1 - masses / jnp.sum(masses))
     relative = positions - center_of_mass(system, positions)
-    spread = jnp.sum(relative**2, -1)[:, None, None] * jnp.eye(3, dtype=relative.dtype) - relative[:, :, None] * relative[:, None, :]
+    spread = (
+        jnp.sum(relative**2, -1)[:, None, None] * jnp.eye(3, dtype=relative.dtype)
+        - relative[:, :, None] * relative[:, None, :]
+    )
     inverse = jnp.linalg.pinv(jnp.einsum("i,iab->ab", masses, spread), hermitian=True, rtol=1e-6)
     rotation = masses * jnp.einsum("ab,iab->i", inverse, spread)
     return translation - jnp.where(conserves_angular_momentum(system), rotation, 0)

@@ -69,9 +69,7 @@ class Layer(nn.Module):
 
     def _paths(self, features: Features) -> list[layers.Path]:
         sizes = self.config.architecture
-        return layers.coupling_paths(
-            layers.ordered(features), sizes.lmax_harmonics, sizes.lmax, sizes.natural_parity
-        )
+        return layers.coupling_paths(layers.ordered(features), sizes.lmax_harmonics, sizes.lmax, sizes.natural_parity)
 
 
 class TrajCast(nn.Module):
@@ -121,7 +119,9 @@ def shapes(config: ModelConfig, dtype=jnp.float32) -> Params:
     """Shapes and types of the weights, without computing anything."""
     n_atoms = 2
     zeros = jnp.zeros((n_atoms, 3), dtype)
-    system = System(jnp.full(n_atoms, config.elements[0]), jnp.ones(n_atoms, dtype), jnp.eye(3, dtype=dtype), False)
+    system = System(
+        jnp.full(n_atoms, config.elements[0]), jnp.ones(n_atoms, dtype), jnp.eye(3, dtype=dtype), jnp.zeros(3, bool)
+    )
     graph = Graph(
         jnp.zeros((n_atoms, 1), jnp.int32), jnp.zeros((n_atoms, 1, 3), jnp.int8), jnp.zeros((n_atoms, 1), bool)
     )
@@ -137,9 +137,7 @@ def init(key: Array, config: ModelConfig, dtype=jnp.float32) -> Params:
     leaves, structure = jax.tree.flatten(shapes(config, dtype))
     ends = np.cumsum([leaf.size for leaf in leaves])
     drawn = jnp.split(jax.random.normal(key, (int(ends[-1]),), dtype), ends[:-1])
-    params = structure.unflatten(
-        [values.reshape(leaf.shape) for values, leaf in zip(drawn, leaves, strict=True)]
-    )
+    params = structure.unflatten([values.reshape(leaf.shape) for values, leaf in zip(drawn, leaves, strict=True)])
     return {**params, "bessel_roots": jnp.pi * jnp.arange(1, config.architecture.radial_basis + 1, dtype=dtype)}
 
 
@@ -157,7 +155,7 @@ def make_propagate(config: ModelConfig, params: Params) -> Propagate:
     network, correct = TrajCast(config), correction(config)
 
     def propagate(system: System, state: State, graph: Graph) -> State:
-        output = network.apply({"params": params}, system, state, graph)
+        output = jnp.asarray(network.apply({"params": params}, system, state, graph))
         moved = state.positions + config.displacement_rms * output[:, 0]
         return correct(system, state, State(moved, config.velocity_rms * output[:, 1]))
 

@@ -6,6 +6,7 @@ set and the results of that block must be discarded (`rollout.run` grows the cap
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -51,13 +52,13 @@ class Neighbors(NamedTuple):
     overflow: Array
 
 
-def heights(cell: np.ndarray) -> np.ndarray:
+def heights(cell: Array) -> np.ndarray:
     """Perpendicular heights of the cell along its three lattice vectors, Å, ``[3]``."""
     return 1.0 / np.linalg.norm(np.linalg.inv(np.asarray(cell, np.float64)), axis=0)
 
 
 def plan(system: System, positions, cutoff: float, skin: float = 0.0, headroom: float = 1.0) -> Search:
-    """Returns the `Search` for a system; counts the neighbours at ``positions`` (Å, ``[..., n_atoms, 3]``) for the capacity.
+    """Returns the `Search` for a system, with room for the neighbours at ``positions`` (Å, ``[..., n_atoms, 3]``).
 
     Args:
         headroom: the capacity is the largest count found times this, rounded up to a multiple of 4.
@@ -70,7 +71,8 @@ def plan(system: System, positions, cutoff: float, skin: float = 0.0, headroom: 
     # A pair closer than half a height has fractional distance below 1/2 along that vector, so rounding finds its
     # image; every further half height adds one image to either side.
     reach = np.ceil((cutoff + skin) / heights(system.cell) - 0.5)
-    images = tuple(int(n) for n in np.where(system.pbc, np.maximum(reach, 0), 0))
+    along = np.where(system.pbc, np.maximum(reach, 0), 0)
+    images = int(along[0]), int(along[1]), int(along[2])
     search = Search(float(cutoff), float(skin), 0, images)
     frames = jnp.reshape(jnp.asarray(positions), (-1, len(system.species), 3))
     most = int(jnp.max(_count(search, system, frames)))
@@ -145,7 +147,11 @@ def _candidates(search: Search, system: System, positions: Array) -> tuple[Array
     return within.reshape(n_atoms, -1), shifts.astype(jnp.int8).reshape(n_atoms, -1, 3)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _count(search: Search, system: System, frames: Array) -> Array:
     """Largest number of neighbours of any atom, for each frame of ``[n_frames, n_atoms, 3]``."""
-    count = jax.jit(lambda positions: jnp.max(jnp.sum(_candidates(search, system, positions)[0], axis=1)))
+
+    def count(positions):
+        return jnp.max(jnp.sum(_candidates(search, system, positions)[0], axis=1))
+
     return jax.lax.map(count, frames)

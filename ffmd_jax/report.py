@@ -183,8 +183,7 @@ def _numbers_table(analysis: Analysis, reference: Analysis | None) -> str:
         ("g(r) difference of two halves", "rdf_halves_rmse", None, "RMS"),
     ]
     cells = [
-        (name, *(_value(run.get(key), run.get(error)) for run in (own, other)), unit)
-        for name, key, error, unit in rows
+        (name, *(_value(run.get(key), run.get(error)) for run in (own, other)), unit) for name, key, error, unit in rows
     ]
     for symbol in own["temperature_by_species_K"]:
         values = [
@@ -200,18 +199,13 @@ def _numbers_table(analysis: Analysis, reference: Analysis | None) -> str:
         cells.append(("VDOS overlap with the reference", _value(both["vdos_overlap"]), _value(1.0), ""))
         cells.append(("g(r) difference from the reference", _value(both["rdf_rmse"]), _value(0.0), "RMS"))
     head = "".join(
-        f"<th>{name}</th>"
-        for name in ("quantity", figures.runs_of(analysis, reference)[-1][1], "reference", "unit")
+        f"<th>{name}</th>" for name in ("quantity", figures.runs_of(analysis, reference)[-1][1], "reference", "unit")
     )
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells
-    )
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _temperature_differences(
-    analysis: Analysis, reference: Analysis
-) -> list[tuple[str, float, float, float]]:
+def _temperature_differences(analysis: Analysis, reference: Analysis) -> list[tuple[str, float, float, float]]:
     """Name, difference, its error, K, and their ratio; the temperature of all atoms and of each element."""
     own, other = analysis.temperatures, reference.temperatures
     rows = [("all atoms", own.mean - other.mean, math.hypot(own.error, other.error))]

@@ -143,7 +143,10 @@ def run(
 
     def compiled(search):
         step = make_step(system, propagate, search, thermostat, n_steps=every)
-        look = (lambda c: observe(system, c.state, c.table.graph)) if observe else (lambda c: {})
+
+        def look(carry: Carry) -> dict[str, Array]:
+            return {} if observe is None else observe(system, carry.state, carry.table.graph)
+
         return jax.jit(lambda carry, n_frames: scan(step, carry, n_frames, look), static_argnums=1)
 
     advance = compiled(search)

@@ -1,6 +1,6 @@
 """The records that everything else passes around: immutable pytrees without behaviour."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ class Graph(NamedTuple):
     mask: Array
 
 
-def make_system(species, masses, cell=None, pbc=False) -> System:
+def make_system(species, masses, cell: Any = None, pbc: Any = False) -> System:
     """Returns a checked `System` with float64 host arrays.
 
     Args:

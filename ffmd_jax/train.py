@@ -105,7 +105,11 @@ def examples(system: System, pairs: datasets.Pairs, cutoff: float) -> Examples:
 
     move = lambda tree: jax.tree.map(jnp.asarray, tree)  # noqa: E731
     return Examples(
-        move(pairs.state), move(after), move(pairs.displacements), tables(pairs.state.positions), tables(after.positions)
+        move(pairs.state),
+        move(after),
+        move(pairs.displacements),
+        tables(pairs.state.positions),
+        tables(after.positions),
     )
 
 
@@ -142,7 +146,7 @@ def make_optimizer(training: Training, n_steps: int) -> optax.GradientTransforma
         0.0, training.learning_rate, min(training.warmup_steps, max(1, n_steps // 10)), n_steps
     )
     if training.optimizer == "muon":
-        rule = optax.contrib.muon(schedule, adam_b2=0.99)
+        rule = optax.contrib.muon(schedule, weight_decay=training.weight_decay, adam_b2=0.99)
     else:
         rule = optax.amsgrad(schedule)
     return optax.chain(optax.clip_by_global_norm(training.clip_norm), rule)
@@ -176,7 +180,7 @@ def make_train_step(
 
     def step(state: TrainState, batch: Examples, backwards: Array) -> tuple[TrainState, Array]:
         value, gradient = mean_gradient(state.params, batch, backwards)
-        finite = jnp.isfinite(optax.global_norm(gradient))
+        finite = jnp.isfinite(optax.tree.norm(gradient))
         gradient = jax.tree.map(lambda g: jnp.where(finite, g, 0), gradient)
         updates, moments = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -237,7 +241,7 @@ def fit(
     n_pairs = len(data.train.displacements)
     per_epoch = n_batches(n_pairs, training)
     n_steps = training.epochs * per_epoch
-    state = initial(config, training, n_steps) if state is None else state
+    current = initial(config, training, n_steps) if state is None else state
     take_step = make_train_step(config, system, training, make_optimizer(training, n_steps))
     evaluate = jax.jit(make_evaluate(config, system))
     key = jax.random.fold_in(jax.random.key(training.seed), 1)
@@ -250,21 +254,21 @@ def fit(
 
         return jax.lax.scan(one, state, (rows, backwards))
 
-    while (done := int(state.step)) < n_steps:
+    while (done := int(current.step)) < n_steps:
         epoch, place = divmod(done, per_epoch)
         key_order, key_time = jax.random.split(jax.random.fold_in(key, epoch))
         order = jax.random.permutation(key_order, n_pairs)[: per_epoch * batch_size].reshape(per_epoch, batch_size)
         flip = jax.random.bernoulli(key_time, 0.5, order.shape) & training.time_reversal
         block = slice(place, min(place + block_steps, per_epoch))
-        skipped = int(state.skipped)
-        state, losses = run_block(state, train, order[block], flip[block])
+        skipped = int(current.skipped)
+        current, losses = run_block(current, train, order[block], flip[block])
         size = block.stop - block.start
-        if int(state.skipped) - skipped == size and size > 1:
+        if int(current.skipped) - skipped == size and size > 1:
             raise Diverged(f"no finite gradient in steps {done}…{done + size}: lower the learning rate")
         errors = None
         if block.stop == per_epoch:
-            errors = summarize(np.asarray(evaluate(state.average, validation)), data.validation)
-        yield Progress(state, int(state.step) / per_epoch, float(jnp.nanmean(losses)), errors)
+            errors = summarize(np.asarray(evaluate(current.average, validation)), data.validation)
+        yield Progress(current, int(current.step) / per_epoch, float(jnp.nanmean(losses)), errors)
 
 
 def make_evaluate(config: ModelConfig, system: System) -> Callable[[model.Params, Examples], Array]:

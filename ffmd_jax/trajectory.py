@@ -101,12 +101,8 @@ def read(path, *, every: int = 1, frame_interval_fs: float | None = None) -> Tra
         check_state(system, frames)
         if len(times) > 1:
             interval = frame_interval(times)
-            if frame_interval_fs is not None and not np.isclose(
-                frame_interval_fs, interval, rtol=1e-4, atol=0
-            ):
-                raise ValueError(
-                    f"the file's frame interval is {interval:g} fs, not {frame_interval_fs:g} fs"
-                )
+            if frame_interval_fs is not None and not np.isclose(frame_interval_fs, interval, rtol=1e-4, atol=0):
+                raise ValueError(f"the file's frame interval is {interval:g} fs, not {frame_interval_fs:g} fs")
     return Trajectory(system, frames, times[::every], observables, metadata)
 
 
@@ -152,7 +148,7 @@ class Writer:
     """
 
     def __init__(
-        self, path, system: System, metadata: dict[str, Any], *, overwrite: bool = False, dtype=np.float32
+        self, path, system: System, metadata: dict[str, Any], *, overwrite: bool = False, dtype: Any = np.float32
     ):
         self._path, self._system, self._overwrite, self._dtype = (
             Path(path),
@@ -228,9 +224,7 @@ class Writer:
         for name, values in block.items():
             shape = (len(times), n_atoms, 3) if name.startswith("particles") else times.shape
             if values.shape != shape or times.ndim != 1 or not len(times):
-                raise ValueError(
-                    f"{name} is {values.shape} for times {times.shape}; {shape} with frames is needed"
-                )
+                raise ValueError(f"{name} is {values.shape} for times {times.shape}; {shape} with frames is needed")
         names = {name for name in self._columns if name.startswith("observables")}
         if self._n_frames and names != {name for name in block if name.startswith("observables")}:
             raise ValueError(f"observables must be those of the first block, {sorted(names)}")

@@ -59,9 +59,7 @@ def read_h5md(path: Path, every: int) -> Content:
         root: Any = file  # h5py's type hints do not know what a name holds
         particles, ours = _particles(root), "ffmd_jax" in root
         # Unwrapping needs all frames, and only files of other programs need unwrapping.
-        system, frames = _h5md_frames(
-            particles, slice(None, None, every if ours else 1), need_velocities=True
-        )
+        system, frames = _h5md_frames(particles, slice(None, None, every if ours else 1), need_velocities=True)
         times = _h5md_times(particles["position"])
         if not np.array_equal(times, _h5md_times(particles["velocity"])):
             raise ValueError("positions and velocities are stored at different times")
@@ -218,9 +216,7 @@ def read_ase(path: Path, every: int, frame_interval_fs: float | None) -> Content
     for i, atoms in enumerate(images):
         if not np.array_equal(atoms.numbers, images[0].numbers):
             raise ValueError(f"frame {i} holds other atoms, or in another order, than frame 0")
-        if not np.allclose(atoms.cell.array, images[0].cell.array, 1e-6, 1e-6) or any(
-            atoms.pbc != system.pbc
-        ):
+        if not np.allclose(atoms.cell.array, images[0].cell.array, 1e-6, 1e-6) or any(atoms.pbc != system.pbc):
             raise ValueError(f"a changing cell (NPT) is not supported, first change at frame {i}")
     positions = unwrap(system, np.array([atoms.positions for atoms in images]))
     frames = State(positions[::every], np.array([_ase_velocities(atoms) for atoms in images[::every]]))
@@ -248,9 +244,7 @@ def _ase_images(path: Path, index: int | str) -> list[Any]:
     except Exception as error:  # ASE's readers raise anything
         raise ValueError(f"ASE cannot read it: {type(error).__name__} {_first_line(error)}") from error
     if kind.startswith("lammps"):
-        raise ValueError(
-            "LAMMPS files state neither units nor elements; convert to extxyz with momenta, or H5MD"
-        )
+        raise ValueError("LAMMPS files state neither units nor elements; convert to extxyz with momenta, or H5MD")
     images = images if isinstance(images, list) else [images]
     if not images:
         raise ValueError("the file holds no frames")

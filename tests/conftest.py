@@ -1,11 +1,14 @@
 """Shared fixtures: double precision, a small crystal and a small molecule, a small network."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ffmd_jax import config, model, state
+from ffmd_jax import config, model, neighbors, state
 
 HEXAGONAL = np.array([[4.9134, 0, 0], [-2.4567, 4.2551, 0], [0, 0, 5.4052]])
 
@@ -19,7 +22,7 @@ def double_precision():
 
 def small_config(periodic=True, **sizes):
     """A network small enough for tests, with every kind of irrep in it."""
-    sizes = {"cutoff": 4.0, "lmax": 2, "channels": 4, "layers": 2, **sizes}
+    sizes = {"cutoff": 4.0, "lmax": 1, "harmonics_lmax": 2, "channels": 4, "layers": 2, **sizes}
     return config.ModelConfig(
         elements=(8, 14),
         masses=(15.999, 28.085),
@@ -44,6 +47,24 @@ def perturbed(periodic=True, seed=0):
     return system, state.State(jnp.asarray(positions), jnp.asarray(rng.normal(scale=0.004, size=(9, 3))))
 
 
+@functools.lru_cache
+def compiled(model_config, what):
+    """``apply`` of the network or ``propagate``, compiled once per configuration: (params, system, state, graph)."""
+    if what == "network":
+        network = model.TrajCast(model_config)
+        return jax.jit(lambda params, *args: network.apply({"params": params}, *args))
+    return jax.jit(lambda params, *args: model.make_propagate(model_config, params)(*args))
+
+
+def graph_of(model_config, system, state, capacity=96):
+    """Neighbours, padded to one capacity so that tests share compiled programs."""
+    search = neighbors.plan(system, state.positions, model_config.architecture.cutoff)
+    assert search.capacity <= capacity
+    search = dataclasses.replace(search, capacity=capacity)
+    return neighbors.build(search, system, state.positions).graph
+
+
+@functools.lru_cache
 def random_params(model_config, seed=0):
     """Weights that leave no output at a symmetric value."""
     return model.init(jax.random.key(seed), model_config, jnp.float64)

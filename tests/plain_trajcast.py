@@ -32,9 +32,7 @@ def plain_network(options, weights, one_hot, vectors, receivers, senders, veloci
         for irrep in sorted(x.keys() & outputs.keys()):
             shape = (x[irrep].shape[1], one_hot.shape[1], outputs[irrep])
             block, flat = flat[: np.prod(shape)].reshape(shape), flat[np.prod(shape) :]
-            mixed[irrep] = np.einsum("nuc,ns,usw->nwc", x[irrep], one_hot, block) / np.sqrt(
-                shape[0] * shape[1]
-            )
+            mixed[irrep] = np.einsum("nuc,ns,usw->nwc", x[irrep], one_hot, block) / np.sqrt(shape[0] * shape[1])
         assert flat.size == 0
         return mixed
 
@@ -64,9 +62,9 @@ def plain_network(options, weights, one_hot, vectors, receivers, senders, veloci
     radial = 2 / options["edge_cutoff"] * np.sin(roots * x) / (r + 1e-5) * envelope
     n, centres = options["num_vel_rbf"], np.linspace(0, options["vel_max"], options["num_vel_rbf"] + 2)
     gaussians = np.sqrt(n) * np.exp(-(((speed - centres[1:-1]) / centres[1]) ** 2)) / 1.12
-    speed = species("_encoding.VelocityNormEncoding.element_tp", {(0, 1): gaussians[..., None]}, {(0, 1): n})[
-        0, 1
-    ][..., 0]
+    speed = species("_encoding.VelocityNormEncoding.element_tp", {(0, 1): gaussians[..., None]}, {(0, 1): n})[0, 1][
+        ..., 0
+    ]
     y_edge, y_v = harmonics(vectors), harmonics(velocities)
     h = {(l1, (-1) ** l1): y_v[l1][:, None] for l1 in range(1, lmax + 1)}
     h[0, 1] = np.concatenate([one_hot, speed], axis=1)[..., None]
@@ -80,9 +78,7 @@ def plain_network(options, weights, one_hot, vectors, receivers, senders, veloci
         m = linear(f"{block}.linear_contraction", m, dict.fromkeys(m, width))
         m = product(m, y_v, mlp(f"{block}.vel_mlp", speed))
         outputs = dict.fromkeys(sorted(m), width)
-        m = linear(
-            f"{block}.linear_updates", m, outputs | {(0, 1): width * (1 + sum(l1 > 0 for l1, _ in outputs))}
-        )
+        m = linear(f"{block}.linear_updates", m, outputs | {(0, 1): width * (1 + sum(l1 > 0 for l1, _ in outputs))})
         scalars, gates = m[0, 1][:, :width], silu(m[0, 1][:, width:])
         m[0, 1] = silu(scalars)
         if (0, -1) in m:

@@ -111,9 +111,7 @@ def test_vdos_of_oscillators_peaks_at_their_wave_numbers_and_counts_them(n_frame
     resolution = total.wavenumber_per_cm[1]
     assert oxygen.wavenumber_per_cm[np.argmax(oxygen.density)] == pytest.approx(800, abs=resolution)
     assert hydrogen.wavenumber_per_cm[np.argmax(hydrogen.density)] == pytest.approx(3000, abs=resolution)
-    assert np.trapezoid(total.density, total.wavenumber_per_cm) == pytest.approx(
-        6, rel=1e-2
-    )  # 3 atoms, periodic
+    assert np.trapezoid(total.density, total.wavenumber_per_cm) == pytest.approx(6, rel=1e-2)  # 3 atoms, periodic
     assert np.trapezoid(oxygen.density, oxygen.wavenumber_per_cm) == pytest.approx(2, rel=1e-2)
     assert total.density == pytest.approx(oxygen.density + hydrogen.density)
 
@@ -225,9 +223,7 @@ def test_error_growth_standard_errors_match_the_scatter_of_repeats():
     ):
         scatter = np.std([getattr(growth, value) for growth in repeats])
         assert np.mean([getattr(growth, error) for growth in repeats]) == pytest.approx(scatter, rel=0.2)
-    assert np.mean([growth.position_error_A for growth in repeats]) == pytest.approx(
-        0.01 * np.sqrt(3), rel=0.02
-    )
+    assert np.mean([growth.position_error_A for growth in repeats]) == pytest.approx(0.01 * np.sqrt(3), rel=0.02)
 
 
 def test_compare_finds_no_difference_from_itself_and_a_planted_one():

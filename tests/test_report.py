@@ -15,9 +15,7 @@ def make_trajectory(seed, temperature_K=300.0, shift_eV=0.0, hot_hydrogen=1.0, n
     """Oscillators damped and driven by noise about the sites of 12 molecules: stationary, with known T."""
     rng = np.random.default_rng(seed)
     system = make_system([8, 1, 1] * 12, [16.0, 1.0, 1.0] * 12, [7.0, 7.0, 7.0], True)
-    sites = np.random.default_rng(0).random((12, 1, 3)) * 7 + np.array(
-        [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]
-    )
+    sites = np.random.default_rng(0).random((12, 1, 3)) * 7 + np.array([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
     sites = sites.reshape(36, 3)
     omega = 2 * np.pi * np.tile([600.0, 1600.0, 3000.0], 12)[:, None] / (1000 * units.TERAHERTZ_IN_PER_CM)
     masses = system.masses[:, None]

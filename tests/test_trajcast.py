@@ -128,9 +128,7 @@ def test_commands_give_the_steps_of_the_reference(name, start, tolerance, tmp_pa
     with h5py.File("run.h5") as file:
         particles = file["particles/all"]
         positions, velocities = particles["position/value"][()], particles["velocity/value"][()]
-    assert (
-        np.abs(modulo_lattice(positions - gold.data["positions_steps"], gold.data["cell"])).max() < tolerance
-    )
+    assert np.abs(modulo_lattice(positions - gold.data["positions_steps"], gold.data["cell"])).max() < tolerance
     assert error(velocities, gold.data["velocities_steps"]) < tolerance
 
 
@@ -149,9 +147,7 @@ def test_molecule_in_a_box_is_isolated_even_across_the_boundary():
     np.testing.assert_array_equal(whole.positions, gold.start.positions)
     cut = gold.start._replace(positions=(gold.start.positions + np.array([10.0, 0.0, 9.0])) % 20.0)
     _, joined = model.isolate(gold.config, gold.system, cut)
-    np.testing.assert_allclose(
-        joined.positions - joined.positions[0], whole.positions - whole.positions[0], atol=1e-12
-    )
+    np.testing.assert_allclose(joined.positions - joined.positions[0], whole.positions - whole.positions[0], atol=1e-12)
     with pytest.raises(ValueError, match="see periodic images"):
         model.isolate(gold.config, gold.system._replace(cell=np.diag([20.0, 20.0, 4.5])), gold.start)
     system, _ = model.isolate(golden("quartz_l1").config, gold.system, gold.start)
@@ -179,17 +175,13 @@ def plain_from_state(options, weights, elements, system, state):
     one_hot = (np.asarray(system.species)[:, None] == np.asarray(elements)).astype(float)
     velocities = np.asarray(state.velocities)
     senders = np.asarray(graph.senders)[receivers, column]
-    return plain_network(
-        options, weights, one_hot, vectors[receivers, column], receivers, senders, velocities
-    ), graph
+    return plain_network(options, weights, one_hot, vectors[receivers, column], receivers, senders, velocities), graph
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_plain_recomputation_is_the_reference(name):
     gold = golden(name)
-    output, _ = plain_from_state(
-        gold.reference_config, gold.state_dict, gold.data["elements"], gold.system, gold.start
-    )
+    output, _ = plain_from_state(gold.reference_config, gold.state_dict, gold.data["elements"], gold.system, gold.start)
     assert error(output.reshape(len(output), 6), gold.data["intermediate/LinearReadOut"]) < 1e-12
 
 

@@ -15,9 +15,7 @@ QUARTZ_CELL = np.array([[4.916, 0.0, 0.0], [-2.458, 4.2574, 0.0], [0.0, 0.0, 5.4
 METADATA = {"system": "quartz", "ensemble": "nve", "temperature_K": 300, "seed": 1}
 
 
-def make_trajectory(
-    n_frames=23, cell=QUARTZ_CELL, pbc=True, interval=10.0, speed=0.02
-) -> trajectory.Trajectory:
+def make_trajectory(n_frames=23, cell=QUARTZ_CELL, pbc=True, interval=10.0, speed=0.02) -> trajectory.Trajectory:
     """Nine atoms in free flight, fast enough to cross the cell."""
     rng = np.random.default_rng(0)
     species = np.array([14, 14, 14, 8, 8, 8, 8, 8, 8])
@@ -27,9 +25,7 @@ def make_trajectory(
     positions = rng.uniform(0, 5, (9, 3)) + velocities * (times - 100.0)[:, None, None]
     frames = State(positions, np.broadcast_to(velocities, positions.shape).copy())
     observables = {"potential_energy_eV": rng.normal(size=n_frames), "total_energy_eV": np.ones(n_frames)}
-    return trajectory.Trajectory(
-        make_system(species, masses, cell, pbc), frames, times, observables, METADATA
-    )
+    return trajectory.Trajectory(make_system(species, masses, cell, pbc), frames, times, observables, METADATA)
 
 
 def make_atoms(original: trajectory.Trajectory, momenta=True, column=False, wrap=False) -> list[ase.Atoms]:
@@ -117,9 +113,7 @@ def test_mdanalysis_reads_the_files(written):
         for frame in (0, 7, 22):
             step = universe.trajectory[frame]
             np.testing.assert_allclose(step.positions, original.frames.positions[frame], atol=1e-5)
-            np.testing.assert_allclose(
-                step.velocities, 1000 * original.frames.velocities[frame], rtol=1e-5
-            )  # Å/ps
+            np.testing.assert_allclose(step.velocities, 1000 * original.frames.velocities[frame], rtol=1e-5)  # Å/ps
             assert step.time == pytest.approx(original.times[frame] / 1000)  # ps
             np.testing.assert_allclose(step.dimensions, [4.916, 4.916, 5.4054, 90, 90, 120], atol=1e-3)
             assert step.data["potential_energy_eV"] == original.observables["potential_energy_eV"][frame]
@@ -266,9 +260,7 @@ def test_blocks_that_do_not_fit_are_refused(tmp_path):
             writer.append(frames, times + 231.0, energies)
         with pytest.raises(ValueError, match="needed"):
             writer.append(frames, times[:-1] + 230.0, energies)
-        broken = frames._replace(
-            positions=np.where(times[:, None, None] == times[4], np.nan, frames.positions)
-        )
+        broken = frames._replace(positions=np.where(times[:, None, None] == times[4], np.nan, frames.positions))
         with pytest.raises(ValueError, match=r"NaN.*frame 4"):
             writer.append(broken, times + 230.0, energies)
     assert_same(trajectory.read(tmp_path / "a.h5"), original, atol=1e-5)

@@ -73,8 +73,6 @@ def export_trajcast(model: Positional[str], /, out: Path, overwrite: bool = Fals
     buffer = io.BytesIO()
     arrays: dict[str, Any] = dict(state_dict)
     np.savez(buffer, **arrays)
-    checkpoint.write_atomically(
-        out.with_suffix(".json"), (json.dumps(reference_config, indent=2) + "\n").encode()
-    )
+    checkpoint.write_atomically(out.with_suffix(".json"), (json.dumps(reference_config, indent=2) + "\n").encode())
     checkpoint.write_atomically(out, buffer.getvalue())
     print(f"{out}, {out.with_suffix('.json')}: {len(state_dict)} entries")

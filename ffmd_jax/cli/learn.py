@@ -203,6 +203,7 @@ def _as_dict(errors) -> dict[str, float]:
 
 def _describe(errors, time_step_fs: float) -> str:
     return (
-        f"Δt {time_step_fs:g} fs; MAE Δr {errors.displacement_mae * 1e5:.2f}e-5 Å ({errors.displacement_percent:.2f} %), "
+        f"Δt {time_step_fs:g} fs; MAE Δr {errors.displacement_mae * 1e5:.2f}e-5 Å "
+        f"({errors.displacement_percent:.2f} %), "
         f"v {errors.velocity_mae * 1e5:.2f}e-5 Å/fs ({errors.velocity_percent:.2f} %)"
     )

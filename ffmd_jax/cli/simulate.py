@@ -162,9 +162,7 @@ def rollout(
         "seed": seed,
     }
     n_frames = 0
-    with trajectory.Writer(
-        out, system, metadata, overwrite=overwrite, dtype=np.float64 if float64 else np.float32
-    ) as writer:
+    with trajectory.Writer(out, system, metadata, overwrite=overwrite, dtype=np.dtype(dtype)) as writer:
         for block in common.follow(blocks, steps * interval / 1000, f"force-free {ensemble.upper()}"):
             writer.append(block.frames, block.times, block.observables)
             n_frames += len(block.times)
@@ -196,7 +194,12 @@ def energy(system: Positional[str], structure: Positional[Path], /, json: bool =
 
 
 def analyze(
-    trajectory: Positional[Path], /, out: Path, reference: Path | None = None, json: bool = False, overwrite: bool = False
+    trajectory: Positional[Path],
+    /,
+    out: Path,
+    reference: Path | None = None,
+    json: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Analyses a trajectory, alone or beside a reference: temperatures, g(r), VDOS, drifts; writes an HTML report.
 

@@ -59,9 +59,7 @@ def export_model(config: ModelConfig, params: model.Params) -> tuple[dict[str, A
     """
     sizes = config.architecture
     if sizes.velocity_input or sizes.natural_parity or sizes.lmax_harmonics != sizes.lmax:
-        raise ValueError(
-            "TrajCast knows neither velocity_input nor natural_parity nor a harmonics_lmax above lmax"
-        )
+        raise ValueError("TrajCast knows neither velocity_input nor natural_parity nor a harmonics_lmax above lmax")
     return trajcast_config.from_model_config(config), trajcast_weights.from_params(config, params)
 
 

@@ -25,9 +25,7 @@ def to_model_config(
     options = _Options(config)
     n_elements = options.integer("num_chem_elements")
     if n_elements != len(elements):
-        raise ValueError(
-            f"the network knows {n_elements} elements (num_chem_elements), but {len(elements)} are given"
-        )
+        raise ValueError(f"the network knows {n_elements} elements (num_chem_elements), but {len(elements)} are given")
     if masses is not None and len(masses) != len(elements):
         raise ValueError(f"{len(masses)} masses are given for {len(elements)} elements")
     architecture = Architecture(
@@ -103,9 +101,7 @@ class _Options:
     def flag(self, key: str) -> bool:
         value = self._rest.pop(key, None)
         if not isinstance(value, bool):
-            raise ValueError(
-                f"the configuration needs {key}: true or false" + (f", not {value!r}" if value else "")
-            )
+            raise ValueError(f"the configuration needs {key}: true or false" + (f", not {value!r}" if value else ""))
         return value
 
     def widths(self, key: str) -> tuple[int, ...]:
@@ -114,9 +110,7 @@ class _Options:
             raise ValueError(f"the configuration lacks {key}")
         values = self._rest.pop(key)
         widths = values.get("n_neurons") if isinstance(values, dict) else None
-        if not isinstance(widths, list | tuple) or not all(
-            type(width) is int and width > 0 for width in widths
-        ):
+        if not isinstance(widths, list | tuple) or not all(type(width) is int and width > 0 for width in widths):
             raise ValueError(f"{key} needs n_neurons, a list of positive whole numbers, not {widths!r}")
         _check_options(key, {k: v for k, v in values.items() if k != "n_neurons"}, {"activation": "silu"})
         return tuple(widths)

@@ -91,9 +91,7 @@ def _layer_buffers(block: str, config: ModelConfig, shapes: Any, inputs: Sequenc
     entries = {
         f"{block}.tp_resnet.output_mask": np.concatenate(present),
         f"{block}.gate.gate.mul.weight": np.zeros(0),
-        f"{block}.gate.gate.mul.output_mask": np.ones(
-            width * sum(irrep.dim for irrep in outputs if irrep.l > 0)
-        ),
+        f"{block}.gate.gate.mul.output_mask": np.ones(width * sum(irrep.dim for irrep in outputs if irrep.l > 0)),
         **_linear_buffers(f"{block}.linear_contraction", shapes["contract"]),
         **_linear_buffers(f"{block}.linear_updates", shapes["update"]),
     }
@@ -173,9 +171,7 @@ def _flatten(values: Any) -> np.ndarray:
 def _check_names(state_dict: StateDict, names: Iterable[str], others: Iterable[str]) -> None:
     """Raises ValueError if a weight is missing or an entry is unknown."""
     if any("cueq" in name.lower() for name in state_dict):
-        raise ValueError(
-            "these weights are of the cueq backend; only those of the e3nn backend can be imported"
-        )
+        raise ValueError("these weights are of the cueq backend; only those of the e3nn backend can be imported")
     missing = sorted(set(names) - state_dict.keys())
     known = set(names) | set(others)
     left = sorted(name for name in state_dict if name not in known and not _THREE_J.search(name))
@@ -203,9 +199,7 @@ def _check_buffer(name: str, values: np.ndarray, expected: StateDict) -> None:
         raise ValueError(f"{name} is {values.shape}, but the configuration needs {right.shape}")
     # float32 rounds what the configuration states exactly; only 3j symbols are computed.
     if not np.allclose(values, right, rtol=1e-5, atol=1e-6 if _THREE_J.search(name) else 0.0):
-        found, needed = (
-            np.array2string(x, precision=6, threshold=6).replace("\n", "") for x in (values, right)
-        )
+        found, needed = (np.array2string(x, precision=6, threshold=6).replace("\n", "") for x in (values, right))
         raise ValueError(f"{name} is {found} in the weights, but {needed} by the configuration")
 
 

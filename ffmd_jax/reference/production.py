@@ -1,5 +1,6 @@
 """Reference MD: equilibrate at a temperature, then produce NVE or NVT frames."""
 
+import functools
 from collections.abc import Iterator
 from typing import Literal
 
@@ -72,8 +73,13 @@ def run(
 def energy_and_forces(reference: Reference, system: System, positions: Array) -> tuple[Array, Array]:
     """Energy, eV, and forces, eV/Å ``[n_atoms, 3]``, of one structure with the reference's force field."""
     search = neighbors.plan(system, positions, reference.cutoff)
-    table = neighbors.build(search, system, jnp.asarray(positions))
-    return jax.jit(forces(reference.energy))(system, State(jnp.asarray(positions), positions), table.graph)
+    return _energy_and_forces(reference.energy, search, system, jnp.asarray(positions))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _energy_and_forces(energy: Energy, search: neighbors.Search, system: System, positions: Array):
+    graph = neighbors.build(search, system, positions).graph
+    return forces(energy)(system, State(positions, positions), graph)
 
 
 def potential_energies(reference: Reference, system: System, positions: Array) -> Array:
@@ -86,13 +92,18 @@ def potential_energies(reference: Reference, system: System, positions: Array) -
     system = cast(system, positions.dtype)
     search = neighbors.plan(system, positions[:: max(1, len(positions) // 8)], reference.cutoff, reference.skin, 1.2)
 
-    def evaluate(table, frame):
-        table = neighbors.update(search, system, frame, table)
-        return table, reference.energy(system, State(frame, frame), table.graph)
-
-    table, values = jax.jit(lambda table, frames: jax.lax.scan(evaluate, table, frames))(
-        neighbors.build(search, system, positions[0]), positions
-    )
+    table, values = _energies(reference.energy, search, system, positions)
     if bool(table.overflow):
         raise ValueError("atoms crowd together in these frames: more neighbours than the table holds")
     return values
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _energies(energy: Energy, search: neighbors.Search, system: System, frames: Array):
+    """The last neighbour table and the energy of each frame."""
+
+    def evaluate(table, frame):
+        table = neighbors.update(search, system, frame, table)
+        return table, energy(system, State(frame, frame), table.graph)
+
+    return jax.lax.scan(evaluate, neighbors.build(search, system, frames[0]), frames)

@@ -1,0 +1,82 @@
+"""Temperatures, degrees of freedom and momenta."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ffmd_jax import mechanics, units
+from ffmd_jax.state import State, cast, check_state, make_system
+
+
+def system_of(periodic, n_atoms=5):
+    masses = np.linspace(1.0, 30.0, n_atoms)
+    species = np.where(np.arange(n_atoms) < 2, 1, 8)
+    return make_system(species, masses, np.eye(3) * 9 if periodic else None, periodic)
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+def test_temperatures_are_unbiased_for_all_and_for_each_element(periodic):
+    system = system_of(periodic)
+    positions = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)))
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    states = jax.vmap(lambda key: mechanics.maxwell_boltzmann(key, system, positions, 300.0))(keys)
+    total = np.asarray(jax.vmap(lambda s: mechanics.temperature(system, s.velocities))(states))
+    parts = np.asarray(jax.vmap(lambda s: mechanics.temperature_by_species(system, s, (1, 8)))(states))
+    for values in (total, parts[:, 0], parts[:, 1]):
+        assert abs(values.mean() - 300.0) < 5 * values.std() / np.sqrt(len(values))
+
+
+@pytest.mark.parametrize(
+    ("periodic", "n_atoms", "expected"), [(True, 5, 12), (False, 5, 9), (False, 2, 1), (False, 3, 3)]
+)
+def test_degrees_of_freedom(periodic, n_atoms, expected):
+    system = system_of(periodic, n_atoms)
+    positions = jnp.asarray(np.random.default_rng(1).normal(size=(n_atoms, 3)))
+    assert mechanics.degrees_of_freedom(system) == expected
+    np.testing.assert_allclose(jnp.sum(mechanics.degrees_of_freedom_by_atom(system, positions)), expected, rtol=1e-10)
+
+
+def test_kinetic_energy_in_electronvolts():
+    # ½ · 1 u · (1 Å/fs)² = ½ · 1.66054e-27 kg · 1e10 m²/s² = 51.82 eV
+    system = make_system([1], [1.0])
+    np.testing.assert_allclose(mechanics.kinetic_energy(system, jnp.array([[1.0, 0, 0]])), 51.8213, rtol=1e-5)
+    np.testing.assert_allclose(units.BOLTZMANN, 8.617333e-5, rtol=1e-6)
+    np.testing.assert_allclose(units.KCAL_PER_MOL_IN_EV, 0.0433641, rtol=1e-6)
+
+
+def test_rotation_of_a_rigid_body_is_removed():
+    system = system_of(False)
+    positions = jnp.asarray(np.random.default_rng(2).normal(size=(5, 3)))
+    spinning = State(positions, jnp.cross(jnp.array([0.01, -0.02, 0.03]), positions) + 0.1)
+    assert np.abs(mechanics.zero_momenta(system, spinning).velocities).max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1, 2], [1.0]), "species"),
+        (([0], [1.0]), "atomic numbers"),
+        (([1], [-1.0]), "masses"),
+        (([1], [1.0], np.zeros((3, 3)), True), "singular"),
+        (([1], [1.0], [[1, 0, 0], [2, 0, 0], [0, 0, 1]], True), "singular"),
+        (([1], [1.0], np.full((3, 3), np.nan), True), "NaN"),
+    ],
+)
+def test_bad_systems_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_system(*arguments)
+
+
+def test_nan_states_are_refused_and_located():
+    system = system_of(True)
+    positions = np.zeros((3, 5, 3))
+    positions[1, 2, 0] = np.nan
+    with pytest.raises(ValueError, match="atom 2 of frame 1"):
+        check_state(system, State(positions, np.zeros((3, 5, 3))))
+
+
+def test_cast_touches_floats_only():
+    system = cast(system_of(True), jnp.float32)
+    assert system.masses.dtype == jnp.float32
+    assert system.species.dtype == np.int32

@@ -1,0 +1,115 @@
+"""The house: import order, a computing jax, no excluded versions."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ffmd_jax import __main__ as entry
+
+PACKAGE = Path(entry.__file__).parent
+# A module imports only those before it.
+ORDER = [
+    "units",
+    "state",
+    "mechanics",
+    "neighbors",
+    "trajectory_formats",
+    "trajectory",
+    "distributions",
+    "analysis",
+    "conservation",
+    "thermostat",
+    "rollout",
+    "reference.energies",
+    "reference.integrator",
+    "reference.systems",
+    "reference.production",
+    "config",
+    "dataset",
+    "layers",
+    "model",
+    "train",
+    "checkpoint",
+    "figures",
+    "report",
+    "interop",
+    "interop.trajcast_config",
+    "interop.trajcast_weights",
+    "interop.trajcast",
+    "cli.common",
+    "cli.simulate",
+    "cli.learn",
+    "cli.convert",
+    "cli.demo",
+    "cli",
+    "__main__",
+]
+
+
+def imports_of(path):
+    """Names of the package's modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ffmd_jax"):
+            base = node.module.removeprefix("ffmd_jax").lstrip(".")
+            for alias in node.names:
+                inside = f"{base}.{alias.name}".lstrip(".")
+                yield inside if inside in ORDER else base
+        elif isinstance(node, ast.Import):
+            yield from (a.name.removeprefix("ffmd_jax.") for a in node.names if a.name.startswith("ffmd_jax."))
+
+
+def module_name(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_modules_import_only_those_above_them():
+    checked = 0
+    for path in PACKAGE.rglob("*.py"):
+        name = module_name(path)
+        if name in ("", "reference"):
+            continue
+        assert name in ORDER, f"{name} has no place in the import order"
+        for imported in imports_of(path):
+            if imported in ("", name):
+                continue
+            assert ORDER.index(imported) < ORDER.index(name), f"{name} imports {imported}, which stands below it"
+            checked += 1
+    assert checked > 40
+
+
+def test_jax_computes_right_numbers():
+    # jax-ml/jax#39103: wrong from 32,769 rows on, silently, in jax 0.10.2 on CPU.
+    with jax.enable_x64(False):
+        rows = 40_000
+        matrix = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3)), jnp.float32)
+        vectors = jnp.asarray(np.random.default_rng(1).normal(size=(rows, 3)), jnp.float32)
+        found = jax.jit(jax.vmap(lambda r: jnp.sum((matrix @ r) ** 2)))(vectors)
+    expected = np.sum((np.asarray(vectors, float) @ np.asarray(matrix, float).T) ** 2, axis=-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("version", entry.MISCOMPUTING_JAX)
+def test_an_excluded_jax_is_refused_in_one_line(version, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    with pytest.raises(SystemExit) as stop:
+        entry.main(["info"])
+    assert stop.value.code == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert version in message
+
+
+def test_excluded_versions_are_those_of_the_requirements():
+    project = PACKAGE.parent / "pyproject.toml"
+    if not project.is_file():
+        pytest.skip("not a source checkout")
+    requirements = tomllib.loads(project.read_text())["project"]["dependencies"]
+    (jax_line,) = [line for line in requirements if line.startswith("jax>=")]
+    excluded = {part[2:] for part in jax_line.removeprefix("jax").split(",") if part.startswith("!=")}
+    assert excluded == set(entry.MISCOMPUTING_JAX)

@@ -1,0 +1,110 @@
+"""The roll-out on exact physics: it never knows whether a network or the reference steps the atoms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ffmd_jax import mechanics, neighbors, rollout, thermostat
+from ffmd_jax.reference import integrator, production, systems
+from ffmd_jax.state import State
+
+
+@pytest.fixture(scope="module")
+def argon():
+    return systems.argon((2, 2, 2))
+
+
+def hot_start(reference, temperature=120.0):
+    return mechanics.maxwell_boltzmann(
+        jax.random.key(0), reference.system, jnp.asarray(reference.positions), temperature
+    )
+
+
+def run(reference, state, n_steps=60, **options):
+    options = {"cutoff": reference.cutoff, "time_step_fs": 4.0, "key": jax.random.key(1), "skin": 0.8, **options}
+    propagate = integrator.drift_kick_drift(reference.energy, 4.0)
+    return rollout.gather(rollout.run(reference.system, state, propagate, n_steps=n_steps, **options))
+
+
+def test_blocks_strides_and_skins_do_not_change_the_trajectory(argon):
+    start = hot_start(argon)
+    whole = run(argon, start, block_steps=60)
+    parts = run(argon, start, block_steps=7)
+    sparse = run(argon, start, every=3)
+    narrow = run(argon, start, skin=0.2)
+    np.testing.assert_array_equal(whole.frames.positions, parts.frames.positions)
+    np.testing.assert_allclose(sparse.frames.positions, whole.frames.positions[2::3], atol=1e-10)
+    np.testing.assert_allclose(sparse.times, whole.times[2::3])
+    np.testing.assert_allclose(narrow.frames.positions, whole.frames.positions, atol=1e-9)
+    moved = np.linalg.norm(whole.frames.positions[-1] - np.asarray(start.positions), axis=-1).max()
+    assert moved > 0.4  # half a skin: the table was rebuilt on the way
+
+
+def test_an_overflowing_table_costs_time_but_no_frame(argon, monkeypatch):
+    start = hot_start(argon)
+    expected = run(argon, start)
+    plan, grown = neighbors.plan, []
+    monkeypatch.setattr(neighbors, "plan", lambda *a, **k: rollout.neighbors.grow(plan(*a, **k), 0.5))
+    grow = neighbors.grow
+    monkeypatch.setattr(neighbors, "grow", lambda *a: grown.append(a) or grow(*a))
+    found = run(argon, start)
+    assert grown
+    np.testing.assert_allclose(found.frames.positions, expected.frames.positions, atol=1e-9)
+
+
+def test_integrator_is_reversible_and_of_second_order(argon):
+    start = hot_start(argon)
+    search = neighbors.plan(argon.system, start.positions, argon.cutoff, skin=0.8)
+    graph = neighbors.build(search, argon.system, start.positions).graph
+
+    def go(state, dt, n):
+        return jax.jit(integrator.drift_kick_drift(argon.energy, dt, n))(argon.system, state, graph)
+
+    there = go(start, 4.0, 20)
+    back = go(State(there.positions, -there.velocities), 4.0, 20)
+    np.testing.assert_allclose(back.positions, start.positions, atol=1e-11)
+    assert np.abs(there.positions - start.positions).max() > 0.05
+    exact = go(start, 0.25, 320).positions
+    errors = [np.abs(go(start, dt, round(80 / dt)).positions - exact).max() for dt in (4.0, 2.0)]
+    assert 3.5 < errors[0] / errors[1] < 4.5
+
+
+def test_energy_and_momentum_are_conserved_without_a_thermostat(argon):
+    start = hot_start(argon)
+    energies = rollout.gather(production.run(argon, start, n_steps=2000, every=20, key=jax.random.key(1))).observables[
+        "total_energy_eV"
+    ]
+    kinetic = float(mechanics.kinetic_energy(argon.system, start.velocities))
+    time = np.arange(len(energies)) * 80e-3
+    drift = np.polyfit(time, energies, 1)[0]
+    assert abs(drift) * time[-1] < 2e-3 * kinetic
+    assert np.std(energies) < 5e-3 * kinetic
+
+
+def test_csvr_around_the_exact_propagator_gives_the_temperature(argon):
+    bath = thermostat.csvr(60.0, 100.0, 4.0)
+    frames = run(argon, hot_start(argon, 120.0), n_steps=3000, every=5, thermostat=bath).frames
+    kelvin = np.asarray(jax.vmap(lambda v: mechanics.temperature(argon.system, v))(frames.velocities[200:]))
+    # 2τ is the correlation time of K: 8 ps hold about 40 independent values.
+    error = 60.0 * np.sqrt(2 / 93) / np.sqrt(len(kelvin) * 20 / 200)
+    assert abs(kelvin.mean() - 60.0) < 5 * error
+
+
+def test_divergence_is_reported_with_time_and_atom(argon):
+    def explode(system, state, graph):
+        return state._replace(
+            velocities=state.velocities.at[3].multiply(jnp.where(state.positions[0, 0] > -9, 2e80, 1))
+        )
+
+    blocks = rollout.run(
+        argon.system, hot_start(argon), explode, cutoff=8.5, time_step_fs=4.0, n_steps=10, key=jax.random.key(0)
+    )
+    with pytest.raises(rollout.Diverged, match="atom 3 is no longer finite at 16 fs"):
+        list(blocks)
+
+
+@pytest.mark.parametrize(("n_steps", "every"), [(0, 1), (10, 3), (10, 0)])
+def test_bad_numbers_of_steps_are_refused(argon, n_steps, every):
+    with pytest.raises(ValueError, match="number of steps"):
+        run(argon, hot_start(argon), n_steps=n_steps, every=every)

@@ -1,0 +1,77 @@
+"""Thermostats alone, at few degrees of freedom: mean and variance of the kinetic energy within 5 standard errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ffmd_jax import mechanics, thermostat, units
+from ffmd_jax.state import State, make_system
+
+KT = units.BOLTZMANN * 300.0
+# Atoms in a periodic box have 3N − 3 degrees of freedom, isolated ones 3N − 6.
+SYSTEMS = {6: (3, True), 60: (21, True), 15: (7, False)}
+
+
+def start(freedom, n_chains):
+    n_atoms, periodic = SYSTEMS[freedom]
+    rng = np.random.default_rng(0)
+    masses = rng.uniform(1.0, 40.0, n_atoms)
+    system = make_system(np.full(n_atoms, 6), masses, np.eye(3) * 10 if periodic else None, periodic)
+    positions = jnp.asarray(rng.normal(size=(n_atoms, 3)))
+    keys = jax.random.split(jax.random.key(1), n_chains)
+    hot = jax.vmap(lambda key: mechanics.maxwell_boltzmann(key, system, positions, 900.0))(keys)
+    return system, hot
+
+
+def kinetic_energies(bath, freedom, n_chains=400, n_steps=600):
+    """Kinetic energies ``[n_kept, n_chains]`` after equilibration from 900 K, every chain with its own key."""
+    system, state = start(freedom, n_chains)
+
+    def step(carry, key):
+        state = jax.vmap(lambda key, s: bath(key, system, s))(jax.random.split(key, n_chains), carry)
+        return state, jax.vmap(lambda s: mechanics.kinetic_energy(system, s.velocities))(state)
+
+    keys = jax.random.split(jax.random.key(2), n_steps)
+    return np.asarray(jax.jit(lambda state: jax.lax.scan(step, state, keys)[1])(state))[n_steps // 3 :]
+
+
+@pytest.mark.parametrize("freedom", SYSTEMS)
+@pytest.mark.parametrize("make", [thermostat.csvr, thermostat.langevin])
+def test_kinetic_energy_is_canonical(make, freedom):
+    kinetic = kinetic_energies(make(300.0, 50.0, 25.0), freedom)
+    expected_mean, expected_variance = freedom * KT / 2, freedom * KT**2 / 2
+    # Chains are independent: the spread of their means gives the standard error, correlation and all.
+    means, variances = kinetic.mean(axis=0), ((kinetic - expected_mean) ** 2).mean(axis=0)
+    for values, expected in ((means, expected_mean), (variances, expected_variance)):
+        error = values.std(ddof=1) / np.sqrt(len(values))
+        assert abs(values.mean() - expected) < 5 * error
+        assert 5 * error < 0.05 * expected  # sharp enough to see a wrong number of degrees of freedom
+
+
+def test_kinetic_energy_relaxes_with_tau():
+    kinetic = kinetic_energies(thermostat.csvr(300.0, 500.0, 25.0), 60, n_chains=2000, n_steps=30)
+    system, hot = start(60, 2000)
+    initial = float(jnp.mean(jax.vmap(lambda s: mechanics.kinetic_energy(system, s.velocities))(hot)))
+    target = 30 * KT
+    expected = target + (initial - target) * np.exp(-25.0 * 11 / 500.0)
+    error = kinetic[0].std() / np.sqrt(2000)
+    assert abs(kinetic[0].mean() - expected) < 5 * error
+
+
+@pytest.mark.parametrize("make", [thermostat.csvr, thermostat.langevin])
+def test_momenta_stay_zero_and_keys_are_used_once(make):
+    system, state = start(15, 1)
+    state = State(state.positions[0], state.velocities[0])
+    with jax.debug_key_reuse(True):
+        after = make(300.0, 50.0, 10.0)(jax.random.key(3), system, state)
+    scale = float(jnp.sum(system.masses[:, None] * jnp.abs(after.velocities)))
+    assert np.abs(mechanics.linear_momentum(system, after.velocities)).max() < 1e-12 * scale
+    assert np.abs(mechanics.angular_momentum(system, after)).max() < 1e-11 * scale
+    assert np.abs(after.velocities - state.velocities).max() > 0
+
+
+def test_unphysical_parameters_are_refused():
+    for wrong in ((-1.0, 50.0, 1.0), (300.0, 0.0, 1.0), (300.0, 50.0, -1.0)):
+        with pytest.raises(ValueError, match="thermostat needs"):
+            thermostat.csvr(*wrong)

@@ -1,0 +1,204 @@
+"""Dataset, loss, optimizer step, fit, and the files of models."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import small_config
+
+from ffmd_jax import checkpoint, config, dataset, mechanics, train
+from ffmd_jax.reference import production, systems
+from ffmd_jax.state import State
+from ffmd_jax.trajectory import Trajectory
+
+ARGON = systems.argon((2, 2, 2))
+SIZES = config.Architecture(
+    cutoff=5.0, lmax=1, channels=4, layers=1, radial_hidden=(8,), speed_hidden=(8,), velocity_input=True
+)
+
+
+@pytest.fixture(scope="module")
+def argon_run():
+    """4 ps of argon at 60 K, frames every 20 fs."""
+    with jax.enable_x64(True):
+        start = mechanics.maxwell_boltzmann(jax.random.key(0), ARGON.system, jnp.asarray(ARGON.positions), 120.0)
+        from ffmd_jax import rollout
+
+        block = rollout.gather(production.run(ARGON, start, n_steps=1000, every=5, key=jax.random.key(1)))
+    return Trajectory(ARGON.system, block.frames, block.times, block.observables, {})
+
+
+@pytest.fixture(scope="module")
+def data(argon_run):
+    return dataset.make([argon_run], 40.0)
+
+
+def fit(data, training, state=None, **options):
+    model_config = train.model_config(data, SIZES)
+    return model_config, list(train.fit(model_config, data, training, state, **options))
+
+
+def test_pairs_hold_what_happens_in_one_time_step(argon_run, data):
+    pairs = dataset.pairs(argon_run, 40.0)
+    np.testing.assert_allclose(
+        pairs.displacements[7], argon_run.frames.positions[9] - argon_run.frames.positions[7], atol=1e-6
+    )
+    np.testing.assert_allclose(pairs.velocities[7], argon_run.frames.velocities[9], rtol=1e-6)
+    sizes = [len(getattr(data, split).displacements) for split in dataset.SPLITS]
+    assert sizes == [158, 18, 18]
+    assert len(dataset.pairs(argon_run, 40.0, stride_fs=80.0).displacements) == 50
+
+
+def test_three_trajectories_are_split_by_trajectory(argon_run):
+    runs = [dataset._cut(argon_run, low, low + 0.25) for low in (0.0, 0.25, 0.5, 0.75)]
+    data = dataset.make(runs, 40.0)
+    for split, run in (("validation", runs[2]), ("test", runs[3])):
+        np.testing.assert_allclose(getattr(data, split).state.positions[0], run.frames.positions[0], rtol=1e-6)
+    assert len(data.train.displacements) == 2 * 48
+
+
+def test_dataset_file_round_trip_and_damage(data, tmp_path):
+    path = tmp_path / "data.h5"
+    dataset.write(path, data)
+    again = dataset.read(path)
+    for a, b in zip(jax.tree.leaves(data.train), jax.tree.leaves(again.train), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert again.time_step_fs == 40.0
+    with pytest.raises(FileExistsError):
+        dataset.write(path, data)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(ValueError, match="cannot be read"):
+        dataset.read(path)
+    with pytest.raises(FileNotFoundError):
+        dataset.read(tmp_path / "none.h5")
+
+
+@pytest.mark.parametrize("factor", [10.1805, 1 / 10.1805, 1000.0])
+def test_a_wrong_velocity_unit_is_found(argon_run, factor):
+    frames = argon_run.frames._replace(velocities=argon_run.frames.velocities * factor)
+    with pytest.raises(ValueError, match="times what the velocities give"):
+        dataset.make([argon_run._replace(frames=frames)], 40.0)
+
+
+def test_thermostatted_runs_and_other_systems_are_refused(argon_run):
+    energies = {"total_energy_eV": argon_run.observables["total_energy_eV"] + np.linspace(0, 0.5, 200)}
+    with pytest.raises(ValueError, match="not an NVE run"):
+        dataset.make([argon_run._replace(observables=energies)], 40.0)
+    other = argon_run._replace(system=ARGON.system._replace(cell=ARGON.system.cell * 1.01))
+    with pytest.raises(ValueError, match="other atoms"):
+        dataset.make([argon_run, other], 40.0)
+    with pytest.raises(ValueError, match="not a multiple"):
+        dataset.make([argon_run], 30.0)
+    still = argon_run._replace(frames=State(argon_run.frames.positions, 0 * argon_run.frames.velocities))
+    with pytest.raises(ValueError, match="velocities are zero"):
+        dataset.make([still], 40.0)
+
+
+def test_training_learns_and_the_average_is_better_than_chance(data):
+    training = config.Training(epochs=6, batch_size=4, learning_rate=0.03, warmup_steps=5)
+    _, progress = fit(data, training)
+    errors = [p.validation for p in progress if p.validation]
+    assert len(errors) == 6
+    assert errors[-1].velocity_percent < 25 < 30 < errors[0].velocity_percent < 100
+    assert progress[-1].loss < 0.2 * progress[0].loss
+
+
+def test_training_resumes_bit_for_bit(data, tmp_path):
+    # 12 steps an epoch in blocks of 6: the stop is inside the second epoch.
+    training = config.Training(epochs=2, batch_size=13, optimizer="adam", learning_rate=1e-3)
+    _, whole = fit(data, training, block_steps=6)
+    model_config = train.model_config(data, SIZES)
+    stopped = list(itertools.islice(train.fit(model_config, data, training, block_steps=6), 3))[-1].state
+    with checkpoint.TrainingStates(tmp_path / "states") as states:
+        states.save(int(stopped.step), stopped, best=1.5, validation=2.0)
+    with checkpoint.TrainingStates(tmp_path / "states") as states:
+        fresh = train.initial(model_config, training, 2 * train.n_batches(158, training))
+        restored, best = states.restore(fresh)
+    assert best == 1.5
+    _, rest = fit(data, training, restored, block_steps=6)
+    for a, b in zip(jax.tree.leaves(whole[-1].state), jax.tree.leaves(rest[-1].state), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_newest_and_best_states_are_both_kept(data, tmp_path):
+    state = train.initial(train.model_config(data, SIZES), config.Training(optimizer="adam"), 10)
+    with checkpoint.TrainingStates(tmp_path / "states") as states:
+        for step, error in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5)):
+            states.save(step, state, best=1.0, validation=error)
+    kept = sorted(int(entry.name) for entry in (tmp_path / "states").iterdir() if entry.name.isdigit())
+    assert kept == [2, 4]
+
+
+def test_a_step_without_finite_gradient_changes_nothing(data):
+    model_config, training = train.model_config(data, SIZES), config.Training(batch_size=1, optimizer="adam")
+    system = train.cast(data.system, jnp.float32)
+    few = jax.tree.map(lambda x: x[:1], data.validation)
+    batch = train.examples(data.system, few, SIZES.cutoff)
+    state = train.initial(model_config, training, 10)
+    step = jax.jit(train.make_train_step(model_config, system, training, train.make_optimizer(training, 10)))
+    bad = batch._replace(displacements=batch.displacements.at[0, 0, 0].set(jnp.nan))
+    after, _ = step(state, bad, jnp.array([False]))
+    assert int(after.skipped) == 1
+    for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    good, _ = step(state, batch, jnp.array([False]))
+    good, _ = step(good, batch, jnp.array([False]))  # the first has learning rate zero
+    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (good.params, state.params)), strict=True))
+
+
+def test_reversed_pairs_run_backwards(data):
+    batch = train.examples(data.system, jax.tree.map(lambda x: x[:2], data.validation), SIZES.cutoff)
+    back = train.reverse(batch)
+    np.testing.assert_allclose(back.before.positions + back.displacements, batch.before.positions, atol=1e-5)
+    np.testing.assert_array_equal(back.after.velocities, -batch.before.velocities)
+    twice = train.reverse(back)
+    for a, b in zip(jax.tree.leaves(twice), jax.tree.leaves(batch), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_model_files_give_the_same_numbers(tmp_path):
+    from ffmd_jax import model
+
+    model_config = small_config()
+    params = model.init(jax.random.key(0), model_config)
+    checkpoint.save_model(tmp_path / "m", model_config, params)
+    loaded_config, loaded = checkpoint.load_model(tmp_path / "m")
+    assert loaded_config == model_config
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(loaded), strict=True):
+        np.testing.assert_array_equal(a, b)
+    weights = tmp_path / "m" / "weights.npz"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(ValueError, match="cannot be read"):
+        checkpoint.load_model(tmp_path / "m")
+
+
+def test_weights_of_another_size_are_refused(tmp_path):
+    from ffmd_jax import model
+
+    model_config = small_config()
+    checkpoint.save_model(tmp_path / "m", model_config, model.init(jax.random.key(0), model_config))
+    larger = dataclasses.replace(model_config, architecture=dataclasses.replace(model_config.architecture, channels=8))
+    (tmp_path / "m" / "config.json").write_text(config.to_json(larger))
+    with pytest.raises(ValueError, match="do not fit"):
+        checkpoint.load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.replace('"time_step_fs"', '"dt"'), "no field dt"),
+        (lambda c: c.replace('"lmax": 1', '"lmax": "1"'), "lmax must be a int"),
+        (lambda c: c.replace('"time_step_fs": 10.0,', ""), "lacks the field time_step_fs"),
+        (lambda c: c[:40], "no JSON"),
+        (lambda c: c.replace('"cutoff": 4.0', '"cutoff": -1'), "cutoff must be positive"),
+    ],
+)
+def test_damaged_configurations_are_refused(change, message):
+    text = config.to_json(small_config())
+    assert config.from_json(text, config.ModelConfig) == small_config()
+    assert change(text) != text
+    with pytest.raises(ValueError, match=message):
+        config.from_json(change(text), config.ModelConfig)
