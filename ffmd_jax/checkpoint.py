@@ -39,7 +39,7 @@ def save_model(folder: Path, config: ModelConfig, params: Any) -> None:
     """Writes config.json and weights.npz (precision as in ``params``); each file appears only when complete."""
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in _flatten(params).items()}
+    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in flatten(params).items()}
     np.savez(buffer, **arrays)
     write_atomically(folder / WEIGHTS, buffer.getvalue())
     write_atomically(folder / CONFIG, configs.to_json(config).encode())
@@ -61,7 +61,7 @@ def load_model(name: str | Path) -> tuple[ModelConfig, Any]:
             stored = {key: file[key] for key in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{folder / WEIGHTS} cannot be read: {error}") from None
-    expected = {key: leaf.shape for key, leaf in _flatten(model.shapes(config)).items()}
+    expected = {key: leaf.shape for key, leaf in flatten(model.shapes(config)).items()}
     found = {key: values.shape for key, values in stored.items()}
     if expected != found:
         wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
@@ -124,12 +124,12 @@ def append_json_line(path: Path, values: dict[str, Any]) -> None:
         file.write(json.dumps(values) + "\n")
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts as one, keys joined by '/'."""
     flat = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        flat.update(_flatten(value, name + "/") if isinstance(value, dict) else {name: value})
+        flat.update(flatten(value, name + "/") if isinstance(value, dict) else {name: value})
     return flat
 
 

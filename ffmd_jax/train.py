@@ -210,9 +210,10 @@ class Progress(NamedTuple):
     validation: Errors | None
 
 
-def initial(config: ModelConfig, training: Training, n_steps: int) -> TrainState:
-    """The state before the first step."""
-    params = model.init(jax.random.fold_in(jax.random.key(training.seed), 0), config)
+def initial(config: ModelConfig, training: Training, n_steps: int, params: model.Params | None = None) -> TrainState:
+    """The state before the first step, from random or given weights."""
+    given = model.init(jax.random.fold_in(jax.random.key(training.seed), 0), config) if params is None else params
+    params = cast(given, jnp.float32)
     optimizer = make_optimizer(training, n_steps)
     zero = jnp.zeros((), jnp.int32)
     return TrainState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), zero, zero)
@@ -237,6 +238,9 @@ def fit(
     """
     system = cast(data.system, jnp.float32)
     cutoff = config.architecture.cutoff
+    if abs(data.time_step_fs - config.time_step_fs) > 1e-6:
+        raise ValueError(f"the data have Δt = {data.time_step_fs:g} fs, the model {config.time_step_fs:g} fs")
+    model.check_system(config, data.system)
     train, validation = (examples(system, part, cutoff) for part in (data.train, data.validation))
     n_pairs = len(data.train.displacements)
     per_epoch = n_batches(n_pairs, training)

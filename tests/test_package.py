@@ -46,6 +46,7 @@ ORDER = [
     "cli.learn",
     "cli.convert",
     "cli.demo",
+    "cli.inspect",
     "cli",
     "__main__",
 ]

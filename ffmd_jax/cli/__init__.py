@@ -8,7 +8,7 @@ import tyro
 
 def run(arguments: list[str]) -> None:
     """Parses the arguments and runs the command."""
-    from ffmd_jax.cli import convert, demo, learn, simulate
+    from ffmd_jax.cli import convert, demo, inspect, learn, simulate
 
     commands = {
         "demo": demo.demo,
@@ -19,6 +19,7 @@ def run(arguments: list[str]) -> None:
         "rollout": simulate.rollout,
         "analyze": simulate.analyze,
         "energy": simulate.energy,
+        "info": inspect.info,
         "import-trajcast": convert.import_trajcast,
         "export-trajcast": convert.export_trajcast,
     }

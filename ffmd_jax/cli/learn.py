@@ -60,6 +60,7 @@ def train(
     out: Path,
     training: Annotated[configs.Training, tyro.conf.arg(name="")] = configs.Training(),  # noqa: B008
     config: configs.Architecture = configs.Architecture(),  # noqa: B008
+    init: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -73,6 +74,7 @@ def train(
         out: Model folder to write.
         training: How to train.
         config: Sizes of the network.
+        init: Model folder to start from: its weights, scales and sizes (then --config is not used).
         resume: Go on with the training in --out.
         overwrite: Replace an existing model folder.
     """
@@ -88,9 +90,9 @@ def train(
     from ffmd_jax import train as trainer
 
     pairs = datasets.read(data)
-    model_config = trainer.model_config(pairs, config)
+    model_config, weights = checkpoint.load_model(init) if init else (trainer.model_config(pairs, config), None)
     n_steps = training.epochs * trainer.n_batches(len(pairs.train.displacements), training)
-    state, best = trainer.initial(model_config, training, n_steps), float("inf")
+    state, best = trainer.initial(model_config, training, n_steps, weights), float("inf")
     n_weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(f"{n_weights} weights, {n_steps} steps on {jax.devices()[0].device_kind}; preparing neighbour tables")
     out.mkdir(exist_ok=True)

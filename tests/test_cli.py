@@ -1,0 +1,202 @@
+"""The command line end to end on argon, and bad input: one clear line, exit code ≠ 0, nothing half-written."""
+
+import json
+
+import ase
+import ase.io
+import jax
+import numpy as np
+import pytest
+from conftest import random_params, small_config
+
+from ffmd_jax import __main__ as entry
+from ffmd_jax import checkpoint, trajectory
+from ffmd_jax.reference import systems
+
+TINY = [
+    "--config.cutoff",
+    "5",
+    "--config.lmax",
+    "1",
+    "--config.channels",
+    "4",
+    "--config.layers",
+    "1",
+    "--config.radial-hidden",
+    "4",
+]
+TINY += ["--config.speed-hidden", "4", "--config.velocity-input"]
+
+
+@pytest.fixture(autouse=True)
+def restore_precision():
+    """Commands choose float64 for their process; tests share theirs."""
+    before = jax.config.jax_enable_x64
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+def ffmd(*arguments):
+    entry.main([str(argument) for argument in arguments])
+
+
+def fails(capsys, *arguments):
+    """The one line that a failing command prints to stderr."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        ffmd(*arguments)
+    assert stop.value.code not in (0, None)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ffmd: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def chain(folder):
+    """Reference → dataset → training → roll-out, made once."""
+    ffmd("reference", "argon", "--out", folder / "ref.h5", "--repeat", 2, 2, 2, "--temperature", 60,
+         "--length-ps", 4, "--equilibrate-ps", 0.4, "--frame-fs", 20)  # fmt: skip
+    ffmd("dataset", folder / "ref.h5", "--out", folder / "data.h5", "--time-step", 40)
+    ffmd("train", folder / "data.h5", "--out", folder / "model", "--epochs", 3, "--batch-size", 8, *TINY)
+    ffmd("rollout", folder / "model", "--start", folder / "ref.h5", "--out", folder / "run.h5", "--steps", 40,
+         "--every", 2, "--temperature", 60)  # fmt: skip
+    return folder
+
+
+def test_the_chain_makes_trajectories_models_and_errors(chain, capsys):
+    run = trajectory.read(chain / "run.h5")
+    np.testing.assert_allclose(run.times, np.arange(1, 21) * 80.0)
+    assert run.metadata["source"] == "force-free"
+    momentum = np.einsum("i,tix->tx", run.system.masses, run.frames.velocities)
+    assert np.abs(momentum).max() < 1e-4  # float32
+    capsys.readouterr()
+    ffmd("evaluate", chain / "model", chain / "data.h5", "--json")
+    errors = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(errors) == {
+        "displacement_mae_A",
+        "displacement_mae_relative_percent",
+        "velocity_mae_A_per_fs",
+        "velocity_mae_relative_percent",
+    }
+    assert 0 < errors["velocity_mae_relative_percent"] < 90
+    lines = [json.loads(line) for line in (chain / "model" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    for subject in ("model", "data.h5", "run.h5"):
+        ffmd("info", chain / subject, "--json")
+        assert "Ar" in json.loads(capsys.readouterr().out.splitlines()[-1])["elements"]
+
+
+def test_analysis_writes_a_report(chain, capsys):
+    ffmd("analyze", chain / "run.h5", "--reference", chain / "ref.h5", "--out", chain / "report", "--json")
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["temperature_by_species_K"].keys() == {"Ar"}
+    assert "<img" in (chain / "report" / "report.html").read_text()
+
+
+def test_energy_agrees_with_the_library(tmp_path, capsys):
+    argon = systems.argon((2, 2, 2))
+    atoms = ase.Atoms(argon.system.species, argon.positions, cell=argon.system.cell, pbc=True)
+    atoms.rattle(0.1, seed=1)
+    ase.io.write(tmp_path / "argon.extxyz", atoms)
+    ffmd("energy", "argon", tmp_path / "argon.extxyz", "--json")
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert np.shape(found["forces_eV_per_A"]) == (32, 3)
+    assert found["energy_eV"] < 0
+    np.testing.assert_allclose(np.sum(found["forces_eV_per_A"], axis=0), 0, atol=1e-10)
+
+
+def test_resume_with_other_settings_and_existing_outputs_are_refused(chain, capsys):
+    data, model = chain / "data.h5", chain / "model"
+    assert "exists already" in fails(capsys, "train", data, "--out", model, *TINY)
+    message = fails(capsys, "train", data, "--out", model, "--resume", "--epochs", 3, "--batch-size", 4, *TINY)
+    assert "batch_size = 4" in message
+    assert "exists already" in fails(capsys, "reference", "argon", "--out", chain / "ref.h5")
+    assert "exists already" in fails(
+        capsys, "rollout", model, "--start", chain / "ref.h5", "--out", chain / "run.h5", "--steps", 1
+    )
+    assert "no training to resume" in fails(capsys, "train", data, "--out", chain / "none", "--resume")
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """A model folder with random weights for Si and O."""
+    path = tmp_path_factory.mktemp("untrained") / "model"
+    with jax.enable_x64(True):
+        checkpoint.save_model(path, small_config(), random_params(small_config()))
+    return path
+
+
+def quartz_file(path, change=lambda atoms: None, momenta=True):
+    prepared = systems.quartz((2, 2, 2))
+    atoms = ase.Atoms(prepared.system.species, prepared.positions, cell=prepared.system.cell, pbc=True)
+    if momenta:
+        atoms.set_momenta(np.random.default_rng(0).normal(size=(72, 3)))
+    change(atoms)
+    ase.io.write(path, atoms)
+    return path
+
+
+def set_carbon(atoms):
+    atoms.numbers[0] = 6
+
+
+def set_nan(atoms):
+    atoms.positions[3, 1] = np.nan
+
+
+def flatten_cell(atoms):
+    atoms.cell[2] = atoms.cell[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"change": set_carbon}, "holds C"),
+        ({"change": set_nan}, "NaN"),
+        ({"change": flatten_cell}, "singular"),
+        ({"momenta": False}, "velocities"),
+    ],
+)
+def test_bad_start_structures_are_refused(untrained, tmp_path, capsys, options, message):
+    start = quartz_file(tmp_path / "start.traj", **options)
+    out = tmp_path / "run.h5"
+    assert message in fails(capsys, "rollout", untrained, "--start", start, "--out", out, "--steps", 5)
+    assert list(tmp_path.iterdir()) == [start]
+
+
+def test_other_bad_input_is_refused(untrained, chain, tmp_path, capsys):
+    start = quartz_file(tmp_path / "start.traj")
+    assert "positive multiple" in fails(
+        capsys, "rollout", untrained, "--start", start, "--out", tmp_path / "a.h5", "--steps", 5, "--every", 2
+    )
+    assert "no model folder" in fails(
+        capsys, "rollout", "nonsense", "--start", start, "--out", tmp_path / "a.h5", "--steps", 5
+    )
+    assert "not a multiple" in fails(capsys, "dataset", chain / "ref.h5", "--out", tmp_path / "a.h5", "--time-step", 30)
+    assert "Δt = 40 fs, the model 10 fs" in fails(capsys, "evaluate", untrained, chain / "data.h5")
+    torn = tmp_path / "torn.h5"
+    torn.write_bytes((chain / "ref.h5").read_bytes()[:4000])
+    assert "torn.h5" in fails(capsys, "dataset", torn, "--out", tmp_path / "a.h5", "--time-step", 40)
+    assert "does not exist" in fails(capsys, "info", tmp_path / "missing.h5")
+    assert "does not exist" in fails(capsys, "reference", "argon", "--out", tmp_path / "none" / "a.h5")
+    assert "multiple of the time step" in fails(
+        capsys, "reference", "argon", "--out", tmp_path / "a.h5", "--frame-fs", 3
+    )
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_an_unstable_model_ends_with_a_clear_line(untrained, tmp_path, capsys):
+    config, params = checkpoint.load_model(untrained)
+    params["readout"]["1o"] = params["readout"]["1o"] * 1e38
+    checkpoint.save_model(tmp_path / "wild", config, params)
+    start = quartz_file(tmp_path / "start.traj")
+    message = fails(
+        capsys, "rollout", tmp_path / "wild", "--start", start, "--out", tmp_path / "a.h5", "--steps", 200,
+        "--ensemble", "nve",
+    )  # fmt: skip
+    assert "diverged" in message
