@@ -66,6 +66,8 @@ class ModelConfig:
         displacement_rms: RMS component of the displacements in the training data, Å.
         velocity_rms: RMS component of the velocities in the training data, Å/fs.
         speed_max: Upper end of the speed embedding, Å/fs.
+        speed_limits: Å/fs, of each element: the speed embedding stays constant above, where the training data are too
+            few to determine it and it would explode.  Empty: none, as in the paper.
         average_neighbors: Mean number of neighbours within the cutoff.
         conserve_angular_momentum: For isolated molecules.
         architecture: Sizes of the network.
@@ -81,6 +83,7 @@ class ModelConfig:
     speed_max: float
     average_neighbors: float
     conserve_angular_momentum: bool = False
+    speed_limits: tuple[float, ...] = ()
     architecture: Architecture = Architecture()
     net_linear_momentum: tuple[float, ...] | None = None
     net_angular_momentum: tuple[float, ...] | None = None
@@ -88,6 +91,8 @@ class ModelConfig:
     def __post_init__(self):
         if list(self.elements) != sorted(set(self.elements)) or len(self.masses) != len(self.elements):
             raise ValueError(f"elements must ascend, with a mass each: {self.elements}, {self.masses}")
+        if len(self.speed_limits) not in (0, len(self.elements)) or not all(v > 0 for v in self.speed_limits):
+            raise ValueError(f"speed_limits must be positive, one for each element: {self.speed_limits}")
         for name in ("time_step_fs", "displacement_rms", "velocity_rms", "speed_max", "average_neighbors"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")

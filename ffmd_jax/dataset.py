@@ -154,6 +154,12 @@ def statistics(train: Pairs) -> Statistics:
     return Statistics(_rms(train.displacements), _rms(train.velocities), float(speed))
 
 
+def speed_limits(train: Pairs, species: np.ndarray, elements: tuple[int, ...]) -> list[float]:
+    """Speed, Å/fs, of each element that one in 10,000 atoms of the training pairs exceeds: the end of dense data."""
+    speeds = np.linalg.norm(train.state.velocities, axis=-1)
+    return [float(np.quantile(speeds[:, species == element], 0.9999)) for element in elements]
+
+
 def write(path, dataset: Dataset, *, overwrite: bool = False) -> None:
     """Writes the dataset; the file appears only when it is complete.
 

@@ -103,7 +103,10 @@ class TrajCast(nn.Module):
         n_pi = np.pi * np.arange(1, sizes.radial_basis + 1)
         roots = self.param("bessel_roots", lambda key: jnp.asarray(n_pi, dtype))
         radial = layers.bessel_basis(layers.norm(vectors), roots, sizes.cutoff, sizes.cutoff_power)
-        gaussians = layers.gaussian_basis(layers.norm(state.velocities), config.speed_max, sizes.speed_basis)
+        speeds = layers.norm(state.velocities)
+        if config.speed_limits:
+            speeds = jnp.minimum(speeds, one_hot @ jnp.asarray(config.speed_limits, dtype))
+        gaussians = layers.gaussian_basis(speeds, config.speed_max, sizes.speed_basis)
         harmonics_r = layers.spherical_harmonics(vectors, sizes.lmax_harmonics)
         mix = layers.SpeciesProduct({EVEN_SCALAR: sizes.speed_basis}, name="speed_embedding")
         return Embedded(

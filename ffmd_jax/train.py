@@ -82,6 +82,7 @@ def model_config(data: datasets.Dataset, architecture: Architecture) -> ModelCon
         displacement_rms=scales.displacement_rms,
         velocity_rms=scales.velocity_rms,
         speed_max=1.3 * scales.speed_max,
+        speed_limits=tuple(datasets.speed_limits(data.train, species, elements)),
         average_neighbors=float(jnp.mean(jnp.sum(graphs, axis=-1))),
         conserve_angular_momentum=not bool(np.any(data.system.pbc)),
         architecture=architecture,
@@ -213,10 +214,10 @@ class Progress(NamedTuple):
 def initial(config: ModelConfig, training: Training, n_steps: int, params: model.Params | None = None) -> TrainState:
     """The state before the first step, from random or given weights."""
     given = model.init(jax.random.fold_in(jax.random.key(training.seed), 0), config) if params is None else params
-    params = cast(given, jnp.float32)
-    optimizer = make_optimizer(training, n_steps)
+    weights = cast(given, jnp.float32)
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), zero, zero)
+    moments = make_optimizer(training, n_steps).init(weights)
+    return TrainState(weights, jax.tree.map(jnp.copy, weights), moments, zero, zero)
 
 
 def n_batches(n_pairs: int, training: Training) -> int:

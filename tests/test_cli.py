@@ -13,19 +13,8 @@ from ffmd_jax import __main__ as entry
 from ffmd_jax import checkpoint, trajectory
 from ffmd_jax.reference import systems
 
-TINY = [
-    "--config.cutoff",
-    "5",
-    "--config.lmax",
-    "1",
-    "--config.channels",
-    "4",
-    "--config.layers",
-    "1",
-    "--config.radial-hidden",
-    "4",
-]
-TINY += ["--config.speed-hidden", "4", "--config.velocity-input"]
+TINY = ["--config.cutoff", "5", "--config.lmax", "1", "--config.channels", "4", "--config.layers", "1"]
+TINY += ["--config.radial-hidden", "4", "--config.speed-hidden", "4", "--config.velocity-input"]
 
 
 @pytest.fixture(autouse=True)
