@@ -177,7 +177,9 @@ def test_temperatures_of_maxwell_boltzmann_samples(periodic):
 def test_momentum_drift_is_zero_unless_planted():
     run = maxwell_boltzmann_run(True, n_frames=16)
     assert analysis.momentum_drift(run) < 1e-6
-    run.frames.velocities[10, :, 0] += 0.01
+    velocities = np.array(run.frames.velocities)
+    velocities[10, :, 0] += 0.01
+    run = run._replace(frames=run.frames._replace(velocities=velocities))
     masses, speeds = run.system.masses, np.linalg.norm(run.frames.velocities, axis=-1)
     planted = 0.01 * masses.sum() / np.mean(speeds @ masses)
     assert analysis.momentum_drift(run) == pytest.approx(planted, rel=1e-5)
