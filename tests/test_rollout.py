@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ffmd_jax import mechanics, neighbors, rollout, thermostat
-from ffmd_jax.reference import integrator, production, systems
-from ffmd_jax.state import State
+from ffmd_jax.reference import energies, integrator, production, systems
+from ffmd_jax.state import State, make_system
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_an_overflowing_table_costs_time_but_no_frame(argon, monkeypatch):
     np.testing.assert_allclose(found.frames.positions, expected.frames.positions, atol=1e-9)
 
 
-def test_integrator_is_reversible_and_of_second_order(argon):
+def test_integrator_is_reversible(argon):
     start = hot_start(argon)
     search = neighbors.plan(argon.system, start.positions, argon.cutoff, skin=0.8)
     graph = neighbors.build(search, argon.system, start.positions).graph
@@ -65,9 +65,21 @@ def test_integrator_is_reversible_and_of_second_order(argon):
     back = go(State(there.positions, -there.velocities), 4.0, 20)
     np.testing.assert_allclose(back.positions, start.positions, atol=1e-11)
     assert np.abs(there.positions - start.positions).max() > 0.05
-    exact = go(start, 0.25, 320).positions
-    errors = [np.abs(go(start, dt, round(80 / dt)).positions - exact).max() for dt in (4.0, 2.0)]
-    assert 3.5 < errors[0] / errors[1] < 4.5
+
+
+def test_integrator_is_of_second_order():
+    # A cluster that no cutoff cuts: where pairs cross one, the jump of the force spoils the order.
+    energy = energies.lennard_jones(0.0103, 3.4, 40.0)
+    system = make_system([18] * 4, [40.0] * 4)
+    corners = jnp.asarray([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * 1.4
+    start = mechanics.maxwell_boltzmann(jax.random.key(0), system, corners, 60.0)
+    graph = neighbors.build(neighbors.plan(system, corners, 40.0), system, corners).graph
+
+    def end(dt):
+        return jax.jit(integrator.drift_kick_drift(energy, dt, round(400 / dt)))(system, start, graph).positions
+
+    errors = [np.abs(end(dt) - end(0.25)).max() for dt in (4.0, 2.0)]
+    assert 3.6 < errors[0] / errors[1] < 4.4
 
 
 def test_energy_and_momentum_are_conserved_without_a_thermostat(argon):
