@@ -64,12 +64,6 @@ def linear_and_angular(
     return correct
 
 
-def none(system: System, before: State, after: State) -> State:
-    """Leaves the prediction as it is."""
-    del system, before
-    return after
-
-
 def momentum_error(system: System, before: State, after: State):
     """Change of the total momentum relative to Σ m |v|, dimensionless ``[3]``."""
     change = mechanics.linear_momentum(system, after.velocities - before.velocities)

@@ -104,11 +104,8 @@ def examples(system: System, pairs: datasets.Pairs, cutoff: float) -> Examples:
     def tables(positions):
         return jax.lax.map(graphs, jnp.asarray(positions))
 
-    move = lambda tree: jax.tree.map(jnp.asarray, tree)  # noqa: E731
     return Examples(
-        move(pairs.state),
-        move(after),
-        move(pairs.displacements),
+        *jax.tree.map(jnp.asarray, (pairs.state, after, pairs.displacements)),
         tables(pairs.state.positions),
         tables(after.positions),
     )
