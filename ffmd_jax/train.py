@@ -105,7 +105,9 @@ def examples(system: System, pairs: datasets.Pairs, cutoff: float) -> Examples:
         return jax.lax.map(graphs, jnp.asarray(positions))
 
     return Examples(
-        *jax.tree.map(jnp.asarray, (pairs.state, after, pairs.displacements)),
+        jax.tree.map(jnp.asarray, pairs.state),
+        jax.tree.map(jnp.asarray, after),
+        jnp.asarray(pairs.displacements),
         tables(pairs.state.positions),
         tables(after.positions),
     )
