@@ -19,7 +19,8 @@ def csvr(temperature_K: float, tau_fs: float, interval_fs: float) -> Thermostat:
 
         α² = c + (1 − c) K̄ (R² + S) / (f K) + 2 R sqrt(c (1 − c) K̄ / (f K))
 
-    Total momenta are left at zero.  Modes that the propagator couples badly keep their share of the energy, so a
+    Total momenta are set to zero: rounding errors in them would grow exponentially where a propagator dissipates
+    and the scaling makes up for it.  Modes that the propagator couples badly keep their share of the energy, so a
     right temperature says nothing about equipartition: look at the temperature of each species.
 
     Args:
@@ -46,7 +47,8 @@ def csvr(temperature_K: float, tau_fs: float, interval_fs: float) -> Thermostat:
         squared = keep + (1 - keep) * ratio * (normal**2 + chi_squared) + 2 * normal * cross
         # R very negative turns the velocities round (footnote in the paper); it matters at few degrees of freedom.
         sign = jnp.where(normal * (1 - keep) * ratio + cross >= 0, 1, -1).astype(dtype)
-        return state._replace(velocities=sign * jnp.sqrt(squared) * state.velocities)
+        scaled = state._replace(velocities=sign * jnp.sqrt(squared) * state.velocities)
+        return mechanics.zero_momenta(system, scaled)
 
     return apply
 

@@ -75,3 +75,17 @@ def test_unphysical_parameters_are_refused():
     for wrong in ((-1.0, 50.0, 1.0), (300.0, 0.0, 1.0), (300.0, 50.0, -1.0)):
         with pytest.raises(ValueError, match="thermostat needs"):
             thermostat.csvr(*wrong)
+
+
+def test_momenta_do_not_grow_under_a_dissipative_propagator():
+    # The thermostat scales up what the propagator scales down: any momentum would double in every step.
+    system, state = start(15, 1)
+    bath = thermostat.csvr(300.0, 0.01, 10.0)
+    drifting = State(state.positions[0], state.velocities[0] + 1e-9)
+
+    def step(state, key):
+        return bath(key, system, state._replace(velocities=0.5 * state.velocities)), None
+
+    after = jax.jit(lambda s: jax.lax.scan(step, s, jax.random.split(jax.random.key(4), 100))[0])(drifting)
+    scale = float(jnp.sum(system.masses[:, None] * jnp.abs(after.velocities)))
+    assert np.abs(mechanics.linear_momentum(system, after.velocities)).max() < 1e-12 * scale
