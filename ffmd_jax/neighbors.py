@@ -25,12 +25,20 @@ class Search:
         skin: Å; the table also holds pairs up to cutoff + skin and stays exact until an atom has moved skin/2.
         capacity: columns of the table.
         images: largest lattice translation to look at along each vector, beyond the nearest image.
+        bins: of the cell along each vector, none thinner than cutoff + skin; () looks at all pairs of atoms.
+        bin_capacity: atoms a bin has room for.
+        window: fractional coordinates (low, high) that the bins of each vector span.
+        selected: columns of the graph of `select`; 0: the whole table.
     """
 
     cutoff: float
     skin: float
     capacity: int
-    images: tuple[int, int, int]
+    images: tuple[int, int, int] = (0, 0, 0)
+    bins: tuple[int, ...] = ()
+    bin_capacity: int = 0
+    window: tuple[tuple[float, float], ...] = ()
+    selected: int = 0
 
     @property
     def radius(self) -> float:
@@ -57,55 +65,105 @@ def heights(cell: Array) -> np.ndarray:
     return 1.0 / np.linalg.norm(np.linalg.inv(np.asarray(cell, np.float64)), axis=0)
 
 
-def plan(system: System, positions, cutoff: float, skin: float = 0.0, headroom: float = 1.0) -> Search:
+def plan(
+    system: System, positions, cutoff: float, skin: float = 0.0, headroom: float = 1.0, select: bool = False
+) -> Search:
     """Returns the `Search` for a system, with room for the neighbours at ``positions`` (Å, ``[..., n_atoms, 3]``).
 
     Args:
         headroom: the capacity is the largest count found times this, rounded up to a multiple of 4.
+        select: plan for `select`, too.
 
     Raises:
         ValueError: a cutoff that is not positive, or for which no atom has any neighbour.
     """
     if not (np.isfinite(cutoff) and cutoff > 0 and skin >= 0):
         raise ValueError(f"the cutoff must be positive and the skin not negative, not {cutoff} and {skin} Å")
+    frames = jnp.reshape(jnp.asarray(positions), (-1, len(system.species), 3))
     # A pair closer than half a height has fractional distance below 1/2 along that vector, so rounding finds its
     # image; every further half height adds one image to either side.
     reach = np.ceil((cutoff + skin) / heights(system.cell) - 0.5)
     along = np.where(system.pbc, np.maximum(reach, 0), 0)
-    images = int(along[0]), int(along[1]), int(along[2])
-    search = Search(float(cutoff), float(skin), 0, images)
-    frames = jnp.reshape(jnp.asarray(positions), (-1, len(system.species), 3))
-    most = int(jnp.max(_count(search, system, frames)))
+    search = Search(float(cutoff), float(skin), 0, (int(along[0]), int(along[1]), int(along[2])))
+    search = _plan_bins(search, system, np.asarray(frames), headroom)
+    most, most_inside = (int(count) for count in np.max(_count(search, system, frames), axis=0))
     if most == 0 and len(system.species) > 1:
         raise ValueError(f"no atom has a neighbour within the cutoff of {cutoff} Å: is the unit of the positions Å?")
-    return dataclasses.replace(search, capacity=max(4, 4 * int(np.ceil(most * headroom / 4))))
+    return dataclasses.replace(
+        search,
+        capacity=max(4, 4 * int(np.ceil(most * headroom / 4))),
+        # Every column costs tensor products: little room, and rather another compilation.
+        selected=max(1, int(np.ceil(most_inside * (1 + (headroom - 1) / 2)))) if select else 0,
+    )
+
+
+def _plan_bins(search: Search, system: System, frames: np.ndarray, headroom: float) -> Search:
+    """The search with bins, if they leave fewer candidates than all pairs of atoms."""
+    fractional = frames @ np.linalg.inv(system.cell)
+    edges = (fractional.min(axis=(0, 1)) - 1e-3, fractional.max(axis=(0, 1)) + 1e-3)
+    low, high = (np.where(system.pbc, unit, edge) for unit, edge in zip((0.0, 1.0), edges, strict=True))
+    bins = np.maximum(1, np.floor((high - low) * heights(system.cell) / search.radius)).astype(int)
+    if np.any(system.pbc & (bins < 3)):  # a bin would be its own neighbour's neighbour
+        return search
+    window = tuple(zip(low.tolist(), high.tolist(), strict=True))
+    search = dataclasses.replace(search, bins=tuple(bins.tolist()), window=window)
+    fullest = max(int(np.bincount(np.asarray(_bin_of(search, system, x)[0])).max()) for x in frames)
+    search = dataclasses.replace(search, bin_capacity=int(np.ceil(fullest * headroom)) + 2)
+    n_atoms = frames.shape[1]
+    if 2 * 27 * search.bin_capacity > n_atoms * np.prod([2 * n + 1 for n in search.images]):
+        return dataclasses.replace(search, bins=(), bin_capacity=0, window=())
+    return search
 
 
 def grow(search: Search, factor: float = 1.3) -> Search:
-    """The search with a larger capacity, for use after an overflow."""
-    return dataclasses.replace(search, capacity=4 * int(np.ceil(search.capacity * factor / 4)))
+    """The search with larger capacities, for use after an overflow."""
+    return dataclasses.replace(
+        search,
+        capacity=4 * int(np.ceil(search.capacity * factor / 4)),
+        bin_capacity=int(np.ceil(search.bin_capacity * factor)),
+        selected=int(np.ceil(search.selected * factor)),
+    )
 
 
 def build(search: Search, system: System, positions: Array) -> Neighbors:
-    """The neighbour table at ``positions`` (Å, ``[n_atoms, 3]``), from all pairs of atoms and their images.
+    """The neighbour table at ``positions`` (Å, ``[n_atoms, 3]``).
 
-    Costs atoms² × images: right for up to some thousands of atoms.
+    Costs atoms² × images, or with bins atoms × (27 times the atoms in a bin).
     """
-    within, shifts = _candidates(search, system, positions)
-    n_atoms, capacity = positions.shape[0], search.capacity
-    slot = jnp.cumsum(within, axis=1) - 1
-    slot = jnp.where(within, slot, capacity)  # out of bounds: dropped
+    if search.bins:
+        graph, overflow = _build_from_bins(search, system, positions)
+    else:
+        others = jnp.arange(positions.shape[0] * int(np.prod([2 * n + 1 for n in search.images])), dtype=jnp.int32)
+        within, shifts = _all_pairs(search, system, positions)
+        graph, overflow = _compact(
+            within, jnp.broadcast_to(others % len(positions), within.shape), shifts, search.capacity
+        )
+    return Neighbors(graph, positions, overflow)
+
+
+def select(search: Search, system: System, positions: Array, table: Neighbors) -> tuple[Graph, Array]:
+    """The pairs of a table within the cutoff proper, in fewer columns, and whether they are too many for these."""
+    if not search.selected:
+        return table.graph, jnp.zeros((), bool)
+    squared = jnp.sum(vectors(system, positions, table.graph) ** 2, axis=-1)
+    within = table.graph.mask & (squared < search.cutoff**2)
+    return _compact(within, table.graph.senders, table.graph.shifts, search.selected)
+
+
+def _compact(within: Array, senders: Array, shifts: Array, capacity: int) -> tuple[Graph, Array]:
+    """The candidates ``[n_atoms, n_candidates]`` that are ``within``, at the front of rows, and the overflow flag."""
+    slot = jnp.where(within, jnp.cumsum(within, axis=1) - 1, capacity)  # out of bounds: dropped
     column = jnp.broadcast_to(jnp.arange(within.shape[1], dtype=jnp.int32), within.shape)
-    rows = jnp.arange(n_atoms)[:, None]
-    chosen = jnp.zeros((n_atoms, capacity), jnp.int32).at[rows, slot].set(column, mode="drop")
+    rows = jnp.arange(len(within))[:, None]
+    chosen = jnp.zeros((len(within), capacity), jnp.int32).at[rows, slot].set(column, mode="drop")
     counts = jnp.sum(within, axis=1)
     mask = jnp.arange(capacity) < counts[:, None]
     graph = Graph(
-        senders=jnp.where(mask, chosen % n_atoms, 0),
+        senders=jnp.where(mask, jnp.take_along_axis(senders, chosen, axis=1), 0),
         shifts=jnp.where(mask[..., None], jnp.take_along_axis(shifts, chosen[..., None], axis=1), 0).astype(jnp.int8),
         mask=mask,
     )
-    return Neighbors(graph, positions, jnp.max(counts) > capacity)
+    return graph, jnp.max(counts) > capacity
 
 
 def update(search: Search, system: System, positions: Array, neighbors: Neighbors) -> Neighbors:
@@ -132,7 +190,7 @@ def vectors(system: System, positions: Array, graph: Graph) -> Array:
     return jnp.where(graph.mask[..., None], difference, 0.0)
 
 
-def _candidates(search: Search, system: System, positions: Array) -> tuple[Array, Array]:
+def _all_pairs(search: Search, system: System, positions: Array) -> tuple[Array, Array]:
     """All (image, j) candidates of every i: within reach or not ``[n_atoms, n_images·n_atoms]``, and their shifts."""
     cell = jnp.asarray(system.cell, positions.dtype)
     n_atoms = positions.shape[0]
@@ -147,11 +205,69 @@ def _candidates(search: Search, system: System, positions: Array) -> tuple[Array
     return within.reshape(n_atoms, -1), shifts.astype(jnp.int8).reshape(n_atoms, -1, 3)
 
 
+def _bin_of(search: Search, system: System, positions: Array) -> tuple[Array, Array, Array]:
+    """Of every atom: the flat index of its bin, its bin along each vector, and its lattice translation."""
+    fractional = positions @ jnp.linalg.inv(jnp.asarray(system.cell, positions.dtype))
+    image = jnp.where(system.pbc, jnp.floor(fractional), 0.0)
+    low, high = np.array(search.window, dtype=positions.dtype).T
+    place = (fractional - image - low) / (high - low) * np.array(search.bins, dtype=positions.dtype)
+    # Along an open vector the outermost bins also hold what is beyond them: neighbours stay neighbours.
+    along = jnp.clip(place.astype(jnp.int32), 0, np.array(search.bins) - 1)
+    return _flat(search, along), along, image.astype(jnp.int32)
+
+
+def _flat(search: Search, along: Array) -> Array:
+    return (along[..., 0] * search.bins[1] + along[..., 1]) * search.bins[2] + along[..., 2]
+
+
+def _build_from_bins(search: Search, system: System, positions: Array) -> tuple[Graph, Array]:
+    """As `build`, from the atoms in the bin of each atom and in the 26 around it."""
+    cell = jnp.asarray(system.cell, positions.dtype)
+    n_atoms, bins = len(positions), np.array(search.bins)
+    flat, along, image = _bin_of(search, system, positions)
+    order = jnp.argsort(flat).astype(jnp.int32)
+    rank = jnp.arange(n_atoms, dtype=jnp.int32) - jnp.searchsorted(flat[order], flat[order]).astype(jnp.int32)
+    empty = n_atoms
+    members = jnp.full((int(np.prod(bins)), search.bin_capacity), empty, jnp.int32)
+    members = members.at[flat[order], rank].set(order, mode="drop")
+    steps = [(-1, 0, 1) if n > 1 else (0,) for n in search.bins]
+    around = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3)
+
+    def row(i: Array) -> tuple[Graph, Array]:
+        bin_ = along[i] + around
+        turns = jnp.where(system.pbc, bin_ // bins, 0)  # lattice translations of the bin beyond the border
+        inside = jnp.all((bin_ - turns * bins >= 0) & (bin_ - turns * bins < bins), axis=-1)
+        others = jnp.where(inside[:, None], members[_flat(search, bin_ - turns * bins)], empty)
+        real = others < empty
+        others = jnp.where(real, others, 0)
+        shifts = turns[:, None] - image[others] + image[i]
+        difference = positions[others] + shifts.astype(positions.dtype) @ cell - positions[i]
+        within = real & (jnp.sum(difference**2, axis=-1) < search.radius**2)
+        within &= (others != i) | jnp.any(shifts != 0, axis=-1)
+        return within.reshape(-1), others.reshape(-1), shifts.reshape(-1, 3)
+
+    def rows(i: Array) -> tuple[Graph, Array]:
+        return _compact(*jax.vmap(row)(i), search.capacity)
+
+    block = min(n_atoms, 1024)  # the candidates of all atoms at once would fill gigabytes
+    padded = jnp.minimum(jnp.arange(-(-n_atoms // block) * block), n_atoms - 1).reshape(-1, block)
+    graphs, overflows = jax.lax.map(rows, padded)
+    graph = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n_atoms], graphs)
+    return graph, jnp.any(overflows) | jnp.any(rank >= search.bin_capacity)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _count(search: Search, system: System, frames: Array) -> Array:
-    """Largest number of neighbours of any atom, for each frame of ``[n_frames, n_atoms, 3]``."""
+    """Largest numbers of neighbours of any atom within radius and cutoff, ``[n_frames, 2]``, uncapped with bins."""
 
     def count(positions):
-        return jnp.max(jnp.sum(_candidates(search, system, positions)[0], axis=1))
+        if search.bins:
+            full = dataclasses.replace(search, capacity=27 * search.bin_capacity)
+            graph = _build_from_bins(full, system, positions)[0]
+            squared = jnp.sum(vectors(system, positions, graph) ** 2, axis=-1)
+            masks = graph.mask, graph.mask & (squared < search.cutoff**2)
+        else:
+            masks = (_all_pairs(dataclasses.replace(search, skin=s), system, positions)[0] for s in (search.skin, 0.0))
+        return jnp.stack([jnp.max(jnp.sum(mask, axis=1)) for mask in masks])
 
     return jax.lax.map(count, frames)

@@ -59,23 +59,30 @@ def make_step(
     carrying it through every step costs the reference integrator a factor of three.
     """
 
-    def move(key: Array, state: State, graph: Graph) -> tuple[Array, State]:
+    def move(key: Array, state: State, table: neighbors.Neighbors) -> tuple[Array, State, Array]:
+        graph, too_many = neighbors.select(search, system, state.positions, table)
         state = propagate(system, state, graph)
         if thermostat is None:
-            return key, state
+            return key, state, too_many
         key, draw = jax.random.split(key)
-        return key, thermostat(draw, system, state)
+        return key, thermostat(draw, system, state), too_many
 
     def until_stale(loop):
         done, carry = loop
         table = neighbors.update(search, system, carry.state.positions, carry.table)
-        # The first step needs no test: the table is fresh.
-        done, key, state = jax.lax.while_loop(
+
+        def again(inner):
+            done, key, state, lost = inner
+            key, state, too_many = move(key, state, table)
+            return done + 1, key, state, lost | too_many
+
+        # At least one step: the table is fresh, and not stale at the positions that it was built from.
+        done, key, state, lost = jax.lax.while_loop(
             lambda inner: (inner[0] < n_steps) & ~neighbors.stale(search, inner[2].positions, table),
-            lambda inner: (inner[0] + 1, *move(inner[1], inner[2], table.graph)),
-            (done + 1, *move(carry.key, carry.state, table.graph)),
+            again,
+            (done, carry.key, carry.state, table.overflow),
         )
-        return done, Carry(key, state, table)
+        return done, Carry(key, state, table._replace(overflow=lost))
 
     def step(carry: Carry) -> Carry:
         return jax.lax.while_loop(lambda loop: loop[0] < n_steps, until_stale, (0, carry))[1]
@@ -89,18 +96,25 @@ def start(search: neighbors.Search, system: System, state: State, key: Array) ->
 
 
 def scan(
-    step: Step, carry: Carry, n_frames: int, observe: Callable[[Carry], Any] = lambda carry: {}
+    step: Step,
+    carry: Carry,
+    n_frames: int,
+    observe: Callable[[Carry], Any] = lambda carry: {},
+    wanted: Array | int | None = None,
 ) -> tuple[Carry, tuple[State, Any]]:
     """Applies ``step`` n_frames times inside jit; returns the last carry and (state, observed) after each.
 
     The carry's ``table.overflow`` must be False for the frames to be valid.
+
+    Args:
+        wanted: frames to compute, a number known only at run time; the others repeat the last.
     """
 
-    def frame(carry, _):
-        carry = step(carry)
+    def frame(carry, i):
+        carry = step(carry) if wanted is None else jax.lax.cond(i < wanted, step, lambda carry: carry, carry)
         return carry, (carry.state, observe(carry))
 
-    return jax.lax.scan(frame, carry, length=n_frames)
+    return jax.lax.scan(frame, carry, jax.numpy.arange(n_frames))
 
 
 def run(
@@ -116,6 +130,7 @@ def run(
     thermostat: Thermostat | None = None,
     observe: Observe | None = None,
     skin: float = 0.5,
+    select: bool = False,
     block_steps: int = 100,
 ) -> Iterator[Block]:
     """Yields the roll-out as blocks of frames, so that the caller writes, watches or stops between them.
@@ -130,6 +145,8 @@ def run(
         every: steps between two frames.
         observe: extra per-frame values, computed inside jit.
         skin: Å, of the neighbour table.
+        select: give ``propagate`` only the pairs within the cutoff, not those within cutoff + skin; pays where an edge
+            costs more than a comparison, in networks.
         block_steps: steps per call of the compiled program, about.
 
     Raises:
@@ -139,7 +156,9 @@ def run(
     if every < 1 or n_steps < 1 or n_steps % every:
         raise ValueError(f"the number of steps ({n_steps}) must be a positive multiple of every ({every})")
     system = cast(system, state.positions.dtype)
-    search = neighbors.plan(system, state.positions, cutoff, skin, headroom=1.15)
+    search = neighbors.plan(system, state.positions, cutoff, skin, headroom=1.15, select=select)
+    n_frames, done = n_steps // every, 0
+    size = min(max(1, block_steps // every), n_frames)
 
     def compiled(search):
         step = make_step(system, propagate, search, thermostat, n_steps=every)
@@ -147,24 +166,23 @@ def run(
         def look(carry: Carry) -> dict[str, Array]:
             return {} if observe is None else observe(system, carry.state, carry.table.graph)
 
-        return jax.jit(lambda carry, n_frames: scan(step, carry, n_frames, look), static_argnums=1)
+        return jax.jit(lambda carry, wanted: scan(step, carry, size, look, wanted))
 
     advance = compiled(search)
     carry = jax.jit(start, static_argnums=0)(search, system, state, key)
-    n_frames, done = n_steps // every, 0
     while done < n_frames:
-        size = min(max(1, block_steps // every), n_frames - done)
-        after, (frames, observed) = advance(carry, size)
+        wanted = min(size, n_frames - done)
+        after, results = advance(carry, wanted)
         if bool(after.table.overflow):
             search = neighbors.grow(search)
             advance = compiled(search)
             carry = jax.jit(start, static_argnums=0)(search, system, carry.state, carry.key)
             continue
-        times = (done + 1 + np.arange(size)) * every * time_step_fs
-        frames = State(*(np.asarray(values) for values in frames))
+        times = (done + 1 + np.arange(wanted)) * every * time_step_fs
+        frames, observed = _first(results, wanted)
         _check_finite(frames, times)
-        yield Block(frames, times, {name: np.asarray(v) for name, v in observed.items()}, after)
-        carry, done = after, done + size
+        yield Block(frames, times, observed, after)
+        carry, done = after, done + wanted
 
 
 def gather(blocks: Iterator[Block]) -> Block:
@@ -174,6 +192,10 @@ def gather(blocks: Iterator[Block]) -> Block:
         jax.tree.map(lambda *x: np.concatenate(x), *(part[i] for part in parts)) for i in range(3)
     )
     return Block(frames, times, observables, parts[-1].carry)
+
+
+def _first(results: Any, n_frames: int) -> Any:
+    return jax.tree.map(lambda values: np.asarray(values)[:n_frames], results)
 
 
 def _check_finite(frames: State, times: np.ndarray) -> None:

@@ -102,3 +102,52 @@ def test_cutoff_without_neighbours_is_refused():
     system = state.make_system([18, 18], [40.0, 40.0])
     with pytest.raises(ValueError, match="no atom has a neighbour"):
         neighbors.plan(system, np.array([[0, 0, 0], [9.0, 0, 0]]), 3.0)
+
+
+LARGE = {
+    "crystal": (np.diag([22.0, 25.0, 28.0]), (True, True, True)),
+    "tilted": (np.array([[24.0, 0, 0], [9.0, 22.0, 0], [-8.0, 6.0, 26.0]]), (True, True, True)),
+    "slab": (np.diag([22.0, 20.0, 40.0]), (True, True, False)),
+    "open": (np.zeros((3, 3)), (False, False, False)),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_bins_give_the_exact_edges_also_beyond_their_window(name):
+    cell, pbc = LARGE[name]
+    n_atoms, cutoff = 1500, 3.0
+    system = state.make_system(np.full(n_atoms, 14), np.full(n_atoms, 28.0), cell, pbc)
+    rng = np.random.default_rng(2)
+    size = system.cell if np.any(cell) else 25.0 * np.eye(3)
+    positions = rng.uniform(-1, 1, (n_atoms, 3)) * np.where(pbc, 3.0, 1.0) @ size
+    with jax.enable_x64(True):
+        search = neighbors.plan(system, positions, cutoff, skin=0.4, headroom=1.3)
+        assert search.bins
+        build = jax.jit(neighbors.build, static_argnums=0)
+        # The second set reaches beyond the window of open vectors.
+        for moved in (positions, positions * 1.2 if name == "open" else positions + np.array([3.0, -2.0, 5.0])):
+            table = build(search, system, jnp.asarray(moved))
+            rows, lengths = edges_of(system, moved, table.graph)
+            expected_rows, expected_lengths = expected_edges(system, moved, search.radius)
+            assert not table.overflow
+            assert len(rows) > n_atoms
+            np.testing.assert_array_equal(rows, expected_rows)
+            np.testing.assert_allclose(lengths, expected_lengths, atol=1e-12)
+        crowded = jnp.asarray(positions * np.array([1.0, 1.0, 0.05]))
+        assert build(search, system, crowded).overflow
+
+
+def test_selection_keeps_the_pairs_within_the_cutoff_and_flags_too_many():
+    system, positions, cutoff = random_system("hexagonal")
+    with jax.enable_x64(True):
+        search = neighbors.plan(system, positions, cutoff, skin=1.0, headroom=1.2, select=True)
+        assert search.selected < search.capacity
+        table = neighbors.build(search, system, jnp.asarray(positions))
+        graph, too_many = neighbors.select(search, system, jnp.asarray(positions), table)
+        assert graph.mask.shape[1] == search.selected
+        np.testing.assert_array_equal(
+            edges_of(system, positions, graph)[0], expected_edges(system, positions, cutoff)[0]
+        )
+        assert not too_many
+        narrow = neighbors.Search(search.cutoff, search.skin, search.capacity, search.images, selected=3)
+        assert neighbors.select(narrow, system, jnp.asarray(positions), table)[1]
