@@ -70,6 +70,7 @@ class ModelConfig:
             few to determine it and it would explode.  Empty: none, as in the paper.
         average_neighbors: Mean number of neighbours within the cutoff.
         conserve_angular_momentum: For isolated molecules.
+        shortest_distance: Å, of the closest pair of atoms in the training data; 0: unknown.
         architecture: Sizes of the network.
         net_linear_momentum: Total momentum to impose at every step, u Å/fs; None: the state keeps its own.
         net_angular_momentum: Total angular momentum about the centre of mass to impose, u Å²/fs; or None.
@@ -84,6 +85,7 @@ class ModelConfig:
     average_neighbors: float
     conserve_angular_momentum: bool = False
     speed_limits: tuple[float, ...] = ()
+    shortest_distance: float = 0.0
     architecture: Architecture = Architecture()
     net_linear_momentum: tuple[float, ...] | None = None
     net_angular_momentum: tuple[float, ...] | None = None
@@ -91,6 +93,8 @@ class ModelConfig:
     def __post_init__(self):
         if list(self.elements) != sorted(set(self.elements)) or len(self.masses) != len(self.elements):
             raise ValueError(f"elements must ascend, with a mass each: {self.elements}, {self.masses}")
+        if not 0 <= self.shortest_distance < self.architecture.cutoff:
+            raise ValueError(f"shortest_distance must be below the cutoff, not {self.shortest_distance} Å")
         if len(self.speed_limits) not in (0, len(self.elements)) or not all(v > 0 for v in self.speed_limits):
             raise ValueError(f"speed_limits must be positive, one for each element: {self.speed_limits}")
         for name in ("time_step_fs", "displacement_rms", "velocity_rms", "speed_max", "average_neighbors"):
@@ -101,6 +105,14 @@ class ModelConfig:
                 raise ValueError(f"{name} must have three components, not {getattr(self, name)}")
         if self.net_angular_momentum is not None and not self.conserve_angular_momentum:
             raise ValueError("net_angular_momentum needs conserve_angular_momentum")
+
+    @property
+    def tables_from(self) -> float:
+        """Å; tables of functions of the distance begin here and stay constant below.
+
+        A tenth below the closest pair of the training data; if that is unknown, where no two nuclei come (H–H: 0.74 Å).
+        """
+        return 0.9 * self.shortest_distance or 0.5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,8 +51,8 @@ def norm(vectors: Array) -> Array:
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)))
 
 
-def spherical_harmonics(vectors: Array, lmax: int) -> list[Array]:
-    """Component-normalised Y_l of the directions of ``[..., 3]``, for l = 0 … lmax, each ``[..., 2l + 1]``.
+def spherical_harmonics(vectors: Array, lmax: int) -> Array:
+    """Component-normalised Y_l of the directions of ``[..., 3]``, for l = 0 … lmax, ``[..., (lmax + 1)²]``.
 
     A zero vector has Y_0 = 1 and zero for l > 0, with gradient zero.
     """
@@ -62,7 +62,7 @@ def spherical_harmonics(vectors: Array, lmax: int) -> list[Array]:
     harmonics = e3nn.spherical_harmonics(
         irreps, e3nn.IrrepsArray("1o", jnp.asarray(directions)), normalize=False, normalization="component"
     )
-    return [chunk[..., 0, :].astype(vectors.dtype) for chunk in harmonics.chunks if chunk is not None]
+    return harmonics.array.astype(vectors.dtype)
 
 
 def polynomial_cutoff(x: Array, power: int) -> Array:
@@ -84,100 +84,6 @@ def gaussian_basis(speeds: Array, speed_max: float, n_basis: int) -> Array:
     centres = np.linspace(0.0, speed_max, n_basis + 2)[1:-1].astype(speeds.dtype)
     width = speed_max / (n_basis + 1)
     return np.sqrt(n_basis).astype(speeds.dtype) * jnp.exp(-(((speeds[..., None] - centres) / width) ** 2)) / 1.12
-
-
-class Path(NamedTuple):
-    """A coupling of features with spherical harmonics: ``first`` ⊗ Y_l → ``out``."""
-
-    first: e3nn.Irrep
-    l: int
-    out: e3nn.Irrep
-
-
-def coupling_paths(
-    irreps: Sequence[e3nn.Irrep], lmax_harmonics: int, lmax: int, natural_parity: bool = False
-) -> list[Path]:
-    """All paths with output l ≤ lmax: over inputs in order, then l of Y, then l of the output; sorted by output.
-
-    With ``natural_parity``, only outputs of parity (−1)^l.
-    """
-    paths = [
-        Path(first, l, e3nn.Irrep(l_out, first.p * (-1) ** l))
-        for first in irreps
-        for l in range(lmax_harmonics + 1)
-        for l_out in range(abs(first.l - l), min(first.l + l, lmax) + 1)
-        if not natural_parity or first.p * (-1) ** l == (-1) ** l_out
-    ]
-    return sorted(paths, key=lambda path: (path.out.l, path.out.p))
-
-
-def coupling(path: Path, dtype) -> np.ndarray:
-    """Coefficients ``[2l_1 + 1, 2l_2 + 1, 2l_3 + 1]`` of a path: the 3j symbol times sqrt(2 l_3 + 1)."""
-    three_j = e3nn.clebsch_gordan(path.first.l, path.l, path.out.l)
-    three_j = np.asarray(three_j, np.float64) / np.linalg.norm(three_j)
-    return (three_j * np.sqrt(2 * path.out.l + 1)).astype(dtype)
-
-
-def concatenate_paths(paths: Sequence[Path], values: Sequence[Array]) -> Features:
-    """Joins the outputs of paths of one irrep along the channels, in order."""
-    outputs = ordered(path.out for path in paths)
-    return {
-        irrep: jnp.concatenate([v for path, v in zip(paths, values, strict=True) if path.out == irrep], axis=-1)
-        for irrep in outputs
-    }
-
-
-Tensors = dict[tuple[int, int, int], Array]
-
-
-def coupling_tensors(harmonics: Sequence[Array], lmax: int) -> Tensors:
-    """Y contracted with the 3j symbols: for each (l_1, l_2, l_3) up to (lmax, …, lmax), ``[..., 2l_1 + 1, 2l_3 + 1]``.
-
-    They have no channels and no weights, so all layers and both parities share them.
-    """
-    scalars = [e3nn.Irrep(l, 1) for l in range(lmax + 1)]
-    return {
-        (path.first.l, path.l, path.out.l): jnp.einsum(
-            "...b,abc->...ac", harmonics[path.l], coupling(path, harmonics[0].dtype)
-        )
-        for path in coupling_paths(scalars, len(harmonics) - 1, lmax)
-    }
-
-
-def edge_convolution(
-    features: Features, tensors: Tensors, weights: Array, senders: Array, paths: Sequence[Path]
-) -> Features:
-    """Σ_j w_ij (h_j ⊗ Y(r̂_ij)) over the neighbours of each atom, every path apart.
-
-    Args:
-        features: of the atoms.
-        tensors: `coupling_tensors` of the edge vectors, ``[n_atoms, n_neighbors, …]``.
-        weights: ``[n_atoms, n_neighbors, n_paths · channels]``, zero on padding.
-        senders: ``[n_atoms, n_neighbors]``.
-        paths: from `coupling_paths`.
-    """
-    neighbors = {irrep: values[senders] for irrep, values in features.items()}
-    split = jnp.split(weights, len(paths), axis=-1)
-    n_atoms = senders.shape[0]
-    values = []
-    for path, weight in zip(paths, split, strict=True):
-        # One matrix product over neighbours and components: no array has both channels and two sets of components.
-        tensor = tensors[path.first.l, path.l, path.out.l]
-        weighted = neighbors[path.first] * weight[:, :, None]
-        tensor = tensor.reshape(n_atoms, -1, tensor.shape[-1])
-        weighted = weighted.reshape(n_atoms, -1, weighted.shape[-1])
-        values.append(jnp.einsum("nxc,nxu->ncu", tensor, weighted))
-    return concatenate_paths(paths, values)
-
-
-def atom_product(features: Features, tensors: Tensors, weights: Array, paths: Sequence[Path]) -> Features:
-    """w_i (h_i ⊗ Y(v̂_i)), every path apart; ``weights`` is ``[n_atoms, n_paths · channels]``."""
-    split = jnp.split(weights, len(paths), axis=-1)
-    values = []
-    for path, weight in zip(paths, split, strict=True):
-        tensor = tensors[path.first.l, path.l, path.out.l]
-        values.append(jnp.einsum("nau,nac->ncu", features[path.first], tensor) * weight[:, None])
-    return concatenate_paths(paths, values)
 
 
 _normal = nn.initializers.normal(1.0)
@@ -217,24 +123,79 @@ class SpeciesProduct(nn.Module):
         return mixed
 
 
-class MLP(nn.Module):
-    """x → silu(x W/sqrt(fan-in)) for every hidden width, the last layer without activation; no bias.
+def hidden_layers(matrices: Sequence[Array], x: Array) -> Array:
+    """x → silu(x W/sqrt(fan-in)) for each matrix, ``[..., n_in]`` → ``[..., n_out]``.
 
     Without bias, a zero input (beyond the cutoff) gives exactly zero.
     """
+    # Matrices only: XLA's CPU backend is several times slower in the gradient of a product with a batched array.
+    leading, x = x.shape[:-1], x.reshape(-1, x.shape[-1])
+    for matrix in matrices:
+        x = silu(x @ (matrix / np.sqrt(x.shape[-1]).astype(x.dtype)))
+    return x.reshape(*leading, -1)
+
+
+class MLP(nn.Module):
+    """`hidden_layers`, and a last layer without activation."""
 
     widths: tuple[int, ...]
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        # Matrices only: XLA's CPU backend is several times slower in the gradient of a product with a batched array.
-        leading, x = x.shape[:-1], x.reshape(-1, x.shape[-1])
-        for i, width in enumerate(self.widths):
-            weight = self.param(f"layer{i}", _normal, (x.shape[-1], width), x.dtype)
-            x = x @ (weight / np.sqrt(x.shape[-1]).astype(x.dtype))
-            if i < len(self.widths) - 1:
-                x = silu(x)
-        return x.reshape(*leading, -1)
+        hidden, mix = _network(self, self.widths, x)
+        return hidden @ mix
+
+
+class RadialNetwork(nn.Module):
+    """The weights of edges of every path and channel, as functions of the distance: ``radial @ mix``.
+
+    ``radial`` are the last hidden layer of an MLP or, if the parameters hold a table (see `tables`), the functions
+    in it, which span the distances ``span``, Å.  ``mix`` is ``[n_radial, widths[-1]]``.  The product, which is large,
+    is left to the user.
+    """
+
+    widths: tuple[int, ...]
+    span: tuple[float, float]
+
+    @nn.compact
+    def __call__(self, lengths: "Lengths") -> tuple[Array, Array]:
+        if not self.has_variable("params", "spline"):
+            return _network(self, self.widths, lengths.waves)
+        spline, mix = self.get_variable("params", "spline"), self.get_variable("params", "mix")
+        return evaluate_spline(spline, lengths, *self.span), mix
+
+
+class Lengths(NamedTuple):
+    """Distances to the neighbours, Å, ``[n_atoms, n_neighbors]``, which are real, and their `bessel_basis`."""
+
+    distances: Array
+    mask: Array
+    waves: Array
+
+
+def evaluate_spline(spline: Array, lengths: Lengths, start: float, end: float) -> Array:
+    """Values ``[n_atoms, n_neighbors, n_radial]`` of cubics on equal parts of start … end, Å; 0 on padding.
+
+    ``spline`` is ``[n_knots, 4, n_radial]``, from t³ to 1.  Beyond its ends it stays constant.
+    """
+    n_knots = spline.shape[0]
+    spacing = (end - start) / n_knots
+    place = jnp.clip((lengths.distances - start) / spacing, 0.0, n_knots)
+    knot = jnp.minimum(place.astype(jnp.int32), n_knots - 1)
+    t = (place - knot)[..., None]
+    cubic = spline[knot]
+    value = ((cubic[..., 0, :] * t + cubic[..., 1, :]) * t + cubic[..., 2, :]) * t + cubic[..., 3, :]
+    return jnp.where(lengths.mask[..., None], value, 0.0)
+
+
+def _network(module: nn.Module, widths: Sequence[int], x: Array) -> tuple[Array, Array]:
+    """Hidden layers of ``x``, and the last matrix with its 1/sqrt(fan-in)."""
+    fan_in = [x.shape[-1], *widths[:-1]]
+    matrices = [
+        module.param(f"layer{i}", _normal, (n, width), x.dtype)
+        for i, (n, width) in enumerate(zip(fan_in, widths, strict=True))
+    ]
+    return hidden_layers(matrices[:-1], x), matrices[-1] / np.sqrt(fan_in[-1]).astype(x.dtype)
 
 
 def gate(features: Features, channels: int) -> Features:

@@ -4,6 +4,7 @@
 `config.Architecture`; `make_propagate` gives ``Propagate(system, state, graph)`` for roll-outs.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import e3nn_jax as e3nn
@@ -12,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax import conservation, layers, neighbors
+from ffmd_jax import conservation, layers, neighbors, products
 from ffmd_jax.config import ModelConfig
 from ffmd_jax.layers import EVEN_SCALAR, VECTOR, Features
 from ffmd_jax.rollout import Propagate
 from ffmd_jax.state import Array, Graph, State, System
 
 Params = Any
+Convolution = Callable[[Features, products.Edges, Array, Array, list[products.Path]], Features]
 
 
 class Embedded(NamedTuple):
@@ -27,36 +29,38 @@ class Embedded(NamedTuple):
     Attributes:
         one_hot: species, ``[n_atoms, n_species]``.
         speed: embedding of |v|, ``[n_atoms, speed_basis]``.
-        velocity_tensors: `layers.coupling_tensors` of v̂.
-        radial: embedding of |r|, ``[n_atoms, n_neighbors, radial_basis]``, zero on padding and beyond the cutoff.
-        edge_tensors: `layers.coupling_tensors` of r̂.
+        velocity_harmonics: Y(v̂), ``[n_atoms, (lmax + 1)²]``.
+        lengths: of the edges, with their radial basis.
+        edges: neighbours and Y(r̂).
     """
 
     one_hot: Array
     speed: Array
-    velocity_tensors: layers.Tensors
-    radial: Array
-    edge_tensors: layers.Tensors
+    velocity_harmonics: Array
+    lengths: layers.Lengths
+    edges: products.Edges
 
 
 class Layer(nn.Module):
     """One message-passing layer: neighbours, then the own velocity, then a gate and a residual."""
 
     config: ModelConfig
+    convolution: Convolution
 
     @nn.compact
-    def __call__(self, features: Features, embedded: Embedded, graph: Graph) -> Features:
+    def __call__(self, features: Features, embedded: Embedded) -> Features:
         sizes = self.config.architecture
         width = sizes.channels
         paths = self._paths(features)
-        radial = layers.MLP((*sizes.radial_hidden, len(paths) * width), name="radial")(embedded.radial)
-        message = layers.edge_convolution(features, embedded.edge_tensors, radial, graph.senders, paths)
+        span = (self.config.tables_from, sizes.cutoff)
+        network = layers.RadialNetwork((*sizes.radial_hidden, len(paths) * width), span, name="radial")
+        message = self.convolution(features, embedded.edges, *network(embedded.lengths), paths)
         message = {irrep: x / self.config.average_neighbors for irrep, x in message.items()}
         message = layers.Linear(dict.fromkeys(message, width), name="contract")(message)
 
         paths = self._paths(message)
         speed = layers.MLP((*sizes.speed_hidden, len(paths) * width), name="speed")(embedded.speed)
-        message = layers.atom_product(message, embedded.velocity_tensors, speed, paths)
+        message = products.atom_product(message, embedded.velocity_harmonics, speed, paths)
 
         outputs = dict.fromkeys(layers.ordered(message), width)
         n_gated = sum(irrep.l > 0 for irrep in outputs)
@@ -67,54 +71,60 @@ class Layer(nn.Module):
         scale = np.sqrt(0.5).astype(embedded.one_hot.dtype)
         return {irrep: scale * (x + residual[irrep]) if irrep in residual else scale * x for irrep, x in update.items()}
 
-    def _paths(self, features: Features) -> list[layers.Path]:
+    def _paths(self, features: Features) -> list[products.Path]:
         sizes = self.config.architecture
-        return layers.coupling_paths(layers.ordered(features), sizes.lmax_harmonics, sizes.lmax, sizes.natural_parity)
+        return products.coupling_paths(layers.ordered(features), sizes.lmax_harmonics, sizes.lmax, sizes.natural_parity)
 
 
 class TrajCast(nn.Module):
-    """Displacements and new velocities in units of their RMS, ``[n_atoms, 2, 3]``, before conservation laws."""
+    """Displacements and new velocities in units of their RMS, ``[n_atoms, 2, 3]``, before conservation laws.
+
+    Attributes:
+        config: sizes and scales.
+        convolution: the product over neighbours, one of `products`.
+    """
 
     config: ModelConfig
+    convolution: Convolution = products.edge_convolution
 
     @nn.compact
     def __call__(self, system: System, state: State, graph: Graph) -> Array:
         sizes = self.config.architecture
-        harmonics_v = layers.spherical_harmonics(state.velocities, sizes.lmax_harmonics)
-        embedded = self._embed(system, state, graph, harmonics_v)
+        embedded = self._embed(system, state, graph)
         irreps = [e3nn.Irrep(l, (-1) ** l) for l in range(sizes.lmax + 1)]
-        inputs = {irrep: y[..., None] for irrep, y in zip(irreps, harmonics_v, strict=False)}
+        inputs = {irrep: embedded.velocity_harmonics[:, irrep.l**2 : (irrep.l + 1) ** 2, None] for irrep in irreps}
         inputs[EVEN_SCALAR] = jnp.concatenate([embedded.one_hot, embedded.speed], axis=-1)[:, None]
         if sizes.velocity_input:
             scaled = state.velocities[..., None] / self.config.velocity_rms
             inputs[VECTOR] = jnp.concatenate([inputs[VECTOR], scaled], axis=-1)
         features = layers.Linear(dict.fromkeys(inputs, sizes.channels), name="initial")(inputs)
         for i in range(sizes.layers):
-            features = Layer(self.config, name=f"layer{i}")(features, embedded, graph)
+            features = Layer(self.config, self.convolution, name=f"layer{i}")(features, embedded)
         vectors = layers.Linear({VECTOR: sizes.channels // 4}, name="compress")(features)
         vectors = layers.Linear({VECTOR: 2}, name="readout")(vectors)
         return jnp.swapaxes(vectors[VECTOR], 1, 2)
 
-    def _embed(self, system: System, state: State, graph: Graph, harmonics_v: list[Array]) -> Embedded:
+    def _embed(self, system: System, state: State, graph: Graph) -> Embedded:
         config, sizes = self.config, self.config.architecture
         dtype = state.positions.dtype
         one_hot = (jnp.asarray(system.species)[:, None] == jnp.asarray(config.elements)).astype(dtype)
         vectors = neighbors.vectors(system, state.positions, graph)
+        distances = layers.norm(vectors)
         n_pi = np.pi * np.arange(1, sizes.radial_basis + 1)
         roots = self.param("bessel_roots", lambda key: jnp.asarray(n_pi, dtype))
-        radial = layers.bessel_basis(layers.norm(vectors), roots, sizes.cutoff, sizes.cutoff_power)
+        waves = layers.bessel_basis(distances, roots, sizes.cutoff, sizes.cutoff_power)
+        waves = jnp.where(graph.mask[..., None], waves, 0.0)
         speeds = layers.norm(state.velocities)
         if config.speed_limits:
             speeds = jnp.minimum(speeds, one_hot @ jnp.asarray(config.speed_limits, dtype))
         gaussians = layers.gaussian_basis(speeds, config.speed_max, sizes.speed_basis)
-        harmonics_r = layers.spherical_harmonics(vectors, sizes.lmax_harmonics)
         mix = layers.SpeciesProduct({EVEN_SCALAR: sizes.speed_basis}, name="speed_embedding")
         return Embedded(
             one_hot=one_hot,
             speed=mix({EVEN_SCALAR: gaussians[:, None]}, one_hot)[EVEN_SCALAR][:, 0],
-            velocity_tensors=layers.coupling_tensors(harmonics_v, sizes.lmax),
-            radial=jnp.where(graph.mask[..., None], radial, 0.0),
-            edge_tensors=layers.coupling_tensors(harmonics_r, sizes.lmax),
+            velocity_harmonics=layers.spherical_harmonics(state.velocities, sizes.lmax_harmonics),
+            lengths=layers.Lengths(distances, graph.mask, waves),
+            edges=products.Edges(graph, layers.spherical_harmonics(vectors, sizes.lmax_harmonics)),
         )
 
 
@@ -153,9 +163,14 @@ def correction(config: ModelConfig) -> conservation.Correct:
     return conservation.linear(config.time_step_fs, config.net_linear_momentum)
 
 
-def make_propagate(config: ModelConfig, params: Params) -> Propagate:
-    """Returns one step of Δt: network, then conservation laws; Å and Å/fs."""
-    network, correct = TrajCast(config), correction(config)
+def make_propagate(
+    config: ModelConfig, params: Params, convolution: Convolution = products.edge_convolution
+) -> Propagate:
+    """Returns one step of Δt: network, then conservation laws; Å and Å/fs.
+
+    For roll-outs, give ``tables.tabulate(config, params)`` as ``params``.
+    """
+    network, correct = TrajCast(config, convolution), correction(config)
 
     def propagate(system: System, state: State, graph: Graph) -> State:
         output = jnp.asarray(network.apply({"params": params}, system, state, graph))

@@ -103,7 +103,7 @@ def _force_free(path: Path, prepared, config, params, start, n_frames: int, key,
     """Runs the model, writes its frames with reference energies, and returns ns/day without compilation."""
     import jax.numpy as jnp
 
-    from ffmd_jax import model, rollout, thermostat, trajectory
+    from ffmd_jax import model, rollout, tables, thermostat, trajectory
     from ffmd_jax.reference import production
     from ffmd_jax.state import cast
 
@@ -111,8 +111,9 @@ def _force_free(path: Path, prepared, config, params, start, n_frames: int, key,
     blocks = rollout.run(
         prepared.system,
         cast(start, jnp.float32),
-        model.make_propagate(config, cast(params, jnp.float32)),
+        model.make_propagate(config, cast(tables.tabulate(config, params), jnp.float32)),
         cutoff=config.architecture.cutoff,
+        select=True,
         time_step_fs=interval,
         n_steps=n_frames,
         key=key,
@@ -150,12 +151,12 @@ def _growth(prepared, config, params, frames):
     import jax
     import jax.numpy as jnp
 
-    from ffmd_jax import analysis, model
+    from ffmd_jax import analysis, model, tables
     from ffmd_jax.reference import integrator
     from ffmd_jax.state import State, cast
 
     every = round(config.time_step_fs / prepared.dt)
-    network = model.make_propagate(config, cast(params, jnp.float32))
+    network = model.make_propagate(config, cast(tables.tabulate(config, params), jnp.float32))
     verlet = integrator.drift_kick_drift(prepared.energy, prepared.dt)
     places = np.linspace(0, len(frames.positions) - 1, _GROWTH_STARTS, dtype=int)
     starts = State(*(values[places] for values in frames))

@@ -12,7 +12,7 @@ from typing import Any
 import e3nn_jax as e3nn
 import numpy as np
 
-from ffmd_jax import layers, model
+from ffmd_jax import layers, model, products
 from ffmd_jax.config import ModelConfig
 
 StateDict = dict[str, np.ndarray]
@@ -96,13 +96,13 @@ def _layer_buffers(block: str, config: ModelConfig, shapes: Any, inputs: Sequenc
         **_linear_buffers(f"{block}.linear_updates", shapes["update"]),
     }
     for product, irreps in (("dtp_edge", inputs), ("dtp_vel", contracted)):
-        paths = layers.coupling_paths(irreps, sizes.lmax, sizes.lmax)
+        paths = products.coupling_paths(irreps, sizes.lmax, sizes.lmax)
         entries[f"{block}.{product}.tp.weight"] = np.zeros(0)
         entries[f"{block}.{product}.tp.output_mask"] = np.ones(width * sum(path.out.dim for path in paths))
         for path in paths:
             if min(path.first.l, path.l, path.out.l) > 0:  # the reference writes the others out by hand
                 name = f"_w3j_{path.first.l}_{path.l}_{path.out.l}"
-                three_j = layers.coupling(path, np.float64) / np.sqrt(path.out.dim)
+                three_j = products.coupling(path, np.float64) / np.sqrt(path.out.dim)
                 entries[f"{block}.{product}.tp._compiled_main_left_right.{name}"] = three_j
     return entries
 
@@ -193,7 +193,7 @@ def _check_buffer(name: str, values: np.ndarray, expected: StateDict) -> None:
         match = _THREE_J.search(name)
         assert match is not None
         first, second, out = (int(degree) for degree in match.groups())
-        right = layers.coupling(layers.Path(e3nn.Irrep(first, 1), second, e3nn.Irrep(out, 1)), np.float64)
+        right = products.coupling(products.Path(e3nn.Irrep(first, 1), second, e3nn.Irrep(out, 1)), np.float64)
         right = right / np.sqrt(2 * out + 1)
     if values.shape != right.shape:
         raise ValueError(f"{name} is {values.shape}, but the configuration needs {right.shape}")

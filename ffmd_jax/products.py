@@ -1,0 +1,193 @@
+"""Tensor products of features with spherical harmonics: over the neighbours of every atom, and with its own velocity.
+
+The product over neighbours, nearly all of the cost of a step, runs over blocks of atoms that fit into the cache, and
+makes the weights of edges, paths and channels inside the block: they would fill gigabytes.  `by_e3nn` is the same
+product in the plain formulation of e3nn-jax, slow and large: the oracle of tests and benchmarks.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import e3nn_jax as e3nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ffmd_jax.layers import Features, ordered
+from ffmd_jax.state import Array, Graph
+
+
+class Path(NamedTuple):
+    """A coupling of features with spherical harmonics: ``first`` ⊗ Y_l → ``out``."""
+
+    first: e3nn.Irrep
+    l: int
+    out: e3nn.Irrep
+
+
+class Edges(NamedTuple):
+    """What the product over neighbours sees of the edges; no array has channels.
+
+    Attributes:
+        graph: the neighbours.
+        harmonics: Y(r̂_ij) up to the largest l, ``[n_atoms, n_neighbors, (lmax + 1)²]``.
+    """
+
+    graph: Graph
+    harmonics: Array
+
+
+def coupling_paths(
+    irreps: Sequence[e3nn.Irrep], lmax_harmonics: int, lmax: int, natural_parity: bool = False
+) -> list[Path]:
+    """All paths with output l ≤ lmax: over inputs in order, then l of Y, then l of the output; sorted by output.
+
+    With ``natural_parity``, only outputs of parity (−1)^l.
+    """
+    paths = [
+        Path(first, l, e3nn.Irrep(l_out, first.p * (-1) ** l))
+        for first in irreps
+        for l in range(lmax_harmonics + 1)
+        for l_out in range(abs(first.l - l), min(first.l + l, lmax) + 1)
+        if not natural_parity or first.p * (-1) ** l == (-1) ** l_out
+    ]
+    return sorted(paths, key=lambda path: (path.out.l, path.out.p))
+
+
+def coupling(path: Path, dtype) -> np.ndarray:
+    """Coefficients ``[2l_1 + 1, 2l_2 + 1, 2l_3 + 1]`` of a path: the 3j symbol times sqrt(2 l_3 + 1)."""
+    three_j = e3nn.clebsch_gordan(path.first.l, path.l, path.out.l)
+    three_j = np.asarray(three_j, np.float64) / np.linalg.norm(three_j)
+    return (three_j * np.sqrt(2 * path.out.l + 1)).astype(dtype)
+
+
+def concatenate_paths(paths: Sequence[Path], values: Sequence[Array]) -> Features:
+    """Joins the outputs of paths of one irrep along the channels, in order."""
+    outputs = ordered(path.out for path in paths)
+    return {
+        irrep: jnp.concatenate([v for path, v in zip(paths, values, strict=True) if path.out == irrep], axis=-1)
+        for irrep in outputs
+    }
+
+
+def coupling_tensors(harmonics: Array, paths: Sequence[Path]) -> list[Array]:
+    """Y contracted with the 3j symbols of every path, ``[..., 2l_1 + 1, 2l_3 + 1]``.
+
+    They have no channels and no parity; one matrix product makes them all.
+    """
+    kinds = sorted({(path.first.l, path.l, path.out.l) for path in paths})
+    columns = []
+    for l_1, l_2, l_3 in kinds:
+        symbols = coupling(Path(e3nn.Irrep(l_1, 1), l_2, e3nn.Irrep(l_3, 1)), harmonics.dtype)
+        column = np.zeros((harmonics.shape[-1], symbols.shape[0] * symbols.shape[2]), harmonics.dtype)
+        column[l_2**2 : (l_2 + 1) ** 2] = symbols.swapaxes(0, 1).reshape(2 * l_2 + 1, -1)
+        columns.append(column)
+    ends = np.cumsum([column.shape[1] for column in columns])
+    parts = jnp.split(harmonics @ np.concatenate(columns, axis=1), ends[:-1], axis=-1)
+    shaped = {
+        (l_1, l_2, l_3): part.reshape(*part.shape[:-1], 2 * l_1 + 1, 2 * l_3 + 1)
+        for (l_1, l_2, l_3), part in zip(kinds, parts, strict=True)
+    }
+    return [shaped[path.first.l, path.l, path.out.l] for path in paths]
+
+
+def edge_convolution(
+    features: Features, edges: Edges, radial: Array, mix: Array, paths: Sequence[Path], block: int | None = None
+) -> Features:
+    """Σ_j w_ij (h_j ⊗ Y(r̂_ij)) over the neighbours of each atom, every path apart, with w_ij = radial_ij @ mix.
+
+    Args:
+        features: of the atoms, all with the same number of channels.
+        edges: neighbours and their spherical harmonics.
+        radial: functions of the distance, ``[n_atoms, n_neighbors, n_radial]``, zero on padding.
+        mix: their weights, ``[n_radial, n_paths · channels]``.
+        paths: from `coupling_paths`.
+        block: atoms at a time; None: as many as `block_size` says.
+    """
+    n_atoms, n_neighbors = edges.graph.senders.shape
+    if block is None:
+        block = block_size(n_atoms, n_neighbors * mix.shape[1])
+    # One gather for all irreps: a row of [Σ (2l + 1), channels] for every neighbour.
+    irreps = ordered(features)
+    rows = jnp.concatenate([features[irrep] for irrep in irreps], axis=1)
+    ends = np.cumsum([irrep.dim for irrep in irreps])
+    place = {irrep: slice(end - irrep.dim, end) for irrep, end in zip(irreps, ends, strict=True)}
+
+    def convolve(inputs: tuple[Array, Array, Array]) -> list[Array]:
+        senders, harmonics, radial = inputs
+        size = len(senders)
+        neighbors = rows[senders]
+        weights = jnp.split(radial.reshape(-1, radial.shape[-1]) @ mix, len(paths), axis=-1)
+        values = []
+        for path, tensor, weight in zip(paths, coupling_tensors(harmonics, paths), weights, strict=True):
+            # One matrix product over neighbours and components: no array has channels and two sets of components.
+            weight = weight.reshape(size, n_neighbors, 1, -1)
+            weighted = neighbors[:, :, place[path.first]] * weight
+            weighted = weighted.reshape(size, -1, weighted.shape[-1])
+            tensor = tensor.reshape(size, -1, tensor.shape[-1])
+            values.append(jnp.einsum("nxc,nxu->ncu", tensor, weighted))
+        return values
+
+    inputs = (edges.graph.senders, edges.harmonics, radial)
+    return concatenate_paths(paths, _by_blocks(convolve, inputs, n_atoms, block))
+
+
+def block_size(n_atoms: int, numbers_per_atom: int) -> int:
+    """Atoms whose weights, ``numbers_per_atom`` each, fill a CPU core's cache, or a part of a GPU's memory."""
+    numbers = 2**18 if jax.default_backend() == "cpu" else 2**29
+    return int(np.clip(numbers // max(1, numbers_per_atom), 1, n_atoms))
+
+
+def _by_blocks(function, inputs, n_atoms: int, block: int):
+    """``function`` of arrays with a leading axis of atoms, for ``block`` atoms at a time; the last block is padded."""
+    if block >= n_atoms:
+        return function(inputs)
+    n_blocks = -(-n_atoms // block)
+
+    def split(values: Array) -> Array:
+        padding = [(0, n_blocks * block - n_atoms)] + [(0, 0)] * (values.ndim - 1)
+        return jnp.pad(values, padding).reshape(n_blocks, block, *values.shape[1:])
+
+    outputs = jax.lax.map(function, jax.tree.map(split, inputs))
+    return jax.tree.map(lambda values: values.reshape(-1, *values.shape[2:])[:n_atoms], outputs)
+
+
+def atom_product(features: Features, harmonics: Array, weights: Array, paths: Sequence[Path]) -> Features:
+    """w_i (h_i ⊗ Y(v̂_i)), every path apart.
+
+    Args:
+        features: of the atoms.
+        harmonics: Y(v̂_i) up to the largest l, ``[n_atoms, (lmax + 1)²]``.
+        weights: ``[n_atoms, n_paths · channels]``.
+        paths: from `coupling_paths`.
+    """
+    split = jnp.split(weights, len(paths), axis=-1)
+    values = []
+    for path, tensor, weight in zip(paths, coupling_tensors(harmonics, paths), split, strict=True):
+        values.append(jnp.einsum("nau,nac->ncu", features[path.first], tensor) * weight[:, None])
+    return concatenate_paths(paths, values)
+
+
+def by_e3nn(features: Features, edges: Edges, radial: Array, mix: Array, paths: Sequence[Path]) -> Features:
+    """`edge_convolution` as a user of e3nn-jax writes it: tensor product on edges, weights, scatter."""
+    n_atoms, n_neighbors = edges.graph.senders.shape
+    (channels,) = {values.shape[-1] for values in features.values()}
+    lmax = int(np.sqrt(edges.harmonics.shape[-1])) - 1
+    y = e3nn.IrrepsArray(
+        e3nn.Irreps([(1, (l, (-1) ** l)) for l in range(lmax + 1)]), edges.harmonics.reshape(n_atoms * n_neighbors, -1)
+    )
+    x = e3nn.from_chunks(
+        e3nn.Irreps([(channels, irrep) for irrep in ordered(features)]),
+        [jnp.swapaxes(features[irrep], 1, 2) for irrep in ordered(features)],
+        (n_atoms,),
+        radial.dtype,
+    )
+    outputs = ordered(path.out for path in paths)
+    messages = e3nn.tensor_product(x[edges.graph.senders.reshape(-1)], y, filter_ir_out=outputs, regroup_output=False)
+    found = sorted(range(len(paths)), key=lambda i: paths[i].out)  # e3nn's order: even parity first
+    weights = jnp.split(radial.reshape(n_atoms * n_neighbors, -1) @ mix, len(paths), axis=-1)
+    weighted = messages * jnp.concatenate([weights[i] for i in found], axis=-1)
+    receivers = jnp.repeat(jnp.arange(n_atoms), n_neighbors)
+    sums = e3nn.scatter_sum(weighted, dst=receivers, output_size=n_atoms)
+    value_of = dict(zip(found, sums.chunks, strict=True))
+    return concatenate_paths(paths, [jnp.swapaxes(jnp.asarray(value_of[i]), 1, 2) for i in range(len(paths))])
