@@ -1,236 +1,204 @@
-"""Training data: pairs of states an interval Δt apart, cut from NVE trajectories, split by trajectory.
-
-The HDF5 file has one group per split (train, validation, test) with ``positions`` and ``velocities`` at t (Å, Å/fs,
-``[n_pairs, n_atoms, 3]``), ``displacements`` (Å) and ``new_velocities`` (Å/fs) at t + Δt, and the system once.
-"""
+"""Training data: pairs of states an interval Δt apart, cut from NVE trajectories, split by trajectory."""
 
 import dataclasses
-import os
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import h5py
+import jax
 import numpy as np
 
-from ffmd_jax import units
+from ffmd_jax import nve
+from ffmd_jax.dataset_file import (
+    SPLITS,
+    Dataset,
+    Pairs,
+    Statistics,
+    facts,
+    read,
+    speed_limits,
+    statistics,
+    write,
+)
+from ffmd_jax.formats import trajcast_pairs
 from ffmd_jax.state import State, System
 from ffmd_jax.trajectory import Trajectory, frame_interval
 
-SPLITS = ("train", "validation", "test")
-_FORMAT = "ffmd_jax dataset 1"
-
-
-class Pairs(NamedTuple):
-    """States at t and what becomes of them; float32 ``[n_pairs, n_atoms, 3]``.
-
-    Attributes:
-        state: positions, Å, and velocities, Å/fs, at t.
-        displacements: r(t + Δt) − r(t), Å.
-        velocities: at t + Δt, Å/fs.
-    """
-
-    state: State
-    displacements: np.ndarray
-    velocities: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """Pairs of one system at one Δt.
-
-    Attributes:
-        system: of all pairs.
-        time_step_fs: Δt, fs.
-        train, validation, test: from different trajectories where there are three or more.
-    """
-
-    system: System
-    time_step_fs: float
-    train: Pairs
-    validation: Pairs
-    test: Pairs
-
-
-class Statistics(NamedTuple):
-    """Scales of the training data: RMS components, Å and Å/fs, and the largest speed, Å/fs."""
-
-    displacement_rms: float
-    velocity_rms: float
-    speed_max: float
+__all__ = [
+    "SPLITS",
+    "Dataset",
+    "Pairs",
+    "Statistics",
+    "facts",
+    "make",
+    "make_from_pairs",
+    "pairs",
+    "read",
+    "speed_limits",
+    "statistics",
+    "steps_per_interval",
+    "thinned",
+    "write",
+]
 
 
 def steps_per_interval(interval_fs: float, time_step_fs: float) -> int:
-    """How many frame intervals make Δt.
+    """How many frame intervals make Δt, in exact arithmetic on the decimal numbers; files know times to 1e-6.
 
     Raises:
         ValueError: Δt is not a multiple of the frame interval.
     """
-    ratio = time_step_fs / interval_fs
+    if not (interval_fs > 0 and 0 < time_step_fs < float("inf")):
+        raise ValueError(f"Δt and the frame interval must be positive, not {time_step_fs:g} and {interval_fs:g} fs")
+    ratio = Fraction(repr(float(time_step_fs))) / Fraction(repr(float(interval_fs)))
     steps = round(ratio)
-    if steps < 1 or abs(ratio - steps) > 1e-4 * ratio:
+    if steps < 1 or abs(ratio - steps) > ratio / 10**6:
         raise ValueError(
-            f"Δt = {time_step_fs:g} fs is not a multiple of the {interval_fs:g} fs between the frames; "
-            f"write frames every {time_step_fs:g} fs, or at a divisor of it"
+            f"Δt = {time_step_fs:.9g} fs is not a multiple of the {interval_fs:.9g} fs between the frames; "
+            f"write frames every {time_step_fs:.9g} fs, or at a divisor of it"
         )
     return steps
 
 
-def check_nve(trajectory: Trajectory) -> None:
-    """Raises ValueError, with the number that gives it away, unless the frames can come from one NVE run.
-
-    Displacements must be what the velocities say, which catches a wrong velocity unit (a factor of 10.18 for ASE's,
-    1000 for Å/ps), and the total energy, where it is stored, must be constant, which catches a thermostat.
-    """
-    positions, velocities = trajectory.frames
-    interval = frame_interval(trajectory.times)
-    moved = np.diff(positions, axis=0)
-    expected = 0.5 * interval * (velocities[1:] + velocities[:-1])
-    if not np.any(velocities):
-        raise ValueError("all velocities are zero: a propagator cannot be trained without them")
-    # Least-squares slope of the trapezoidal rule; fast vibrations at coarse intervals raise it to about 1.7.
-    slope = float(np.sum(moved * expected) / np.sum(expected**2))
-    if not 0.6 < slope < 2.5:
-        raise ValueError(
-            f"displacements are {slope:.3g} times what the velocities give: velocities in another unit than stated "
-            f"(ASE's is 10.18 fs⁻¹ Å, LAMMPS metal Å/ps), wrong times, or frames too far apart"
-        )
-    total = trajectory.observables.get("total_energy_eV")
-    if total is not None and np.isfinite(total).all():
-        kinetic = 0.5 * np.einsum("i,tix->t", trajectory.system.masses, velocities**2) / units.EV
-        if np.std(total) > 0.2 * np.std(kinetic):
-            raise ValueError(
-                f"the total energy fluctuates by {np.std(total):.3g} eV, the kinetic by {np.std(kinetic):.3g} eV: "
-                f"not an NVE run (a thermostat or barostat acted), so no propagator can be learnt from it"
-            )
-
-
 def pairs(trajectory: Trajectory, time_step_fs: float, stride_fs: float | None = None) -> Pairs:
     """All pairs Δt apart that start every ``stride_fs`` (default: every frame)."""
+    if len(trajectory.times) < 2:
+        raise ValueError(f"a part with {len(trajectory.times)} frames holds no pair; give longer trajectories")
     interval = frame_interval(trajectory.times)
     ahead = steps_per_interval(interval, time_step_fs)
     stride = 1 if stride_fs is None else steps_per_interval(interval, stride_fs)
     positions, velocities = (np.asarray(values) for values in trajectory.frames)
     starts = np.arange(0, len(positions) - ahead, stride)
     if len(starts) == 0:
-        raise ValueError(f"{len(positions)} frames of {interval:g} fs hold no pair {time_step_fs:g} fs apart")
+        raise ValueError(
+            f"a part with {len(positions)} frames of {interval:g} fs holds no pair {time_step_fs:g} fs apart; "
+            f"give longer trajectories"
+        )
     ends = starts + ahead
-    single = np.float32
-    return Pairs(
-        State(positions[starts].astype(single), velocities[starts].astype(single)),
-        (positions[ends] - positions[starts]).astype(single),
-        velocities[ends].astype(single),
-    )
+    return _single(State(positions[starts], velocities[starts]), positions[ends] - positions[starts], velocities[ends])
 
 
-def make(trajectories: list[Trajectory], time_step_fs: float, stride_fs: float | None = None) -> Dataset:
+def make(
+    trajectories: Sequence[Trajectory], time_step_fs: float, stride_fs: float | None = None, names: Sequence[Any] = ()
+) -> Dataset:
     """The dataset of some NVE trajectories of one system.
 
     With three or more, the last is the test set and the one before it the validation set, so that both are independent
-    of the training set.  With one or two, each is cut in time: 80 % train, 10 % validation, 10 % test.
+    of the training set.  With one or two, each is cut in time, 80 % train, 10 % validation, 10 % test, with gaps of
+    10 Δt, at most 2.5 % of the run, before validation and test.
+
+    Args:
+        trajectories: at frame intervals that divide Δt.
+        time_step_fs: Δt, fs.
+        stride_fs: time between the starts of two pairs, fs (default: every frame).
+        names: of the trajectories, for messages and metadata.
 
     Raises:
-        ValueError: trajectories of different systems, or that `check_nve` refuses.
+        ValueError: trajectories of different systems, that `nve.check` refuses, or too short.
     """
     if not trajectories:
         raise ValueError("no trajectories given")
-    system = trajectories[0].system
-    for i, trajectory in enumerate(trajectories):
-        other = trajectory.system
-        if not np.array_equal(system.species, other.species) or not np.allclose(system.cell, other.cell, atol=1e-4):
-            raise ValueError(
-                f"trajectory {i + 1} has other atoms, another order of atoms or another cell than the first"
-            )
-        check_nve(trajectory)
+    names = [str(name) for name in names] or [f"trajectory {i + 1}" for i in range(len(trajectories))]
+    for name, trajectory in zip(names, trajectories, strict=True):
+        _check_same_system(name, trajectories[0].system, trajectory.system)
+        try:
+            nve.check(trajectory)
+            steps_per_interval(frame_interval(trajectory.times), time_step_fs)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     if len(trajectories) >= 3:
         parts = [trajectories[:-2], trajectories[-2:-1], trajectories[-1:]]
     else:
-        parts = [[_cut(t, low, high) for t in trajectories] for low, high in ((0, 0.8), (0.8, 0.9), (0.9, 1))]
-    return Dataset(system, float(time_step_fs), *(_join(part, time_step_fs, stride_fs) for part in parts))
+        gap = 10 * time_step_fs
+        parts = [[_cut(t, *window) for t in trajectories] for window in ((0, 0.8, 0), (0.8, 0.9, gap), (0.9, 1, gap))]
+    joined = [_join([pairs(t, time_step_fs, stride_fs) for t in part]) for part in parts]
+    metadata: dict[str, Any] = {"sources": names}
+    for key in ("velocities", "velocity_relative_error"):
+        if any(key in trajectory.metadata for trajectory in trajectories):
+            metadata[key] = max(t.metadata[key] for t in trajectories if key in t.metadata)
+    return Dataset(trajectories[0].system, float(time_step_fs), *joined, metadata=metadata)
 
 
-def statistics(train: Pairs) -> Statistics:
-    """RMS scales and largest speed of the training pairs."""
-    speed = np.sqrt(np.max(np.sum(train.state.velocities**2, axis=-1)))
-    return Statistics(_rms(train.displacements), _rms(train.velocities), float(speed))
+def make_from_pairs(paths: Sequence[Any], time_step_fs: float) -> Dataset:
+    """The dataset of files in TrajCast's extxyz format; their frames are pairs Δt apart.
 
-
-def speed_limits(train: Pairs, species: np.ndarray, elements: tuple[int, ...]) -> list[float]:
-    """Speed, Å/fs, of each element that one in 10,000 atoms of the training pairs exceeds: the end of dense data."""
-    speeds = np.linalg.norm(train.state.velocities, axis=-1)
-    return [float(np.quantile(speeds[:, species == element], 0.9999)) for element in elements]
-
-
-def write(path, dataset: Dataset, *, overwrite: bool = False) -> None:
-    """Writes the dataset; the file appears only when it is complete.
+    With three or more files, the last is the test set and the one before it the validation set; one or two are cut in
+    the order of their frames, 80 % train, 10 % validation, 10 % test.
 
     Raises:
-        FileExistsError: the file exists and ``overwrite`` is False.
+        ValueError: files of different systems, that cannot be read, or whose displacements are not what their
+            velocities give in Δt.
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already")
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with h5py.File(partial, "w") as file:
-            file.attrs.update({"format": _FORMAT, "time_step_fs": dataset.time_step_fs})
-            for name, values in dataset.system._asdict().items():
-                file[f"system/{name}"] = np.asarray(values)
-            for split in SPLITS:
-                part: Pairs = getattr(dataset, split)
-                for name, values in zip(("positions", "velocities"), part.state, strict=True):
-                    file.create_dataset(f"{split}/{name}", data=values, compression="gzip", compression_opts=1)
-                file.create_dataset(f"{split}/displacements", data=part.displacements, compression="gzip")
-                file.create_dataset(f"{split}/new_velocities", data=part.velocities, compression="gzip")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    found, first = [], None
+    for path in paths:
+        system, state, displacements, velocities = trajcast_pairs.read(Path(path))
+        first = system if first is None else first
+        _check_same_system(str(path), first, system)
+        try:
+            nve.check_pairs(state, displacements, velocities, time_step_fs)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        found.append(_single(state, displacements, velocities))
+    if first is None:
+        raise ValueError("no files given")
+    if len(found) >= 3:
+        parts = [found[:-2], found[-2:-1], found[-1:]]
+    else:
+        parts = [[_window(p, *window) for p in found] for window in ((0, 0.8), (0.8, 0.9), (0.9, 1))]
+    joined = [_join(part) for part in parts]
+    if not all(len(part.displacements) for part in joined):
+        raise ValueError(f"{sum(len(p.displacements) for p in found)} pairs are too few to be split 80/10/10")
+    return Dataset(first, float(time_step_fs), *joined, metadata={"sources": [str(path) for path in paths]})
 
 
-def read(path) -> Dataset:
-    """The dataset in a file.
+def thinned(data: Dataset, n_train: int) -> Dataset:
+    """The dataset with at most ``n_train`` training pairs, evenly chosen.
 
     Raises:
-        ValueError: the file is truncated, or no dataset of this package.
-        FileNotFoundError: no such file.
+        ValueError: a number below one.
     """
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with h5py.File(path) as file:
-
-            def array(name: str) -> np.ndarray:
-                return np.asarray(file[name])
-
-            if file.attrs.get("format") != _FORMAT:
-                raise ValueError(f"{path} is no dataset of this package; `ffmd dataset` makes one from trajectories")
-            system = System(*(array(f"system/{name}") for name in System._fields))
-            parts = [
-                Pairs(
-                    State(array(f"{split}/positions"), array(f"{split}/velocities")),
-                    array(f"{split}/displacements"),
-                    array(f"{split}/new_velocities"),
-                )
-                for split in SPLITS
-            ]
-            return Dataset(system, float(np.asarray(file.attrs["time_step_fs"])), *parts)
-    except (OSError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{path} cannot be read as a dataset (truncated?): {error}") from None
+    if n_train < 1:
+        raise ValueError(f"the number of training pairs must be at least 1, not {n_train}")
+    n_pairs = len(data.train.displacements)
+    if n_train >= n_pairs:
+        return data
+    return dataclasses.replace(data, train=_take(data.train, np.arange(n_train) * n_pairs // n_train))
 
 
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+def _check_same_system(name: str, first: System, other: System) -> None:
+    """Raises ValueError unless both are one system, atom by atom."""
+    if not np.array_equal(first.species, other.species):
+        raise ValueError(f"{name} has other atoms, or another order of atoms, than the first file")
+    if not np.allclose(first.masses, other.masses, rtol=1e-3):
+        raise ValueError(f"{name} has other masses than the first file")
+    if np.any(first.pbc != other.pbc) or not np.allclose(first.cell, other.cell, atol=1e-4):
+        lengths = [np.round(np.linalg.norm(system.cell, axis=1), 4).tolist() for system in (first, other)]
+        raise ValueError(f"{name} has another cell than the first file: lengths {lengths[1]}, not {lengths[0]} Å")
 
 
-def _cut(trajectory: Trajectory, low: float, high: float) -> Trajectory:
-    window = slice(round(low * len(trajectory.times)), round(high * len(trajectory.times)))
+def _cut(trajectory: Trajectory, low: float, high: float, gap_fs: float) -> Trajectory:
+    """The part from ``low`` to ``high`` of the length, without its first ``gap_fs``, at most 2.5 % of the whole."""
+    n_frames = len(trajectory.times)
+    gap = min(gap_fs / frame_interval(trajectory.times), 0.025 * n_frames)
+    window = slice(round(low * n_frames) + round(gap), round(high * n_frames))
     frames = State(*(values[window] for values in trajectory.frames))
     return trajectory._replace(frames=frames, times=trajectory.times[window])
 
 
-def _join(trajectories: list[Trajectory], time_step_fs: float, stride_fs: float | None) -> Pairs:
-    parts = [pairs(t, time_step_fs, stride_fs) for t in trajectories]
-    return Pairs(
-        State(*(np.concatenate([getattr(part.state, name) for part in parts]) for name in State._fields)),
-        np.concatenate([part.displacements for part in parts]),
-        np.concatenate([part.velocities for part in parts]),
-    )
+def _single(state: State, displacements: np.ndarray, velocities: np.ndarray) -> Pairs:
+    """Pairs in single precision."""
+    return jax.tree.map(lambda values: np.asarray(values, np.float32), Pairs(state, displacements, velocities))
+
+
+def _take(part: Pairs, rows: Any) -> Pairs:
+    return jax.tree.map(lambda values: values[rows], part)
+
+
+def _window(part: Pairs, low: float, high: float) -> Pairs:
+    n_pairs = len(part.displacements)
+    return _take(part, slice(round(low * n_pairs), round(high * n_pairs)))
+
+
+def _join(parts: Sequence[Pairs]) -> Pairs:
+    return jax.tree.map(lambda *values: np.concatenate(values), *parts)

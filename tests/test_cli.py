@@ -50,7 +50,7 @@ def chain(folder):
     """Reference → dataset → training → roll-out, made once."""
     ffmd("reference", "argon", "--out", folder / "ref.h5", "--repeat", 2, 2, 2, "--temperature", 60,
          "--length-ps", 4, "--equilibrate-ps", 0.4, "--frame-fs", 20)  # fmt: skip
-    ffmd("dataset", folder / "ref.h5", "--out", folder / "data.h5", "--time-step", 40)
+    ffmd("dataset", folder / "ref.h5", "--out", folder / "data.h5", "--time-step", 40, "--stride-fs", 20)
     ffmd("train", folder / "data.h5", "--out", folder / "model", "--epochs", 3, "--batch-size", 8, *TINY)
     ffmd("rollout", folder / "model", "--start", folder / "ref.h5", "--out", folder / "run.h5", "--steps", 40,
          "--every", 2, "--temperature", 60)  # fmt: skip

@@ -11,7 +11,6 @@ from conftest import small_config
 
 from ffmd_jax import checkpoint, config, dataset, mechanics, train
 from ffmd_jax.reference import production, systems
-from ffmd_jax.state import State
 from ffmd_jax.trajectory import Trajectory
 
 ARGON = systems.argon((2, 2, 2))
@@ -39,62 +38,6 @@ def data(argon_run):
 def fit(data, training, state=None, **options):
     model_config = train.model_config(data, SIZES)
     return model_config, list(train.fit(model_config, data, training, state, **options))
-
-
-def test_pairs_hold_what_happens_in_one_time_step(argon_run, data):
-    pairs = dataset.pairs(argon_run, 40.0)
-    np.testing.assert_allclose(
-        pairs.displacements[7], argon_run.frames.positions[9] - argon_run.frames.positions[7], atol=1e-6
-    )
-    np.testing.assert_allclose(pairs.velocities[7], argon_run.frames.velocities[9], rtol=1e-6)
-    sizes = [len(getattr(data, split).displacements) for split in dataset.SPLITS]
-    assert sizes == [158, 18, 18]
-    assert len(dataset.pairs(argon_run, 40.0, stride_fs=80.0).displacements) == 50
-
-
-def test_three_trajectories_are_split_by_trajectory(argon_run):
-    runs = [dataset._cut(argon_run, low, low + 0.25) for low in (0.0, 0.25, 0.5, 0.75)]
-    data = dataset.make(runs, 40.0)
-    for split, run in (("validation", runs[2]), ("test", runs[3])):
-        np.testing.assert_allclose(getattr(data, split).state.positions[0], run.frames.positions[0], rtol=1e-6)
-    assert len(data.train.displacements) == 2 * 48
-
-
-def test_dataset_file_round_trip_and_damage(data, tmp_path):
-    path = tmp_path / "data.h5"
-    dataset.write(path, data)
-    again = dataset.read(path)
-    for a, b in zip(jax.tree.leaves(data.train), jax.tree.leaves(again.train), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert again.time_step_fs == 40.0
-    with pytest.raises(FileExistsError):
-        dataset.write(path, data)
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(ValueError, match="cannot be read"):
-        dataset.read(path)
-    with pytest.raises(FileNotFoundError):
-        dataset.read(tmp_path / "none.h5")
-
-
-@pytest.mark.parametrize("factor", [10.1805, 1 / 10.1805, 1000.0])
-def test_a_wrong_velocity_unit_is_found(argon_run, factor):
-    frames = argon_run.frames._replace(velocities=argon_run.frames.velocities * factor)
-    with pytest.raises(ValueError, match="times what the velocities give"):
-        dataset.make([argon_run._replace(frames=frames)], 40.0)
-
-
-def test_thermostatted_runs_and_other_systems_are_refused(argon_run):
-    energies = {"total_energy_eV": argon_run.observables["total_energy_eV"] + np.linspace(0, 0.5, 200)}
-    with pytest.raises(ValueError, match="not an NVE run"):
-        dataset.make([argon_run._replace(observables=energies)], 40.0)
-    other = argon_run._replace(system=ARGON.system._replace(cell=ARGON.system.cell * 1.01))
-    with pytest.raises(ValueError, match="other atoms"):
-        dataset.make([argon_run, other], 40.0)
-    with pytest.raises(ValueError, match="not a multiple"):
-        dataset.make([argon_run], 30.0)
-    still = argon_run._replace(frames=State(argon_run.frames.positions, 0 * argon_run.frames.velocities))
-    with pytest.raises(ValueError, match="velocities are zero"):
-        dataset.make([still], 40.0)
 
 
 def test_training_learns_and_the_average_is_better_than_chance(data):

@@ -41,14 +41,21 @@ def _model_facts(subject: str) -> dict:
 
     from ase.data import chemical_symbols
 
-    from ffmd_jax import checkpoint
+    from ffmd_jax import checkpoint, tables
 
     config, params = checkpoint.load_model(subject)
     facts = dataclasses.asdict(config)
     n_weights = sum(int(values.size) for values in checkpoint.flatten(params).values())
     elements = " ".join(chemical_symbols[z] for z in config.elements)
     architecture = facts.pop("architecture")
-    return {"kind": "model", **facts, "elements": elements, "weights": n_weights, **architecture}
+    return {
+        "kind": "model",
+        **facts,
+        "elements": elements,
+        "weights": n_weights,
+        **architecture,
+        "relative_error_of_tables": tables.step_error(config, params),
+    }
 
 
 def _dataset_facts(subject: str) -> dict:
@@ -56,14 +63,15 @@ def _dataset_facts(subject: str) -> dict:
 
     from ffmd_jax import dataset
 
-    data = dataset.read(subject)
+    facts = dataset.facts(subject)
+    elements, metadata = [chemical_symbols[z] for z in facts["elements"]], facts.pop("metadata")
+    limits = dict(zip(elements, facts["speed_limits"], strict=True))
     return {
         "kind": "dataset",
-        "time_step_fs": data.time_step_fs,
-        "n_atoms": len(data.system.species),
-        "elements": " ".join(chemical_symbols[z] for z in sorted(set(data.system.species.tolist()))),
-        **{f"{split}_pairs": len(getattr(data, split).displacements) for split in dataset.SPLITS},
-        **dataset.statistics(data.train)._asdict(),
+        **facts,
+        "elements": " ".join(elements),
+        "speed_limits": limits,
+        **metadata,
     }
 
 

@@ -9,6 +9,7 @@ from tyro.conf import Positional
 
 from ffmd_jax import config as configs
 from ffmd_jax.cli import common
+from ffmd_jax.formats import Hints
 
 _SAVE_EVERY_S = 120.0
 
@@ -19,32 +20,41 @@ def dataset(
     out: Path,
     time_step: float,
     stride_fs: float | None = None,
+    train_pairs: int | None = None,
+    hints: Annotated[Hints, tyro.conf.arg(name="")] = Hints(),  # noqa: B008
     overwrite: bool = False,
 ) -> None:
     """Cuts NVE trajectories into training pairs an interval Δt apart.
 
-    Three or more trajectories: the last becomes the test set, the one before it the validation set.  One or two: each
-    is split in time, 80/10/10.  Refuses what is not NVE-continuous or has velocities in another unit than stated.
+    Reads H5MD, extxyz and .traj (ASE, with momenta or a column velocities in Å/fs), LAMMPS custom dumps (with
+    --lammps-units, --lammps-timestep-fs and, without a column element, --elements), and with --topology what MDAnalysis
+    reads.  Positions are unwrapped.  Refuses, with the number that gives it away: velocities that do not fit the
+    displacements, thermostatted runs, changing cells, lost, repeated or damaged frames, a Δt that the frame interval
+    does not divide.
+
+    Three or more files: the last becomes the test set, the one before it the validation set.  One or two: each is cut
+    in time, 80/10/10, with gaps of 10 Δt (at most 2.5 % of the run) before validation and test.
+
+    Files in TrajCast's extxyz format (columns displacements, update_velocities) are taken as the pairs that they are;
+    --time-step states their Δt.  They are split by file in the same way, or 80/10/10 in their order.
 
     Args:
-        trajectories: H5MD files or anything that ASE reads with velocities and times.
+        trajectories: Files, all of one system.
         out: HDF5 file to write.
         time_step: Δt of the model, fs; a multiple of the frame interval.
-        stride_fs: Time between the starts of two pairs, fs (default: every frame).
+        stride_fs: Time between the starts of two pairs, fs (default: Δt, so that no two pairs share an interval).
+        train_pairs: Keep this many training pairs, evenly chosen (default: all).
+        hints: What the files leave unstated.
         overwrite: Replace an existing file.
     """
     common.check_output(out, overwrite)
     from ffmd_jax import dataset as datasets
-    from ffmd_jax import trajectory
 
     if not trajectories:
         raise ValueError("give at least one trajectory")
-    parts = []
-    with common.progress(len(trajectories), "reading", "files") as bar:
-        for path in trajectories:
-            parts.append(trajectory.read(path))
-            bar.update()
-    data = datasets.make(parts, time_step, stride_fs)
+    data = _read_dataset(trajectories, time_step, stride_fs, hints)
+    if train_pairs is not None:
+        data = datasets.thinned(data, train_pairs)
     datasets.write(out, data, overwrite=overwrite)
     sizes = ", ".join(f"{len(getattr(data, split).displacements)} {split}" for split in datasets.SPLITS)
     scales = datasets.statistics(data.train)
@@ -52,6 +62,30 @@ def dataset(
         f"{out}: {sizes} pairs at Δt = {time_step:g} fs; RMS Δr {scales.displacement_rms:.4g} Å, "
         f"v {scales.velocity_rms:.4g} Å/fs per component"
     )
+    if "velocity_relative_error" in data.metadata:
+        error = 100 * data.metadata["velocity_relative_error"]
+        print(f"velocities are {data.metadata['velocities']}: inaccurate by about {error:.2g} % (RMS)")
+
+
+def _read_dataset(files: tuple[Path, ...], time_step: float, stride_fs: float | None, hints: Hints):
+    """The dataset of trajectories, or of files that hold pairs already."""
+    from ffmd_jax import dataset as datasets
+    from ffmd_jax import trajectory
+    from ffmd_jax.formats import trajcast_pairs
+
+    ready = [trajcast_pairs.recognises(path) for path in files]
+    if all(ready):
+        if stride_fs is not None or hints != Hints():
+            raise ValueError("files in TrajCast's format hold pairs already: they take no --stride-fs and no hints")
+        return datasets.make_from_pairs(files, time_step)
+    if any(ready):
+        raise ValueError(f"{files[ready.index(True)]} holds TrajCast pairs, others hold trajectories; give one kind")
+    found = []
+    with common.progress(len(files), "reading", "files") as bar:
+        for path in files:
+            found.append(trajectory.read(path, hints=hints))
+            bar.update()
+    return datasets.make(found, time_step, time_step if stride_fs is None else stride_fs, files)
 
 
 def train(

@@ -1,0 +1,154 @@
+"""H5MD 1.1 (doi:10.1016/j.cpc.2014.01.018), of this package and of other programs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ffmd_jax import units
+from ffmd_jax.formats import Hints, common
+from ffmd_jax.state import State, System, make_system
+
+_H5MD_ENDINGS = {".h5", ".h5md", ".hdf5"}
+_LENGTHS = {"Angstrom": 1.0, "angstrom": 1.0, "A": 1.0, "Å": 1.0, "nm": 10.0, "pm": 0.01}  # in Å
+_TIMES = {"fs": 1.0, "ps": units.PS, "ns": 1000 * units.PS}  # in fs
+_VELOCITIES = {f"{a} {b}-1": x / y for a, x in _LENGTHS.items() for b, y in _TIMES.items()}  # in Å/fs
+_MASSES = {"u": 1.0, "amu": 1.0, "Da": 1.0, "g mol-1": 1.0}  # in u
+
+
+def recognises(path: Path) -> bool:
+    """True for any HDF5 file and for the endings of H5MD, so that a damaged file is reported as such."""
+    return path.suffix.lower() in _H5MD_ENDINGS or bool(h5py.is_hdf5(path))
+
+
+def read(path: Path, hints: Hints) -> common.Content:
+    """All that the file holds; velocities are zeros if they are absent and the hints do not want them."""
+    with h5py.File(path, "r") as file:
+        root: Any = file  # h5py's type hints do not know what a name holds
+        particles, ours = _particles(root), "ffmd_jax" in root
+        system, frames = _frames(particles, slice(None), hints.velocities == "stored")
+        times = _times(particles["position"])
+        if "velocity" in particles and not np.array_equal(times, _times(particles["velocity"])):
+            raise ValueError("positions and velocities are stored at different times")
+        if not ours:
+            common.check_elements(system)
+            if "image" not in particles:
+                frames = frames._replace(positions=common.unwrap(system, np.asarray(frames.positions)))
+        observables = _observables(root.get("observables", {}), len(times))
+        metadata = json.loads(_text(root["ffmd_jax"].attrs["metadata"])) if ours else {"source": path.name}
+    return common.Content(system, frames, times, observables, metadata)
+
+
+def _observables(groups: Any, n_frames: int) -> dict[str, np.ndarray]:
+    """The per-frame scalars; a unit attribute is put into the name."""
+    observables = {}
+    for name, group in groups.items():
+        values: Any = group.get("value") if isinstance(group, h5py.Group) else None
+        if values is not None and values.shape == (n_frames,):
+            unit = _text(values.attrs.get("unit", ""))
+            observables[f"{name}_{unit}" if unit else name] = values[()].astype(np.float64)
+    return observables
+
+
+def start(path: Path, frame: int, need_velocities: bool) -> tuple[System, State]:
+    """System and the state of one frame, ``[1, n_atoms, 3]``."""
+    with h5py.File(path, "r") as file:
+        particles = _particles(file)
+        n_frames = len(particles["position"]["value"])
+        if not -n_frames <= frame < n_frames:
+            raise ValueError(f"frame {frame} does not exist, the file has {n_frames}")
+        chosen = slice(frame % n_frames, frame % n_frames + 1)
+        system, frames = _frames(particles, chosen, need_velocities)
+        if "ffmd_jax" not in file:
+            common.check_elements(system)
+        return system, frames
+
+
+def _particles(file: Any) -> Any:
+    """The group of all particles: ``particles/all`` or the only one."""
+    groups = file["particles"]
+    if "all" in groups:
+        return groups["all"]
+    if len(groups) != 1:
+        raise ValueError(f"found the particle groups {sorted(groups)}, need one, or one called 'all'")
+    return groups[next(iter(groups))]
+
+
+def _frames(particles: Any, chosen: slice, need_velocities: bool) -> tuple[System, State]:
+    """System and the chosen frames, ``[n_chosen, n_atoms, 3]``; images of periodic positions are applied."""
+    position = particles["position"]["value"]
+    if not len(position):
+        raise ValueError("the file holds no frames")
+    positions = _converted(position, _LENGTHS, chosen)
+    if "velocity" in particles:
+        velocities = _converted(particles["velocity"]["value"], _VELOCITIES, chosen)
+    elif need_velocities:
+        raise ValueError(common.NO_VELOCITIES)
+    else:
+        velocities = np.zeros_like(positions)
+    if positions.shape != velocities.shape:
+        raise ValueError(f"positions are {positions.shape}, but velocities {velocities.shape}")
+    system = make_system(
+        _constant(particles["species"], chosen),
+        _constant(particles["mass"], chosen, _MASSES),
+        *_box(particles["box"], chosen),
+    )
+    if "image" in particles:
+        image = particles["image"]
+        numbers = image[()] if hasattr(image, "shape") else image["value"][chosen]
+        positions += numbers @ system.cell
+    return system, State(positions, velocities)
+
+
+def _box(box: Any, chosen: slice) -> tuple[np.ndarray | None, Any]:
+    """Cell in Å, or None if the box has no edges, and pbc ``[3]``."""
+    pbc = np.array([_text(boundary) == "periodic" for boundary in np.broadcast_to(box.attrs["boundary"], 3)])
+    if "edges" not in box:
+        return None, pbc
+    return _constant(box["edges"], chosen, _LENGTHS), pbc
+
+
+def _constant(element: Any, chosen: slice, table: dict[str, float] | None = None) -> np.ndarray:
+    """A fixed element, or a time-dependent one that stays the same over the chosen frames."""
+    if hasattr(element, "shape"):  # a dataset, not a group
+        return _converted(element, table, ())
+    values: Any = _converted(element["value"], table, chosen)
+    changed = abs(values - values[0]).reshape(len(values), -1).max(axis=1) > 1e-6 * abs(values).max()
+    if changed.any():
+        what = "a changing cell (NPT)" if element.name.endswith("edges") else f"a changing {element.name}"
+        raise ValueError(f"{what} is not supported, first change at frame {np.argmax(changed)}")
+    return values[0]
+
+
+def _times(element: Any) -> np.ndarray:
+    """All times of an element, fs; H5MD also allows a constant increment with an offset."""
+    time, n_frames = element["time"], len(element["value"])
+    times = _converted(time, _TIMES, ())
+    if times.ndim == 0:
+        times = float(time.attrs.get("offset", 0.0)) * _factor(time, _TIMES) + times * np.arange(n_frames)
+    if times.shape != (n_frames,):
+        raise ValueError(f"{element.name} has {n_frames} frames, but times {times.shape}")
+    return times
+
+
+def _converted(dataset: Any, table: dict[str, float] | None, chosen) -> np.ndarray:
+    """Values as float64 in the package's units; without a table as they are."""
+    if table is None:
+        return dataset[chosen]
+    return dataset[chosen].astype(np.float64) * _factor(dataset, table)
+
+
+def _factor(dataset: Any, table: dict[str, float]) -> float:
+    unit = _text(dataset.attrs.get("unit", ""))
+    first, _, second = unit.partition("/")
+    factor = table.get(f"{first} {second}-1" if second else unit)
+    if factor is None:
+        found = f"the unit '{unit}'" if unit else "no unit"
+        raise ValueError(f"{dataset.name} has {found}; set its attribute 'unit' to one of {', '.join(table)}")
+    return factor
+
+
+def _text(value) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

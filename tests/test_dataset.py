@@ -1,0 +1,391 @@
+"""Pairs are what happens in Δt; splits are independent; what is not one NVE run is refused with the number."""
+
+import json
+
+import ase
+import ase.io
+import h5py
+import numpy as np
+import pytest
+
+from ffmd_jax import __main__ as entry
+from ffmd_jax import dataset, nve, trajectory, units
+from ffmd_jax.state import State, make_system
+from ffmd_jax.trajectory import Hints, Trajectory
+
+N_ATOMS = 16
+SYSTEM = make_system(np.full(N_ATOMS, 18), np.full(N_ATOMS, 39.95), 40.0 * np.eye(3), True)
+
+
+def oscillators(n_frames=600, interval=10.0, fastest=0.05, kick=None, seed=0) -> Trajectory:
+    """Atoms in harmonic wells of 0.005 … ``fastest`` rad/fs at 100 K, exact, without energies, as most files come.
+
+    Args:
+        kick: ``(rng, v, dt) -> v``, five times a frame.
+    """
+    rng = np.random.default_rng(seed)
+    omega = rng.uniform(0.005, fastest, (N_ATOMS, 3))
+    speed = np.sqrt(units.BOLTZMANN * 100 * units.EV / 39.95)
+    x, v, dt = rng.normal(size=(N_ATOMS, 3)) * speed / omega, rng.normal(size=(N_ATOMS, 3)) * speed, interval / 5
+    cos, sin = np.cos(omega * dt), np.sin(omega * dt)
+    positions, velocities = [], []
+    for step in range(5 * n_frames):
+        if step % 5 == 0:
+            positions.append(x)
+            velocities.append(v)
+        x, v = x * cos + v * sin / omega, v * cos - x * omega * sin
+        v = v if kick is None else kick(rng, v, dt)
+    centres = rng.uniform(0, 40, (N_ATOMS, 3))
+    frames = State(centres + np.array(positions), np.array(velocities))
+    return Trajectory(SYSTEM, frames, interval * np.arange(n_frames), {}, {})
+
+
+def langevin(tau):
+    def kick(rng, v, dt):
+        keep = np.exp(-dt / tau)
+        return keep * v + np.sqrt((1 - keep**2) * units.BOLTZMANN * 100 * units.EV / 39.95) * rng.normal(size=v.shape)
+
+    return kick
+
+
+def csvr(tau):
+    """Bussi, Donadio & Parrinello 2007, as a plain Euler step of the kinetic energy."""
+
+    def kick(rng, v, dt):
+        kinetic, target = 0.5 * 39.95 * np.sum(v**2), 1.5 * N_ATOMS * units.BOLTZMANN * 100 * units.EV
+        noise = 2 * np.sqrt(kinetic * target * dt / (3 * N_ATOMS * tau)) * rng.normal()
+        return v * np.sqrt((kinetic + (target - kinetic) * dt / tau + noise) / kinetic)
+
+    return kick
+
+
+@pytest.fixture(scope="module")
+def run():
+    return oscillators()
+
+
+def replaced(run, positions=None, velocities=None, **fields):
+    r, v = run.frames
+    frames = State(r if positions is None else positions, v if velocities is None else velocities)
+    return run._replace(frames=frames, **fields)
+
+
+def test_pairs_hold_what_happens_in_one_time_step(run):
+    pairs = dataset.pairs(run, 40.0)
+    np.testing.assert_allclose(pairs.displacements[7], run.frames.positions[11] - run.frames.positions[7], atol=1e-5)
+    np.testing.assert_allclose(pairs.velocities[7], run.frames.velocities[11], rtol=1e-6)
+    assert len(dataset.pairs(run, 40.0, stride_fs=80.0).displacements) == 75
+
+
+def test_one_trajectory_is_cut_in_time_with_gaps(run):
+    data = dataset.make([run], 20.0)
+    ends = {"train": (0, 480), "validation": (480 + 15, 540), "test": (540 + 15, 600)}  # 2.5 % of 600 frames
+    for split, (first, last) in ends.items():
+        part = getattr(data, split)
+        assert len(part.displacements) == last - first - 2
+        np.testing.assert_allclose(part.state.velocities[0], run.frames.velocities[first], rtol=1e-6)
+        np.testing.assert_allclose(part.velocities[-1], run.frames.velocities[last - 1], rtol=1e-6)
+    short = dataset.make([run], 10.0)  # 10 Δt is less than 2.5 %
+    np.testing.assert_allclose(short.test.state.velocities[0], run.frames.velocities[550], rtol=1e-6)
+
+
+def test_three_trajectories_are_split_by_trajectory():
+    runs = [oscillators(n_frames=100, seed=seed) for seed in (1, 2, 3, 4)]
+    data = dataset.make(runs, 40.0, names=["a", "b", "c", "d"])
+    for split, run in (("validation", runs[2]), ("test", runs[3])):
+        np.testing.assert_allclose(getattr(data, split).state.velocities[0], run.frames.velocities[0], rtol=1e-6)
+    assert len(data.train.displacements) == 2 * 96
+    assert data.metadata["sources"] == ["a", "b", "c", "d"]
+    few = dataset.thinned(data, 50)
+    assert len(few.train.displacements) == 50
+    assert len(few.test.displacements) == 96
+    # Even: both trajectories give half.
+    from_first = [any(np.array_equal(v, w) for w in data.train.velocities[:96]) for v in few.train.velocities]
+    assert sum(from_first) == 25
+    assert dataset.thinned(data, 1000) is data
+
+
+@pytest.mark.parametrize(
+    ("interval", "time_step", "steps"),
+    [(0.1, 0.3, 3), (0.1 * 3, 30.0, 100), (10 / 3, 10.0, 3), (0.25, 7.0, 28), (1.0, 1.0, 1), (2 / 3, 2.0, 3)],
+)
+def test_time_steps_are_counted_exactly(interval, time_step, steps):
+    assert dataset.steps_per_interval(interval, time_step) == steps
+    times = interval * np.arange(5000)
+    assert dataset.steps_per_interval(trajectory.frame_interval(times), time_step) == steps
+
+
+@pytest.mark.parametrize(
+    ("interval", "time_step", "message"),
+    [
+        (9.99, 10.0, "Δt = 10 fs is not a multiple of the 9.99 fs"),
+        (10.0, 9.99, "Δt = 9.99 fs is not a multiple of the 10 fs"),
+        (7.0, 10.0, "7 fs"),
+        (0.3, 10.0, "0.3 fs"),
+        (10.0, 5.0, "Δt = 5 fs"),
+        (10.0, 10.0002, "10.0002 fs"),
+        (1.0, -3.0, "positive"),
+        (1.0, float("nan"), "positive"),
+    ],
+)
+def test_time_steps_that_do_not_fit_are_refused(interval, time_step, message):
+    with pytest.raises(ValueError, match=message):
+        dataset.steps_per_interval(interval, time_step)
+
+
+@pytest.mark.parametrize("interval", [2.0, 10.0, 40.0, 60.0, 80.0])
+def test_nve_passes_at_any_interval(interval):
+    nve.check(oscillators(interval=interval))  # 0.05 rad/fs times 60 fs is beyond what frames resolve
+
+
+@pytest.mark.parametrize("factor", [10.1805, 1 / 10.1805, 1000.0, 100.0, 0.001, 2.0, 0.5])
+def test_a_wrong_velocity_unit_is_found(run, factor):
+    with pytest.raises(ValueError, match=r"displacements are .* times what the velocities give") as caught:
+        nve.check(replaced(run, velocities=run.frames.velocities * factor))
+    assert float(str(caught.value).split()[2]) == pytest.approx(1 / factor, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("kick", "interval", "message"),
+    [
+        (langevin(100.0), 10.0, r"single atoms jump at random.* relaxation time of (9|10)[0-9](\.[0-9])? fs"),
+        (langevin(2000.0), 10.0, r"single atoms jump at random.*relaxation time of (1|2)\.[0-9]*e\+03 fs"),
+        (csvr(100.0), 10.0, "all atoms together jump at random"),
+        (csvr(1000.0), 5.0, "all atoms together jump at random"),
+    ],
+)
+def test_thermostats_are_found_without_energies(kick, interval, message):
+    with pytest.raises(ValueError, match=message):
+        nve.check(oscillators(n_frames=1000, interval=interval, kick=kick))
+
+
+def test_canonical_kinetic_energy_is_found_where_frames_resolve_nothing():
+    nve.check(oscillators(n_frames=3000, interval=50.0, fastest=0.2))
+    with pytest.raises(ValueError, match=r"kinetic energy fluctuates .* times as much as in the canonical ensemble"):
+        nve.check(oscillators(n_frames=3000, interval=50.0, fastest=0.2, kick=csvr(100.0)))
+
+
+def test_half_step_velocities_are_found(run):
+    fine = oscillators(n_frames=3000, interval=1.0)
+    lagging = 0.5 * (fine.frames.velocities[1:] + fine.frames.velocities[:-1])
+    found = replaced(run, fine.frames.positions[1::10], lagging[::10], times=10.0 * np.arange(300))
+    with pytest.raises(ValueError, match=r"a time 0\.(5|49\d*|50\d*) fs before the positions"):
+        nve.check(found)
+
+
+def test_stored_energies_decide(run):
+    kinetic = 0.5 * np.einsum("i,tix->t", SYSTEM.masses, run.frames.velocities**2) / units.EV
+    nve.check(run._replace(observables={"potential_energy_eV": 5.0 - kinetic}))
+    drift = np.linspace(0, 0.1, 600)
+    for observables in ({"potential_energy_eV": 5.0 - kinetic + drift}, {"total_energy_eV": 5.0 + drift}):
+        with pytest.raises(ValueError, match=r"total energy fluctuates by 0\.0289 eV.*not an NVE run"):
+            nve.check(run._replace(observables=observables))
+
+
+def no_velocities(run):
+    return replaced(run, velocities=0 * run.frames.velocities)
+
+
+def changed_order(run):
+    return run._replace(system=SYSTEM._replace(species=np.array([36, *[18] * (N_ATOMS - 1)])))
+
+
+BAD_RUNS = {
+    "zero velocities": (no_velocities, "all velocities are zero"),
+    "nvt by its own word": (lambda run: run._replace(metadata={"ensemble": "nvt"}), "ensemble is NVT"),
+    "atoms at rest": (lambda run: replaced(run, positions=0 * run.frames.positions), "do not move"),
+    "other order": (changed_order, "second has other atoms, or another order"),
+    "other cell": (lambda run: run._replace(system=SYSTEM._replace(cell=41 * np.eye(3))), "another cell .* 41.*40"),
+    "other masses": (lambda run: run._replace(system=SYSTEM._replace(masses=SYSTEM.masses * 2)), "other masses"),
+    "too short": (
+        lambda run: replaced(run, *(x[:3] for x in run.frames), times=run.times[:3]),
+        "a part with 2 frames of 10 fs holds no pair",
+    ),
+    "other interval": (lambda run: run._replace(times=run.times * 1.1), "not a multiple of the 11 fs"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RUNS)
+def test_bad_runs_are_refused(run, case):
+    change, message = BAD_RUNS[case]
+    with pytest.raises(ValueError, match=message):
+        dataset.make([run, change(run)], 40.0, names=["first", "second"])
+
+
+def test_no_trajectories_are_refused():
+    with pytest.raises(ValueError, match="no trajectories"):
+        dataset.make([], 40.0)
+
+
+def test_dataset_file_round_trip_and_damage(run, tmp_path):
+    path, data = tmp_path / "data.h5", dataset.make([run], 40.0, names=["run.h5"])
+    dataset.write(path, data)
+    again = dataset.read(path)
+    for split in dataset.SPLITS:
+        before, after = getattr(data, split), getattr(again, split)
+        np.testing.assert_array_equal(before.state, after.state)
+        np.testing.assert_array_equal(before.displacements, after.displacements)
+        np.testing.assert_array_equal(before.velocities, after.velocities)
+    assert again.time_step_fs == 40.0
+    assert again.metadata == {"sources": ["run.h5"]}
+    facts, scales = dataset.facts(path), dataset.statistics(data.train)
+    assert facts["velocity_rms"] == pytest.approx(scales.velocity_rms, rel=1e-12)
+    assert facts["train_pairs"] == 476
+    assert facts["speed_limits"] == dataset.speed_limits(data.train, SYSTEM.species, (18,))
+    with h5py.File(path, "r+") as file:
+        del file.attrs["facts"]  # as files of version 0.1 are
+    assert dataset.facts(path)["velocity_rms"] == pytest.approx(scales.velocity_rms, rel=1e-12)
+    with pytest.raises(FileExistsError):
+        dataset.write(path, data)
+    path.write_bytes(path.read_bytes()[:3000])
+    for reader in (dataset.read, dataset.facts):
+        with pytest.raises(ValueError, match="cannot be read"):
+            reader(path)
+        with pytest.raises(FileNotFoundError):
+            reader(tmp_path / "none.h5")
+
+
+def trajcast_file(path, pairs, rows, change=lambda i, atoms: None):
+    """Pairs in TrajCast's extxyz format."""
+    images = []
+    for i in rows:
+        atoms = ase.Atoms(SYSTEM.species, pairs.state.positions[i], cell=SYSTEM.cell, pbc=True)
+        atoms.set_array("velocities", pairs.state.velocities[i].astype(float))
+        atoms.set_array("displacements", pairs.displacements[i].astype(float))
+        atoms.set_array("update_velocities", pairs.velocities[i].astype(float))
+        change(len(images), atoms)
+        images.append(atoms)
+    ase.io.write(path, images)
+    return path
+
+
+@pytest.mark.parametrize("n_files", [1, 3])
+def test_trajcast_pairs_are_read_as_they_are(run, tmp_path, n_files):
+    pairs, per_file = dataset.pairs(run, 40.0), 20
+    order = np.random.default_rng(0).permutation(590)  # their frames are independent
+    rows = [order[per_file * i : per_file * (i + 1)] for i in range(n_files)]
+    paths = [trajcast_file(tmp_path / f"{i}.extxyz", pairs, rows[i]) for i in range(n_files)]
+    data = dataset.make_from_pairs(paths, 40.0)
+    expected = rows if n_files == 3 else [rows[0][:16], rows[0][16:18], rows[0][18:]]
+    for split, chosen in zip(dataset.SPLITS, expected, strict=True):
+        part = getattr(data, split)
+        np.testing.assert_allclose(part.state.positions, pairs.state.positions[chosen], atol=1e-5)
+        np.testing.assert_allclose(part.state.velocities, pairs.state.velocities[chosen], atol=1e-8)
+        np.testing.assert_allclose(part.displacements, pairs.displacements[chosen], atol=1e-8)
+        np.testing.assert_allclose(part.velocities, pairs.velocities[chosen], atol=1e-8)
+    with pytest.raises(ValueError, match="TrajCast's format"):
+        trajectory.read(paths[0], hints=Hints(frame_interval_fs=40.0))
+
+
+def ase_units(i, atoms):
+    for name in ("velocities", "update_velocities"):
+        atoms.arrays[name] *= units.ASE_TIME
+
+
+def drop(name):
+    def change(i, atoms):
+        if i == 3:
+            del atoms.arrays[name]
+
+    return change
+
+
+def hole(i, atoms):
+    if i == 2:
+        atoms.arrays["displacements"][5, 1] = np.nan
+
+
+def reordered(i, atoms):
+    if i == 4:
+        atoms.numbers[0] = 36
+
+
+def stretched(i, atoms):
+    if i == 4:
+        atoms.cell[1, 1] += 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (ase_units, r"displacements are 0\.1[0-9]* times what the velocities give"),
+        (drop("update_velocities"), "frame 3 has no per-atom column update_velocities"),
+        (hole, "atom 5 of frame 2"),
+        (reordered, "frame 4 holds other atoms"),
+        (stretched, "changing cell .* frame 4"),
+    ],
+)
+def test_bad_trajcast_pairs_are_refused(run, tmp_path, change, message):
+    path = trajcast_file(tmp_path / "bad.extxyz", dataset.pairs(run, 40.0), range(10), change)
+    with pytest.raises(ValueError, match=rf"bad\.extxyz: .*{message}"):
+        dataset.make_from_pairs([path], 40.0)
+
+
+def ffmd(*arguments):
+    entry.main([str(argument) for argument in arguments])
+
+
+def lammps_dump(path, run, velocities="vx vy vz"):
+    with path.open("w") as file:
+        for i, (r, v) in enumerate(zip(*run.frames, strict=True)):
+            file.write(f"ITEM: TIMESTEP\n{20 * i}\nITEM: NUMBER OF ATOMS\n{N_ATOMS}\nITEM: BOX BOUNDS pp pp pp\n")
+            file.write("0 40\n0 40\n0 40\nITEM: ATOMS id type x y z " + velocities + "\n")
+            rows = np.hstack([r % 40, 1e3 * v])
+            file.writelines(f"{n + 1} 1 " + " ".join(f"{x:.6g}" for x in row) + "\n" for n, row in enumerate(rows))
+    return path
+
+
+def test_the_command_makes_datasets_of_dumps_and_pairs(run, tmp_path, capsys):
+    dump = lammps_dump(tmp_path / "run.dump", run)
+    options = ("--lammps-units", "metal", "--lammps-timestep-fs", 0.5, "--elements", "Ar", "--time-step", 40)
+    ffmd("dataset", dump, "--out", tmp_path / "a.h5", "--train-pairs", 60, *options)
+    data = dataset.read(tmp_path / "a.h5")
+    assert [len(getattr(data, split).displacements) for split in dataset.SPLITS] == [60, 11, 11]  # stride Δt
+    first = dataset.pairs(run, 40.0, 40.0)
+    np.testing.assert_allclose(data.train.velocities[0], first.velocities[0], rtol=1e-5)
+    np.testing.assert_allclose(data.train.displacements[0], first.displacements[0], atol=2e-4)  # six digits
+    pairs = trajcast_file(tmp_path / "pairs.extxyz", dataset.pairs(run, 40.0), range(0, 590, 20))
+    ffmd("dataset", pairs, "--out", tmp_path / "b.h5", "--time-step", 40)
+    capsys.readouterr()
+    ffmd("info", tmp_path / "b.h5", "--json")
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts["sources"] == [str(pairs)]
+    assert facts["train_pairs"] == 24
+    assert facts["speed_limits"].keys() == {"Ar"}
+
+
+def test_the_command_estimates_velocities_only_when_asked(run, tmp_path, capsys):
+    dump = lammps_dump(tmp_path / "run.dump", run, "c1 c2 c3")
+    command = ("dataset", dump, "--out", tmp_path / "a.h5", "--time-step", 40, "--stride-fs", 10, "--lammps-units",
+               "metal", "--lammps-timestep-fs", 0.5, "--elements", "Ar")  # fmt: skip
+    with pytest.raises(SystemExit):
+        ffmd(*command)
+    assert "--velocities central-difference" in capsys.readouterr().err
+    assert not (tmp_path / "a.h5").exists()
+    ffmd(*command, "--velocities", "central-difference")
+    assert "inaccurate by about 2 %" in capsys.readouterr().out  # (0.05 · 10)²/6 is 4 %, the mean over all ω is less
+    data = dataset.read(tmp_path / "a.h5")
+    assert "central differences over ±10 fs" in data.metadata["velocities"]
+    np.testing.assert_allclose(data.train.velocities[0], run.frames.velocities[5], rtol=0.05, atol=3e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--lammps-units", "real", "--lammps-timestep-fs", 0.5), "0.00101 times what the velocities give"),
+        (("--lammps-units", "metal", "--lammps-timestep-fs", 1.0), "times what the velocities give"),
+        (("--lammps-units", "metal", "--lammps-timestep-fs", 0.35), "Δt = 40 fs is not a multiple of the 7 fs"),
+        (("--lammps-units", "metal"), "--lammps-timestep-fs"),
+        ((), "--lammps-units real or metal"),
+    ],
+)
+def test_the_command_refuses_dumps_in_one_line(run, tmp_path, capsys, options, message):
+    short = replaced(run, *(x[:80] for x in run.frames), times=run.times[:80])
+    dump = lammps_dump(tmp_path / "run.dump", short)
+    with pytest.raises(SystemExit) as stop:
+        ffmd("dataset", dump, "--out", tmp_path / "a.h5", "--time-step", 40, "--elements", "Ar", *options)
+    assert stop.value.code == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ffmd: ")]
+    assert message in line
+    assert "run.dump" in line
+    assert list(tmp_path.iterdir()) == [dump]
