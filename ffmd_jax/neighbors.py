@@ -233,7 +233,7 @@ def _build_from_bins(search: Search, system: System, positions: Array) -> tuple[
     steps = [(-1, 0, 1) if n > 1 else (0,) for n in search.bins]
     around = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3)
 
-    def row(i: Array) -> tuple[Graph, Array]:
+    def row(i: Array) -> tuple[Array, Array, Array]:
         bin_ = along[i] + around
         turns = jnp.where(system.pbc, bin_ // bins, 0)  # lattice translations of the bin beyond the border
         inside = jnp.all((bin_ - turns * bins >= 0) & (bin_ - turns * bins < bins), axis=-1)
@@ -247,7 +247,8 @@ def _build_from_bins(search: Search, system: System, positions: Array) -> tuple[
         return within.reshape(-1), others.reshape(-1), shifts.reshape(-1, 3)
 
     def rows(i: Array) -> tuple[Graph, Array]:
-        return _compact(*jax.vmap(row)(i), search.capacity)
+        within, others, shifts = jax.vmap(row)(i)
+        return _compact(within, others, shifts, search.capacity)
 
     block = min(n_atoms, 1024)  # the candidates of all atoms at once would fill gigabytes
     padded = jnp.minimum(jnp.arange(-(-n_atoms // block) * block), n_atoms - 1).reshape(-1, block)

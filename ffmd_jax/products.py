@@ -6,7 +6,7 @@ product in the plain formulation of e3nn-jax, slow and large: the oracle of test
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import e3nn_jax as e3nn
 import jax
@@ -174,7 +174,8 @@ def by_e3nn(features: Features, edges: Edges, radial: Array, mix: Array, paths: 
     (channels,) = {values.shape[-1] for values in features.values()}
     lmax = int(np.sqrt(edges.harmonics.shape[-1])) - 1
     y = e3nn.IrrepsArray(
-        e3nn.Irreps([(1, (l, (-1) ** l)) for l in range(lmax + 1)]), edges.harmonics.reshape(n_atoms * n_neighbors, -1)
+        e3nn.Irreps([(1, (l, (-1) ** l)) for l in range(lmax + 1)]),
+        jnp.asarray(edges.harmonics).reshape(n_atoms * n_neighbors, -1),
     )
     x = e3nn.from_chunks(
         e3nn.Irreps([(channels, irrep) for irrep in ordered(features)]),
@@ -188,6 +189,6 @@ def by_e3nn(features: Features, edges: Edges, radial: Array, mix: Array, paths: 
     weights = jnp.split(radial.reshape(n_atoms * n_neighbors, -1) @ mix, len(paths), axis=-1)
     weighted = messages * jnp.concatenate([weights[i] for i in found], axis=-1)
     receivers = jnp.repeat(jnp.arange(n_atoms), n_neighbors)
-    sums = e3nn.scatter_sum(weighted, dst=receivers, output_size=n_atoms)
+    sums: Any = e3nn.scatter_sum(weighted, dst=receivers, output_size=n_atoms)
     value_of = dict(zip(found, sums.chunks, strict=True))
     return concatenate_paths(paths, [jnp.swapaxes(jnp.asarray(value_of[i]), 1, 2) for i in range(len(paths))])

@@ -1,12 +1,16 @@
 """Force fields against numbers of independent engines, and the prepared systems."""
 
+import functools
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ffmd_jax.reference import energies, production, systems
+from ffmd_jax import neighbors
+from ffmd_jax.reference import energies, production, silicon, systems
 from ffmd_jax.state import State, make_system
 
 DATA = Path(__file__).parent / "data"
@@ -17,32 +21,92 @@ def test_bks_agrees_with_lammps():
     given = np.load(DATA / "quartz_bks.npz")
     numbers = given["atomic_numbers"]
     system = make_system(numbers, np.where(numbers == 14, 28.085, 15.999), given["cell"], given["pbc"])
-    value, forces = production.energy_and_forces(systems.quartz(), system, given["positions"])
+    quartz = systems.get("quartz", structure=(system, given["positions"]))
+    value, forces = production.energy_and_forces(quartz, quartz.system, quartz.positions)
     assert np.abs(given["forces_eV_per_A"]).max() > 1
     np.testing.assert_allclose(forces, given["forces_eV_per_A"], atol=1e-4)
     np.testing.assert_allclose(value, given["energy_eV"], atol=1e-2)
 
 
-@pytest.mark.parametrize("prepared", [systems.quartz((1, 1, 1)), systems.argon((1, 1, 1))], ids=lambda p: p.name)
-def test_forces_are_minus_the_gradient_in_cells_below_the_cutoff(prepared):
-    rng = np.random.default_rng(0)
-    positions = prepared.positions + rng.normal(scale=0.05, size=prepared.positions.shape)
-    _, forces = production.energy_and_forces(prepared, prepared.system, positions)
-    step = 1e-4
-    for atom, axis in ((0, 0), (3, 2)):
-        ends = []
-        for sign in (1, -1):
-            moved = positions.copy()
-            moved[atom, axis] += sign * step
-            ends.append(float(production.energy_and_forces(prepared, prepared.system, moved)[0]))
-        np.testing.assert_allclose(forces[atom, axis], -(ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-6)
+def rattled(prepared, width=0.05):
+    positions = np.asarray(prepared.positions)
+    return positions + np.random.default_rng(0).normal(scale=width, size=positions.shape)
 
 
-def test_energy_of_a_supercell_is_a_multiple():
-    small, large = systems.quartz((1, 1, 1)), systems.quartz((2, 1, 2))
-    one = production.energy_and_forces(small, small.system, small.positions)[0]
-    four = production.energy_and_forces(large, large.system, large.positions)[0]
-    np.testing.assert_allclose(four, 4 * one, rtol=1e-12)
+@functools.cache
+def unit_cell(name):
+    """One cell, smaller than the cutoff in every direction."""
+    return systems.get(name, repeat=(1, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["quartz", "silicon", "argon"])
+def test_forces_are_minus_the_gradient_in_cells_below_the_cutoff(name):
+    prepared = unit_cell(name)
+    assert prepared.cutoff > 0.5 * neighbors.heights(prepared.system.cell).min()
+    positions = rattled(prepared)
+    search = neighbors.plan(prepared.system, positions, prepared.cutoff, skin=0.1)
+    along = np.random.default_rng(1).normal(size=positions.shape)
+
+    @jax.jit
+    def at(step):
+        x = positions + step * along
+        graph = neighbors.build(search, prepared.system, x).graph
+        value, forces = energies.forces(prepared.energy)(prepared.system, State(x, x), graph)
+        return value, jnp.sum(forces * along), jnp.sum(forces, axis=0)
+
+    step = 1e-5
+    numerical = -(at(step)[0] - at(-step)[0]) / (2 * step)
+    np.testing.assert_allclose(at(0.0)[1], numerical, rtol=1e-5)
+    np.testing.assert_allclose(at(0.0)[2], 0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["quartz", "silicon", "argon"])
+def test_energy_of_a_supercell_is_a_multiple(name):
+    small, large = unit_cell(name), systems.get(name, repeat=(2, 1, 1))
+    positions = rattled(small)
+    twice = np.concatenate([positions, positions + small.system.cell[0]])
+    one, forces = production.energy_and_forces(small, small.system, positions)
+    two, large_forces = production.energy_and_forces(large, large.system, twice)
+    np.testing.assert_allclose(two, 2 * one, rtol=1e-12)
+    np.testing.assert_allclose(large_forces, np.tile(forces, (2, 1)), atol=1e-11)
+
+
+def test_stillinger_weber_agrees_with_jax_md():
+    from jax_md import energy, space
+
+    prepared = systems.get("silicon")
+    positions = rattled(prepared, 0.15)
+    theirs = energy.stillinger_weber(space.periodic(jnp.asarray(prepared.system.cell[0, 0]))[0])
+    expected, gradient = jax.jit(jax.value_and_grad(theirs))(jnp.asarray(positions))
+    value, forces = production.energy_and_forces(prepared, prepared.system, positions)
+    assert np.abs(gradient).max() > 1
+    # jax-md adds 1e-7 Å to the lengths in cos θ.
+    np.testing.assert_allclose(value, expected, rtol=1e-7)
+    np.testing.assert_allclose(forces, -gradient, atol=1e-6)
+
+
+def test_lennard_jones_agrees_with_jax_md():
+    from jax_md import energy, space
+
+    # A cluster inside of all cutoffs: jax-md smooths where this package shifts.
+    system = make_system([18] * 32, [39.948] * 32)
+    positions = rattled(systems.get("argon", repeat=(2, 2, 2)), 0.15)
+    cluster = systems.argon((1, 1, 1))._replace(energy=energies.lennard_jones(0.010323, 3.405, 3e3), cutoff=3e3)
+    # With Python numbers, jax-md's factor float32(4) rounds ε to float32.
+    sigma, epsilon = jnp.asarray(3.405, jnp.float64), jnp.asarray(0.010323, jnp.float64)
+    theirs = energy.lennard_jones_pair(space.free()[0], None, sigma, epsilon, jnp.asarray(1e3), jnp.asarray(2e3))
+    expected, gradient = jax.jit(jax.value_and_grad(theirs))(jnp.asarray(positions))
+    value, forces = production.energy_and_forces(cluster, system, positions)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    np.testing.assert_allclose(forces, -gradient, atol=1e-12)
+
+
+def test_silicon_has_its_cohesive_energy():
+    # Stillinger & Weber 1985: the diamond structure is the minimum, at −2ε an atom, here 2.351 Å nearest neighbours.
+    prepared = systems.get("silicon")
+    value, forces = production.energy_and_forces(prepared, prepared.system, prepared.positions)
+    np.testing.assert_allclose(value / len(prepared.positions), -2 * silicon.EPSILON, rtol=1e-4)
+    np.testing.assert_allclose(forces, 0, atol=1e-9)
 
 
 def test_quartz_has_the_bond_length_and_size_of_the_paper():
@@ -74,18 +138,29 @@ def test_energies_of_frames_reuse_their_neighbours():
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-def test_unknown_system_is_refused():
-    with pytest.raises(ValueError, match="unknown system 'steam'"):
-        systems.get("steam")
-    with pytest.raises(ValueError, match="repeat"):
-        systems.get("argon", (0, 1, 1))
+def test_wrong_names_sizes_and_structures_are_refused():
+    quartz = unit_cell("quartz")
+    structure = quartz.system, quartz.positions
+    cases: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("unknown system 'steam'", "steam", {}),
+        ("repeat must be at least 1", "argon", {"repeat": (0, 1, 1)}),
+        ("quartz has no option 'molecules': its size is set by 'repeat'", "quartz", {"molecules": 3}),
+        ("water has no option 'repeat': its size is set by 'molecules'", "water", {"repeat": (1, 1, 1)}),
+        ("paracetamol has no option 'repeat': it has one size", "paracetamol", {"repeat": (1, 1, 1)}),
+        ("at least 8 molecules", "water", {"molecules": 0}),
+        ("no repeat or molecules", "quartz", {"structure": structure, "repeat": (1, 1, 1)}),
+        ("no parameters for O", "silicon", {"structure": structure}),
+    )
+    for message, name, options in cases:
+        with pytest.raises(ValueError, match=message):
+            systems.get(name, **options)
 
 
 def test_pair_energy_counts_each_pair_once():
     system = make_system([18, 18, 18], [40.0] * 3)
-    positions = jnp.asarray([[0.0, 0, 0], [3.0, 0, 0], [0, 4.0, 0]])
-    harmonic = energies.pairwise(lambda r, zi, zj: r**2, 4.5)
-    from ffmd_jax import neighbors
-
-    graph = neighbors.build(neighbors.plan(system, positions, 4.5), system, positions).graph
-    assert float(harmonic(system, State(positions, positions), graph)) == pytest.approx(9.0 + 16.0)
+    positions = np.array([[0.0, 0, 0], [3.0, 0, 0], [0, 4.0, 0]])
+    squares = energies.pairwise(lambda squared, zi, zj: squared, 4.5)
+    reference = systems.get("argon")._replace(energy=squares, cutoff=4.5)
+    value, forces = production.energy_and_forces(reference, system, positions)
+    assert float(value) == pytest.approx(9.0 + 16.0)
+    np.testing.assert_allclose(forces, -2 * np.array([[-3, -4, 0], [3, 0, 0], [0, 4, 0]]), atol=1e-12)

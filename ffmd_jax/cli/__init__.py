@@ -8,11 +8,11 @@ import tyro
 
 def run(arguments: list[str]) -> None:
     """Parses the arguments and runs the command."""
-    from ffmd_jax.cli import convert, demo, inspect, learn, simulate
+    from ffmd_jax.cli import convert, demo, inspect, learn, reference, simulate
 
     commands = {
         "demo": demo.demo,
-        "reference": simulate.reference,
+        "reference": reference.reference,
         "dataset": learn.dataset,
         "train": learn.train,
         "evaluate": learn.evaluate,

@@ -2,18 +2,19 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from ffmd_jax import mechanics, neighbors, rollout, thermostat
+from ffmd_jax import mechanics, neighbors, rollout, thermostat, units
+from ffmd_jax.reference import sampling
 from ffmd_jax.reference.energies import Energy, forces
 from ffmd_jax.reference.integrator import drift_kick_drift
 from ffmd_jax.reference.systems import Reference
+from ffmd_jax.reference.teacher import Bath, Teacher
 from ffmd_jax.state import Array, Graph, State, System, cast
 
-Ensemble = Literal["nve", "nvt"]
+_BATHS = {"langevin": thermostat.langevin, "csvr": thermostat.csvr}
 
 
 def observe_energies(energy: Energy) -> rollout.Observe:
@@ -34,14 +35,22 @@ def equilibrate(
 
     Total momenta are zero throughout.  3 ps are 30 relaxation times of the velocities.
     """
-    key_velocities, key_run = jax.random.split(key)
-    start = mechanics.maxwell_boltzmann(
-        key_velocities, reference.system, jnp.asarray(reference.positions), temperature_K
-    )
-    bath = thermostat.langevin(temperature_K, tau_fs=100.0, interval_fs=reference.dt)
-    every = max(1, round(10.0 / reference.dt))
-    frames = max(1, round(length_ps * 1000 / (reference.dt * every)))
-    return run(reference, start, n_steps=frames * every, every=every, key=key_run, bath=bath)
+    engine = teacher(reference)
+    n_frames = max(1, round(length_ps * units.PS / sampling.frame_interval(engine)))
+    return sampling.heat(engine, Bath("langevin", temperature_K, 100.0), n_frames, key)
+
+
+def teacher(reference: Reference) -> Teacher:
+    """The prepared system as a `Teacher`, in double precision if jax allows it."""
+
+    def run_in_bath(
+        start: State, *, n_steps: int, every: int, key: Array, bath: Bath | None = None
+    ) -> Iterator[rollout.Block]:
+        applied = None if bath is None else _BATHS[bath.kind](bath.temperature_K, bath.tau_fs, reference.dt)
+        start = State(*(jnp.asarray(values) for values in start))
+        return run(reference, start, n_steps=n_steps, every=every, key=key, bath=applied)
+
+    return Teacher(reference.name, reference.system, reference.positions, reference.dt, run_in_bath)
 
 
 def run(

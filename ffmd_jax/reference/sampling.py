@@ -1,0 +1,117 @@
+"""Start states of independent production runs: one run in a heat bath, and states of it far enough apart."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ffmd_jax import mechanics, units
+from ffmd_jax.reference.teacher import Bath, Teacher
+from ffmd_jax.rollout import Block
+from ffmd_jax.state import Array, State, System
+
+_FRAME_FS = 10.0
+_SEARCHED = 0.5  # share of the spacing in which a start state is looked for
+
+
+class Starts(NamedTuple):
+    """Start states of production runs, total momenta zero.
+
+    Attributes:
+        states: Å and Å/fs, float64 ``[n_starts, n_atoms, 3]``.
+        times_fs: when they occurred in the run that they were taken from, ``[n_starts]``.
+        total_energies_eV: ``[n_starts]``.
+        mean_energy_eV: mean total energy of all frames after the equilibration.
+    """
+
+    states: State
+    times_fs: np.ndarray
+    total_energies_eV: np.ndarray
+    mean_energy_eV: float
+
+
+class _Candidate(NamedTuple):
+    energy: float
+    time: float
+    state: State
+
+
+def frame_interval(teacher: Teacher) -> float:
+    """Time between the frames of `heat`, fs: a multiple of the time step near 10 fs."""
+    return max(1, round(_FRAME_FS / teacher.dt)) * teacher.dt
+
+
+def heat(teacher: Teacher, bath: Bath, n_frames: int, key: Array) -> Iterator[Block]:
+    """Yields blocks of a run in the bath from the teacher's structure, frames a `frame_interval` apart.
+
+    Velocities are drawn from the Maxwell–Boltzmann distribution.
+    """
+    key_velocities, key_run = jax.random.split(key)
+    positions = jnp.asarray(teacher.positions)
+    start = mechanics.maxwell_boltzmann(key_velocities, teacher.system, positions, bath.temperature_K)
+    every = round(frame_interval(teacher) / teacher.dt)
+    return teacher.run(start, n_steps=n_frames * every, every=every, key=key_run, bath=bath)
+
+
+def sampling_time(n_starts: int, spacing_fs: float) -> float:
+    """Time, fs, that `choose` needs after the equilibration."""
+    return n_starts * (1 + _SEARCHED) * spacing_fs
+
+
+def choose(
+    system: System, blocks: Iterable[Block], *, n_starts: int, equilibrate_fs: float, spacing_fs: float
+) -> Starts:
+    """States of a run in a heat bath, at least ``spacing_fs`` apart, each with a total energy near the mean.
+
+    After the equilibration the run is cut into pieces of 1.5 spacings.  The last 0.5 of a piece gives the frame whose
+    total energy is nearest to the mean over all frames from the equilibration to the end of the piece, so that a state
+    does not depend on how many follow it.  Total momenta (angular ones of isolated systems) are set to zero, and the
+    energies are those without them.  Near the mean, an NVE run has the temperature of the bath to O(1/N), and not that
+    of one random energy, which varies by T sqrt(1/(3N)).
+
+    Args:
+        blocks: of a run that is long enough, see `sampling_time`.
+        n_starts: number of states.
+        equilibrate_fs: what is left out, fs.
+        spacing_fs: smallest interval between two states, and between equilibration and first state, fs.
+
+    Raises:
+        ValueError: the run is too short, or its frames are too rare.
+    """
+    chosen: list[_Candidate] = []
+    window: list[_Candidate] = []
+    energies: list[float] = []
+    for candidate in _frames(system, blocks):
+        since = candidate.time - equilibrate_fs
+        if since <= 1e-6 or len(chosen) == n_starts:
+            continue
+        energies.append(candidate.energy)
+        end = sampling_time(len(chosen) + 1, spacing_fs)
+        if since > end - _SEARCHED * spacing_fs - 1e-6:
+            window.append(candidate)
+        if since > end - 1e-6:
+            mean = float(np.mean(energies))
+            chosen.append(min(window, key=lambda found: abs(found.energy - mean)))
+            window = []
+    if len(chosen) < n_starts:
+        raise ValueError(f"the run in the heat bath gives {len(chosen)} start states, {n_starts} are needed")
+    states = State(*(np.stack([np.asarray(found.state[i], np.float64) for found in chosen]) for i in range(2)))
+    times, totals = (np.array([found[i] for found in chosen]) for i in (1, 0))
+    return Starts(states, times, totals, float(np.mean(energies)))
+
+
+def _frames(system: System, blocks: Iterable[Block]) -> Iterator[_Candidate]:
+    """Every frame with zero total momenta."""
+    at_rest = jax.jit(mechanics.zero_momenta)
+    for block in blocks:
+        for i, time in enumerate(block.times):
+            state = at_rest(system, State(*(values[i] for values in block.frames)))
+            kinetic = kinetic_energies(system, np.asarray(state.velocities)[None])[0]
+            yield _Candidate(float(block.observables["potential_energy_eV"][i] + kinetic), float(time), state)
+
+
+def kinetic_energies(system: System, velocities: Array) -> np.ndarray:
+    """½ Σ m v², eV ``[n_frames]``, of velocities ``[n_frames, n_atoms, 3]``, Å/fs, without compiling anything."""
+    return 0.5 * np.einsum("i,tix->t", system.masses, np.asarray(velocities) ** 2) / units.EV
