@@ -1,11 +1,14 @@
 """Any energy function of jax-md as a teacher, driven by the neighbour tables and the integrator of this package.
 
     from jax_md import energy, space
-    from ffmd_jax.reference import jax_md_door, production, sampling
+    from ffmd_jax.reference import jax_md_door, production
 
+    box = system.cell.T  # jax-md's lattice vectors are columns
     displacement, _ = space.periodic_general(box, fractional_coordinates=False)
-    _, energy_fn = energy.lennard_jones_neighbor_list(displacement, box, sigma=3.4, epsilon=0.0104, r_cutoff=2.5)
-    argon = jax_md_door.reference("my argon", system, positions, energy_fn, cutoff=8.5, dt=4.0)
+    _, energy_fn = energy.lennard_jones_neighbor_list(
+        displacement, box, sigma=3.4, epsilon=0.0104, r_cutoff=2.5, fractional_coordinates=False
+    )
+    argon = jax_md_door.reference("my argon", system, positions, energy_fn, cutoff=2.5 * 3.4, dt=4.0)
     blocks = production.run(argon, start, n_steps=10_000, every=5, key=jax.random.key(0))
 
 Positions go in as Å, Cartesian and unwrapped (jax-md's displacement functions take the minimum image themselves, those
@@ -45,7 +48,7 @@ def reference(
         cutoff: Å, at least what ``energy_fn`` cuts at (2.5 σ above); None for a function of positions alone.
         dt: fs, of the integrator.
         skin: Å, of the neighbour table.
-        format: of the neighbour list that ``energy_fn`` was made for; jax-md's default is Dense.
+        format: of the neighbor list that ``energy_fn`` takes: sums over pairs any, most many-body energies Dense.
 
     Raises:
         ValueError: cutoff + skin exceeds half a height of the cell along a periodic direction.  Atoms then see two
