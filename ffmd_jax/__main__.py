@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import os
+import signal
 import sys
+import threading
 
 MISCOMPUTING_JAX = {
     "0.10.2": "computes wrong numbers on CPU (jax-ml/jax#39103)",
@@ -25,6 +27,9 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    # Batch systems end jobs with SIGTERM: what Ctrl-C saves is saved then, too.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         check_jax(importlib.metadata.version("jax"))
         from ffmd_jax import cli
@@ -33,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt as interrupt:
         if debug:
             raise
-        _fail(f"stopped by Ctrl-C. {interrupt}".strip(), 130)
+        _fail(f"stopped. {interrupt}".strip(), 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `ffmd … | head` is no error
     except Exception as error:

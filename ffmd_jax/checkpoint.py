@@ -32,6 +32,8 @@ def locate(name: str | Path) -> Path:
         return Path(name)
     if str(name) in pretrained():
         return Path(str(resources.files("ffmd_jax") / "pretrained" / str(name)))
+    if (Path(name) / "training.json").is_file():
+        raise FileNotFoundError(f"the training in {name} has not reached its first validation; go on with --resume")
     raise FileNotFoundError(f"{name} is no model folder (no {CONFIG} in it); shipped models: {', '.join(pretrained())}")
 
 

@@ -56,7 +56,8 @@ def steps_per_interval(interval_fs: float, time_step_fs: float) -> int:
     if steps < 1 or abs(ratio - steps) > ratio / 10**6:
         raise ValueError(
             f"Δt = {time_step_fs:.9g} fs is not a multiple of the {interval_fs:.9g} fs between the frames; "
-            f"write frames every {time_step_fs:.9g} fs, or at a divisor of it"
+            f"take Δt = {max(1, int(ratio)) * interval_fs:.9g} or {(max(1, int(ratio)) + 1) * interval_fs:.9g} fs, or "
+            f"write frames every {time_step_fs:.9g} fs or a divisor of it"
         )
     return steps
 

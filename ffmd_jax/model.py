@@ -223,7 +223,7 @@ def check_system(config: ModelConfig, system: System) -> None:
     known = ", ".join(symbols[z] for z in config.elements)
     if unknown:
         names = ", ".join(symbols[z] for z in unknown)
-        raise ValueError(f"the structure holds {names}, but the model was trained on {known} only")
+        raise ValueError(f"the structure holds {names}, which the model does not know; it was trained on {known}")
     expected = np.asarray(config.masses)[np.searchsorted(config.elements, system.species)]
     wrong = np.abs(system.masses - expected) > 1e-2 * expected
     if wrong.any():

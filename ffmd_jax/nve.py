@@ -87,10 +87,19 @@ def _check_slope(moved: np.ndarray, expected: np.ndarray, low: float, high: floa
         raise ValueError("the atoms do not move although they have velocities")
     slope = float(np.sum(moved * expected)) / squares
     if not low < slope < high:
-        raise ValueError(
-            f"displacements are {1 / slope:.3g} times what the velocities give: velocities in another unit than stated "
-            f"(ASE's is Å per 10.18 fs, LAMMPS metal Å/ps), wrong times, or frames too far apart"
-        )
+        raise ValueError(f"displacements are {1 / slope:.3g} times what the velocities give: {_cause(abs(1 / slope))}")
+
+
+def _cause(factor: float) -> str:
+    """The likely reason of displacements ``factor`` times too large."""
+    for unit, size in (("ASE's unit, Å per 10.18 fs", 1 / units.ASE_VELOCITY), ("Å/ps or Å/fs", 1000.0)):
+        for known, said in ((size, "larger"), (1 / size, "smaller")):
+            if 0.7 < factor / known < 1.4:
+                return f"velocities seem to be in a unit {size:.4g} times {said} than stated ({unit})"
+    nearest = round(factor) if factor > 1 else 1 / round(1 / max(factor, 1e-3))
+    if 0.02 < factor < 50 and abs(factor / nearest - 1) < 0.15 and nearest != 1:
+        return f"is the interval between frames perhaps {nearest:.3g} times what is stated?"
+    return "velocities in another unit than stated, wrong times, or frames too far apart"
 
 
 def _check_energies(trajectory: Trajectory) -> bool:

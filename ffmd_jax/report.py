@@ -78,7 +78,25 @@ def verdict(analysis: Analysis, reference: Analysis | None = None) -> str:
         else "The run agrees with the reference within the noise in all that was measured."
     )
     details = "; ".join(sentence for _, _, sentence in checks)
+    opening += _thermostat_sentence(numbers, analysis.metadata, reference.metadata)
     return f"{opening} {details[0].upper()}{details[1:]}. {_momentum_sentence(numbers['momentum_drift'])}"
+
+
+def _thermostat_sentence(numbers: dict[str, Any], own: dict[str, Any], other: dict[str, Any]) -> str:
+    """What a thermostat should have kept, and whether the two runs are comparable."""
+    ensembles = [str(metadata.get("ensemble") or "").upper() for metadata in (own, other)]
+    sentence = ""
+    if ensembles[0] == "NVT" and own.get("temperature_K"):
+        sentence += (
+            f" The thermostat was set to {own['temperature_K']:g} K, the mean temperature is "
+            f"{numbers['temperature_K']:.4g} ± {numbers['temperature_error_K']:.2g} K."
+        )
+    if all(ensembles) and ensembles[0] != ensembles[1]:
+        sentence += (
+            f" The run is {ensembles[0]}, the reference {ensembles[1]}: temperatures and energies need not agree; "
+            "compare with a reference of the same ensemble."
+        )
+    return sentence
 
 
 def write(

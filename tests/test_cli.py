@@ -51,7 +51,8 @@ def chain(folder):
     ffmd("reference", "argon", "--out", folder / "ref.h5", "--repeat", 2, 2, 2, "--temperature", 60,
          "--length-ps", 4, "--equilibrate-ps", 0.4, "--frame-fs", 20)  # fmt: skip
     ffmd("dataset", folder / "ref.h5", "--out", folder / "data.h5", "--time-step", 40, "--stride-fs", 20)
-    ffmd("train", folder / "data.h5", "--out", folder / "model", "--epochs", 3, "--batch-size", 8, *TINY)
+    ffmd("train", folder / "data.h5", "--out", folder / "model", "--epochs", 3, "--batch-size", 8,
+         "--optimizer", "adam", "--learning-rate", 0.02, *TINY)  # fmt: skip
     ffmd("rollout", folder / "model", "--start", folder / "ref.h5", "--out", folder / "run.h5", "--steps", 40,
          "--every", 2, "--temperature", 60)  # fmt: skip
     return folder
@@ -101,7 +102,7 @@ def test_energy_agrees_with_the_library(tmp_path, capsys):
 
 def test_resume_with_other_settings_and_existing_outputs_are_refused(chain, capsys):
     data, model = chain / "data.h5", chain / "model"
-    assert "exists already" in fails(capsys, "train", data, "--out", model, *TINY)
+    assert "holds a training already" in fails(capsys, "train", data, "--out", model, *TINY)
     message = fails(capsys, "train", data, "--out", model, "--resume", "--epochs", 3, "--batch-size", 4, *TINY)
     assert "batch_size = 4" in message
     assert "exists already" in fails(capsys, "reference", "argon", "--out", chain / "ref.h5")

@@ -122,6 +122,17 @@ def test_forces_of_molecules_are_minus_the_gradient(name, tolerance):
     np.testing.assert_allclose(at(0.0)[1], numerical, rtol=tolerance)
 
 
+def test_small_and_large_boxes_of_water_have_the_same_force_field(monkeypatch):
+    # Large ones read the neighbour table, small ones go through all pairs.
+    few = systems.get("water-dsf", structure=liquid(8))
+    monkeypatch.setattr(water, "_MOST_FOR_ALL_PAIRS", 0)
+    many = systems.get("water-dsf", structure=liquid(8))
+    assert many.cutoff > few.cutoff
+    one, other = (production.energy_and_forces(r, r.system, r.positions) for r in (few, many))
+    np.testing.assert_allclose(one[0], other[0], rtol=0, atol=1e-11)
+    np.testing.assert_allclose(one[1], other[1], rtol=0, atol=1e-11)
+
+
 def ewald(charges, system, positions, alpha, cutoff=10.0):
     """Energy and gradient by Ewald's sum."""
     pairs = images.all_pairs(coulomb.screened(alpha, cutoff), charges, cutoff, system.cell)

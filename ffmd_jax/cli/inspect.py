@@ -89,7 +89,7 @@ def _trajectory_facts(subject: str) -> dict:
         "elements": " ".join(chemical_symbols[z] for z in sorted(set(found.system.species.tolist()))),
         "frame_interval_fs": trajectory.frame_interval(found.times) if n_frames > 1 else None,
         "length_ps": float(found.times[-1] - found.times[0]) / 1000,
-        "cell_A": found.system.cell.tolist(),
+        "cell_A": found.system.cell.tolist() if found.system.pbc.any() else None,
         "periodic": found.system.pbc.tolist(),
         "observables": sorted(found.observables),
         **found.metadata,

@@ -56,6 +56,8 @@ def dataset(
     if train_pairs is not None:
         data = datasets.thinned(data, train_pairs)
     datasets.write(out, data, overwrite=overwrite)
+    if len(data.train.displacements) < len(data.validation.displacements) + len(data.test.displacements):
+        print("note: fewer pairs to train on than to validate and test; of three files one trains, of five three")
     sizes = ", ".join(f"{len(getattr(data, split).displacements)} {split}" for split in datasets.SPLITS)
     scales = datasets.statistics(data.train)
     print(
@@ -100,8 +102,8 @@ def train(
 ) -> None:
     """Trains a model; the model folder always holds the best weights so far, and what is needed to go on.
 
-    Validation after each epoch; metrics go to metrics.jsonl, training states to checkpoints/.  Ctrl-C stops and saves;
-    --resume with the same settings goes on from the last saved state.
+    Validation after each epoch, the first of which also writes the first weights; metrics go to metrics.jsonl, training
+    states to checkpoints/.  Ctrl-C stops and saves; --resume with the same settings goes on from the last saved state.
 
     Args:
         data: Dataset made by `ffmd dataset`.
@@ -115,6 +117,8 @@ def train(
     if resume:
         _check_same_settings(out, training, config)
     else:
+        if (out / "training.json").is_file() and not overwrite:
+            raise FileExistsError(f"{out} holds a training already; go on with --resume, or say --overwrite")
         common.check_output(out, overwrite)
         common.remove(out)
     import jax
@@ -128,7 +132,7 @@ def train(
     n_steps = training.epochs * trainer.n_batches(len(pairs.train.displacements), training)
     state, best = trainer.initial(model_config, training, n_steps, weights), float("inf")
     n_weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    print(f"{n_weights} weights, {n_steps} steps on {jax.devices()[0].device_kind}; preparing neighbour tables")
+    print(f"{n_weights} weights, {n_steps} steps on {jax.devices()[0].device_kind}; compiling, up to a minute")
     out.mkdir(exist_ok=True)
     checkpoint.write_atomically(out / "training.json", configs.to_json(training).encode())
     checkpoint.write_atomically(out / "architecture.json", configs.to_json(config).encode())

@@ -13,8 +13,8 @@ from ffmd_jax.state import State, System
 
 NO_VELOCITIES = (
     "no velocities found; give momenta (ASE), a per-atom column 'velocities' in Å/fs, H5MD velocities or vx vy vz "
-    "(LAMMPS), draw them for a start with --temperature, or let a dataset estimate them from the positions with "
-    "--velocities central-difference"
+    "(LAMMPS); `ffmd rollout` can draw them (--temperature K), `ffmd dataset` estimate them from the positions "
+    "(--velocities central-difference)"
 )
 CHANGED_CELL = "a changing cell (NPT) is not supported, first change at frame {}"
 CHANGED_ATOMS = "frame {} holds other atoms, or in another order, than frame 0"
