@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,15 @@ import pytest
 from ffmd_jax import config, model, neighbors, state
 
 HEXAGONAL = np.array([[4.9134, 0, 0], [-2.4567, 4.2551, 0], [0, 0, 5.4052]])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Compilation is most of the time of the tests: the same program is compiled once, for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    jax.config.update("jax_compilation_cache_dir", str(shared / "compilations"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture(autouse=True)

@@ -186,7 +186,7 @@ def test_an_unstable_model_ends_with_a_clear_line(untrained, tmp_path, capsys):
     checkpoint.save_model(tmp_path / "wild", config, params)
     start = quartz_file(tmp_path / "start.traj")
     message = fails(
-        capsys, "rollout", tmp_path / "wild", "--start", start, "--out", tmp_path / "a.h5", "--steps", 200,
+        capsys, "rollout", tmp_path / "wild", "--start", start, "--out", tmp_path / "a.h5", "--steps", 10,
         "--ensemble", "nve",
     )  # fmt: skip
     assert "diverged" in message
