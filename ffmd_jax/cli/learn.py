@@ -56,7 +56,7 @@ def dataset(
     if train_pairs is not None:
         data = datasets.thinned(data, train_pairs)
     datasets.write(out, data, overwrite=overwrite)
-    if len(data.train.displacements) < len(data.validation.displacements) + len(data.test.displacements):
+    if train_pairs is None and len(data.train.displacements) < len(data.validation.displacements) + len(data.test.displacements):
         print("note: fewer pairs to train on than to validate and test; of three files one trains, of five three")
     sizes = ", ".join(f"{len(getattr(data, split).displacements)} {split}" for split in datasets.SPLITS)
     scales = datasets.statistics(data.train)
