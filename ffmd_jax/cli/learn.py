@@ -56,9 +56,10 @@ def dataset(
     if train_pairs is not None:
         data = datasets.thinned(data, train_pairs)
     datasets.write(out, data, overwrite=overwrite)
-    if train_pairs is None and len(data.train.displacements) < len(data.validation.displacements) + len(data.test.displacements):
+    counts = [len(getattr(data, split).displacements) for split in datasets.SPLITS]
+    if train_pairs is None and counts[0] < counts[1] + counts[2]:
         print("note: fewer pairs to train on than to validate and test; of three files one trains, of five three")
-    sizes = ", ".join(f"{len(getattr(data, split).displacements)} {split}" for split in datasets.SPLITS)
+    sizes = ", ".join(f"{count} {split}" for count, split in zip(counts, datasets.SPLITS, strict=True))
     scales = datasets.statistics(data.train)
     print(
         f"{out}: {sizes} pairs at Δt = {time_step:g} fs; RMS Δr {scales.displacement_rms:.4g} Å, "
