@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ffmd_jax import __main__ as entry
 from ffmd_jax import config, model, neighbors, state
 
 HEXAGONAL = np.array([[4.9134, 0, 0], [-2.4567, 4.2551, 0], [0, 0, 5.4052]])
@@ -28,6 +29,30 @@ def double_precision():
     """Physics is checked in float64; what is float32 in use says so."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def restore_precision():
+    """Commands choose float64 for their process; tests share theirs."""
+    before = jax.config.jax_enable_x64
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+def ffmd(*arguments):
+    """Runs a command in this process."""
+    entry.main([str(argument) for argument in arguments])
+
+
+def fails(capsys, *arguments, code=1):
+    """The one line that a failing command prints to stderr."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        ffmd(*arguments)
+    assert stop.value.code == code
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ffmd: ")]
+    assert len(lines) == 1
+    return lines[0]
 
 
 def small_config(periodic=True, **sizes):

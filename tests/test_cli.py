@@ -7,9 +7,8 @@ import ase.io
 import jax
 import numpy as np
 import pytest
-from conftest import random_params, small_config
+from conftest import fails, ffmd, random_params, small_config
 
-from ffmd_jax import __main__ as entry
 from ffmd_jax import checkpoint, trajectory
 from ffmd_jax.reference import systems
 
@@ -17,27 +16,7 @@ TINY = ["--config.cutoff", "5", "--config.lmax", "1", "--config.channels", "4", 
 TINY += ["--config.radial-hidden", "4", "--config.speed-hidden", "4", "--config.velocity-input"]
 
 
-@pytest.fixture(autouse=True)
-def restore_precision():
-    """Commands choose float64 for their process; tests share theirs."""
-    before = jax.config.jax_enable_x64
-    yield
-    jax.config.update("jax_enable_x64", before)
-
-
-def ffmd(*arguments):
-    entry.main([str(argument) for argument in arguments])
-
-
-def fails(capsys, *arguments):
-    """The one line that a failing command prints to stderr."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        ffmd(*arguments)
-    assert stop.value.code not in (0, None)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ffmd: ")]
-    assert len(lines) == 1
-    return lines[0]
+pytestmark = pytest.mark.usefixtures("restore_precision")
 
 
 @pytest.fixture(scope="module")

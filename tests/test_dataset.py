@@ -138,11 +138,23 @@ def test_nve_passes_at_any_interval(interval):
     nve.check(oscillators(interval=interval))  # 0.05 rad/fs times 60 fs is beyond what frames resolve
 
 
-@pytest.mark.parametrize("factor", [10.1805, 1 / 10.1805, 1000.0, 100.0, 0.001, 2.0, 0.5])
-def test_a_wrong_velocity_unit_is_found(run, factor):
+@pytest.mark.parametrize(
+    ("factor", "cause"),
+    [
+        (10.1805, "10.18 times smaller than stated"),
+        (1 / 10.1805, "10.18 times larger than stated"),
+        (1000.0, "1000 times smaller than stated"),
+        (100.0, "another unit than stated"),
+        (0.001, "1000 times larger than stated"),
+        (2.0, "perhaps 0.5 times what is stated"),
+        (0.5, "perhaps 2 times what is stated"),
+    ],
+)
+def test_a_wrong_velocity_unit_is_found(run, factor, cause):
     with pytest.raises(ValueError, match=r"displacements are .* times what the velocities give") as caught:
         nve.check(replaced(run, velocities=run.frames.velocities * factor))
     assert float(str(caught.value).split()[2]) == pytest.approx(1 / factor, rel=0.02)
+    assert cause in str(caught.value)
 
 
 @pytest.mark.parametrize(

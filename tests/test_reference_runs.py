@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import fails, ffmd
 
-from ffmd_jax import __main__ as entry
 from ffmd_jax import mechanics, nve, rollout, trajectory, units
 from ffmd_jax.reference import ase_teacher, drift, jax_md_door, production, sampling, systems
 from ffmd_jax.reference.teacher import Bath
@@ -24,27 +24,7 @@ from ffmd_jax.state import State, make_system
 EMT = "ase.calculators.emt:EMT"
 
 
-@pytest.fixture(autouse=True)
-def restore_precision():
-    """Commands choose float64 for their process; tests share theirs."""
-    before = jax.config.jax_enable_x64
-    yield
-    jax.config.update("jax_enable_x64", before)
-
-
-def ffmd(*arguments):
-    entry.main([str(argument) for argument in arguments])
-
-
-def fails(capsys, *arguments, code=1):
-    """The one line that a failing command prints to stderr."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        ffmd(*arguments)
-    assert stop.value.code == code
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ffmd: ")]
-    assert len(lines) == 1
-    return lines[0]
+pytestmark = pytest.mark.usefixtures("restore_precision")
 
 
 def cluster():

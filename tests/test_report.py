@@ -92,6 +92,16 @@ def test_verdict_follows_the_numbers(runs):
         assert what in found.split(".")[0]
 
 
+def test_verdict_states_the_thermostat_and_unlike_ensembles(runs):
+    same, _, reference = runs
+    bath = same._replace(metadata={"ensemble": "nvt", "temperature_K": 350.0})
+    found = report.verdict(bath, reference._replace(metadata={"ensemble": "nve"}))
+    assert "The thermostat was set to 350 K, the mean temperature is" in found
+    assert "The run is NVT, the reference NVE" in found
+    assert "The run is" not in report.verdict(bath, reference._replace(metadata=bath.metadata))
+    assert "thermostat was set" not in report.verdict(same._replace(metadata={}), reference)
+
+
 def test_figures_are_files_and_leave_global_state_alone(runs, growth, tmp_path):
     before = dict(matplotlib.rcParams)
     same, _, reference = runs

@@ -40,12 +40,15 @@ def demo(
     common.check_output(out, overwrite)
     common.use_double_precision()
     import jax
+    import jax.numpy as jnp
 
-    from ffmd_jax import analysis, checkpoint, report, trajectory
+    from ffmd_jax import analysis, checkpoint, report, tables, trajectory
     from ffmd_jax.reference import systems
+    from ffmd_jax.state import cast
 
     prepared = systems.get(system)
     config, params = checkpoint.load_model(system)
+    params = cast(tables.tabulate(config, params), jnp.float32)
     n_frames = round(length_ps * units.PS / config.time_step_fs)
     if n_frames < 8:
         raise ValueError(f"--length-ps must be at least {8 * config.time_step_fs / units.PS:g} ps")
@@ -103,7 +106,7 @@ def _force_free(path: Path, prepared, config, params, start, n_frames: int, key,
     """Runs the model, writes its frames with reference energies, and returns ns/day without compilation."""
     import jax.numpy as jnp
 
-    from ffmd_jax import model, rollout, tables, thermostat, trajectory
+    from ffmd_jax import model, rollout, thermostat, trajectory
     from ffmd_jax.reference import production
     from ffmd_jax.state import cast
 
@@ -111,7 +114,7 @@ def _force_free(path: Path, prepared, config, params, start, n_frames: int, key,
     blocks = rollout.run(
         prepared.system,
         cast(start, jnp.float32),
-        model.make_propagate(config, cast(tables.tabulate(config, params), jnp.float32)),
+        model.make_propagate(config, params),
         cutoff=config.architecture.cutoff,
         select=True,
         time_step_fs=interval,
@@ -151,12 +154,12 @@ def _growth(prepared, config, params, frames):
     import jax
     import jax.numpy as jnp
 
-    from ffmd_jax import analysis, model, tables
+    from ffmd_jax import analysis, model
     from ffmd_jax.reference import integrator
     from ffmd_jax.state import State, cast
 
     every = round(config.time_step_fs / prepared.dt)
-    network = model.make_propagate(config, cast(tables.tabulate(config, params), jnp.float32))
+    network = model.make_propagate(config, params)
     verlet = integrator.drift_kick_drift(prepared.energy, prepared.dt)
     places = np.linspace(0, len(frames.positions) - 1, _GROWTH_STARTS, dtype=int)
     starts = State(*(values[places] for values in frames))
