@@ -20,7 +20,7 @@ from ffmd_jax.rollout import Propagate
 from ffmd_jax.state import Array, Graph, State, System
 
 Params = Any
-Convolution = Callable[[Features, products.Edges, Array, Array, list[products.Path]], Features]
+Convolution = Callable[[Features, products.Edges, layers.RadialWeights, list[products.Path]], Features]
 
 
 class Embedded(NamedTuple):
@@ -54,7 +54,7 @@ class Layer(nn.Module):
         paths = self._paths(features)
         span = (self.config.tables_from, sizes.cutoff)
         network = layers.RadialNetwork((*sizes.radial_hidden, len(paths) * width), span, name="radial")
-        message = self.convolution(features, embedded.edges, *network(embedded.lengths), paths)
+        message = self.convolution(features, embedded.edges, network(embedded.lengths), paths)
         message = {irrep: x / self.config.average_neighbors for irrep, x in message.items()}
         message = layers.Linear(dict.fromkeys(message, width), name="contract")(message)
 
@@ -123,7 +123,7 @@ class TrajCast(nn.Module):
             one_hot=one_hot,
             speed=mix({EVEN_SCALAR: gaussians[:, None]}, one_hot)[EVEN_SCALAR][:, 0],
             velocity_harmonics=layers.spherical_harmonics(state.velocities, sizes.lmax_harmonics),
-            lengths=layers.Lengths(distances, graph.mask, waves),
+            lengths=layers.Lengths(distances, waves),
             edges=products.Edges(graph, layers.spherical_harmonics(vectors, sizes.lmax_harmonics)),
         )
 
