@@ -61,14 +61,16 @@ class Potential(nn.Module):
         distances = layers.norm(vectors)
         roots = jnp.asarray(np.pi * np.arange(1, sizes.radial_basis + 1), positions.dtype)
         waves = layers.bessel_basis(distances, roots, sizes.cutoff, sizes.cutoff_power)
-        lengths = layers.Lengths(distances, jnp.where(graph.mask[..., None], waves, 0.0))
+        lengths = layers.Lengths(distances, jnp.where(graph.mask[..., None], waves, 0.0), at_knots=False)
         edges = products.Edges(graph, layers.spherical_harmonics(vectors, sizes.lmax))
         scalar = layers.EVEN_SCALAR
         features = layers.Linear({scalar: sizes.channels})({scalar: one_hot[:, None]})
         for i in range(sizes.layers):
             paths = products.coupling_paths(layers.ordered(features), sizes.lmax, sizes.lmax)
             widths = (*sizes.radial_hidden, len(paths) * sizes.channels)
-            network = layers.RadialNetwork(widths, (self.config.tables_from, sizes.cutoff), name=f"radial{i}")
+            network = layers.RadialNetwork(
+                widths, sizes.channels, (self.config.splines_from, sizes.cutoff), name=f"radial{i}"
+            )
             message = products.edge_convolution(features, edges, network(lengths), paths)
             outputs = dict.fromkeys(message, sizes.channels)
             n_gated = sum(irrep.l > 0 for irrep in outputs)
@@ -90,7 +92,7 @@ def network_of(name: str, prepared) -> tuple[config.ModelConfig, dict] | None:
     molecule = not bool(np.any(prepared.system.pbc))
     found = config.ModelConfig(
         elements, tuple(masses), time_step, 0.03, 0.004, 0.03, 30.0, molecule,
-        architecture=config.Architecture(cutoff=cutoff),
+        architecture=config.Architecture(cutoff=cutoff, radial_intervals=0),
     )  # fmt: skip
     return found, model.init(jax.random.key(0), found)
 
@@ -153,7 +155,7 @@ def measure_one(system_name: str, network: str, formulation: str, seconds: float
         roots = jnp.pi * jnp.arange(1, found_config.architecture.radial_basis + 1, dtype=jnp.float32)
         for name in (name for name in weights["params"] if name.startswith("radial")):
             table = tables.resolved(
-                found_config.architecture, found_config.tables_from, roots, weights["params"][name], 1e-5
+                found_config.architecture, found_config.splines_from, roots, weights["params"][name], 1e-5
             )
             weights["params"][name] = {"spline": table}
 

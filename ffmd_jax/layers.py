@@ -177,27 +177,52 @@ RadialWeights = Mixture | Table
 class RadialNetwork(nn.Module):
     """The weights of edges of every path and channel, as functions of the distance, in a form to be evaluated later.
 
-    They are large: `products` makes them where they are used.  From an MLP or, if the parameters hold a table (see
-    `tables`), from splines on the distances ``span``, Å.
+    They are large: `products` makes them where they are used.  An MLP of the radial basis; or splines through its
+    values at knots; or, if the parameters hold them already (see `tables`), splines.
+
+    Attributes:
+        widths: of the layers; the last is n_paths · channels.
+        channels: of each path.
+        span: Å, the distances that splines span.
     """
 
     widths: tuple[int, ...]
+    channels: int
     span: tuple[float, float]
 
     @nn.compact
     def __call__(self, lengths: "Lengths") -> RadialWeights:
-        if not self.has_variable("params", "spline"):
-            return Mixture(*_network(self, self.widths, lengths.waves))
-        coefficients = self.get_variable("params", "spline")
+        if self.has_variable("params", "spline"):
+            coefficients = self.get_variable("params", "spline")
+        else:
+            functions, mix = _network(self, self.widths, lengths.waves)
+            if not lengths.at_knots:
+                return Mixture(functions, mix)
+            coefficients = spline_coefficients(functions @ mix, self.channels)
         place = splines.locate(lengths.distances, *self.span, n_intervals=coefficients.shape[1] - 3)
         return Table(place, coefficients)
 
 
 class Lengths(NamedTuple):
-    """Distances to the neighbours, Å, ``[n_atoms, n_neighbors]``, and their `bessel_basis`; zero on padding."""
+    """What radial networks see.
+
+    Attributes:
+        distances: to the neighbours, Å, ``[n_atoms, n_neighbors]``.
+        waves: `bessel_basis`, of the distances and zero on padding, ``[n_atoms, n_neighbors, n_basis]``, or of the
+            knots of splines, ``[n_knots, n_basis]``.
+        at_knots: which of the two.
+    """
 
     distances: Array
     waves: Array
+    at_knots: bool
+
+
+def spline_coefficients(values: Array, channels: int) -> Array:
+    """``[n_paths, n_intervals + 3, channels]`` of the splines through ``[n_intervals + 1, n_paths · channels]``."""
+    matrix = jnp.asarray(splines.fitting_matrix(len(values) - 1), values.dtype)
+    coefficients = matrix @ values
+    return jnp.swapaxes(coefficients.reshape(len(coefficients), -1, channels), 0, 1)
 
 
 def _network(module: nn.Module, widths: Sequence[int], x: Array) -> tuple[Array, Array]:

@@ -4,6 +4,7 @@ On n equal intervals a function is Σ_k c_k B(x − k) over n + 3 coefficients, 
 two continuous derivatives.  Places are in units of the interval, from 0 to n.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
@@ -16,20 +17,44 @@ def locate(x: Array, start: float, end: float, n_intervals: int) -> Array:
     return jnp.clip((x - start) * (n_intervals / (end - start)), 0.0, n_intervals)
 
 
-def basis(place: Array, n_intervals: int) -> tuple[Array, Array]:
-    """The first of the four coefficients that count at each place ``[...]``, and their factors ``[..., 4]``."""
+def basis(place: Array, n_intervals: int) -> tuple[Array, Array, Array]:
+    """Of places ``[...]``: the first of the four coefficients that count, their factors and slopes ``[..., 4]``."""
     first = jnp.minimum(place.astype(jnp.int32), n_intervals - 1)
     t = place - first
     u = 1 - t
     factors = [u**3, (3 * t - 6) * t**2 + 4, (3 * u - 6) * u**2 + 4, t**3]
-    return first, jnp.stack(factors, axis=-1) / 6
+    slopes = [-3 * u**2, (9 * t - 12) * t, (12 - 9 * u) * u, 3 * t**2]
+    return first, jnp.stack(factors, axis=-1) / 6, jnp.stack(slopes, axis=-1) / 6
 
 
+@jax.custom_vjp
 def evaluate(coefficients: Array, place: Array) -> Array:
-    """Values ``[..., n_functions]`` at places ``[...]`` from ``[n_intervals + 3, n_functions]``."""
-    first, factors = basis(place, coefficients.shape[0] - 3)
-    terms = [factors[..., k, None] * coefficients[first + k] for k in range(4)]
+    """Values ``[n_places, n_functions]`` at places ``[n_places]`` from ``[n_intervals + 3, n_functions]``.
+
+    The gradient of the coefficients is a matrix product: scattered sums are slow and, on GPUs, in random order.
+    """
+    first, factors, _ = basis(place, len(coefficients) - 3)
+    return _combine(coefficients, first, factors)
+
+
+def _combine(coefficients: Array, first: Array, factors: Array) -> Array:
+    terms = [factors[:, k, None] * coefficients[first + k] for k in range(4)]
     return sum(terms[1:], terms[0])
+
+
+def _evaluate_forward(coefficients: Array, place: Array):
+    return evaluate(coefficients, place), (coefficients, place)
+
+
+def _evaluate_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    coefficients, place = saved
+    first, factors, slopes = basis(place, len(coefficients) - 3)
+    columns = jnp.arange(len(coefficients)) - first[:, None]
+    matrix = jnp.sum(jnp.stack([jnp.where(columns == k, factors[:, k, None], 0.0) for k in range(4)]), axis=0)
+    return matrix.T @ gradient, jnp.sum(gradient * _combine(coefficients, first, slopes), axis=-1)
+
+
+evaluate.defvjp(_evaluate_forward, _evaluate_backward)
 
 
 def centres(coefficients: np.ndarray) -> np.ndarray:

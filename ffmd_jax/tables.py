@@ -1,8 +1,8 @@
-"""Radial networks as splines: for roll-outs to any accuracy, and for training, differentiable.
+"""Radial networks as splines, for roll-outs.
 
-The weights of an edge are functions of its length alone.  Evaluated at a hundred or two distances and interpolated,
-they cost less than a network on every edge, and `cpu_kernel` makes them where it uses them.  Parameters with splines
-in them are used like any others: `layers.RadialNetwork` sees which they are.
+The weights of an edge are functions of its length alone.  Interpolated, they cost less than a network on every edge,
+and `cpu_kernel` makes them where it uses them.  Parameters with splines in them are used like any others:
+`layers.RadialNetwork` sees which they are.
 """
 
 from typing import Any
@@ -18,42 +18,37 @@ from ffmd_jax.state import State, cast, make_system
 _MOST_NUMBERS = 2**23  # of a table: it should stay in a cache
 
 
-def splined(config: ModelConfig, params: Any, n_intervals: int) -> Any:
-    """The parameters with radial networks replaced by splines; a pure function, to be differentiated.
-
-    Splines span the distances from ``config.tables_from`` to the cutoff and stay constant below.
-    """
-    sizes, start, roots = config.architecture, config.tables_from, params["bessel_roots"]
-    tables = {name: spline(sizes, start, roots, params[name]["radial"], n_intervals) for name in _layers(config)}
-    return _replaced(params, tables)
-
-
 def tabulate(config: ModelConfig, params: Any, tolerance: float = 1e-5) -> Any:
-    """As `splined`, with as many intervals as each layer needs, in the precision of ``params``; for roll-outs.
+    """The parameters with radial networks replaced by splines, in the precision of ``params``.
 
-    A network that a table of 8 million numbers does not resolve, or that is a spline already, is kept.
+    Splines span the distances from ``config.splines_from`` to the cutoff and stay constant below.  A model that is
+    defined by splines (``radial_intervals``) keeps them exactly.  Others get as many intervals as they need; a network
+    that a table of 8 million numbers does not resolve is kept.
 
     Args:
         tolerance: largest error of any weight of an edge, relative to the RMS of all weights of the layer.
     """
-    roots = params["bessel_roots"]
-    tables = {}
-    for name in _layers(config):
+    sizes, start, roots = config.architecture, config.splines_from, params["bessel_roots"]
+    tabulated = dict(params)
+    for name in (f"layer{i}" for i in range(sizes.layers)):
         network = params[name]["radial"]
-        if "spline" not in network:
-            tables[name] = resolved(config.architecture, config.tables_from, roots, network, tolerance)
-    return _replaced(params, {name: table for name, table in tables.items() if table is not None})
-
-
-def spline(sizes: Architecture, start: float, roots: Any, network: Any, n_intervals: int) -> jax.Array:
-    """B-spline coefficients ``[n_paths, n_intervals + 3, channels]`` of the weights that a radial network gives."""
-    knots = jnp.linspace(start, sizes.cutoff, n_intervals + 1, dtype=network["layer0"].dtype)
-    matrix = jnp.asarray(splines.fitting_matrix(n_intervals), knots.dtype)
-    return _by_path(matrix @ _network(sizes, roots, network, knots), sizes.channels)
+        if "spline" in network:
+            continue
+        if sizes.radial_intervals:
+            knots = jnp.linspace(start, sizes.cutoff, sizes.radial_intervals + 1, dtype=network["layer0"].dtype)
+            table = layers.spline_coefficients(_network(sizes, roots, network, knots), sizes.channels)
+        else:
+            table = resolved(sizes, start, roots, network, tolerance)
+        if table is not None:
+            tabulated[name] = params[name] | {"radial": {"spline": table}}
+    return tabulated
 
 
 def resolved(sizes: Architecture, start: float, roots: Any, network: Any, tolerance: float) -> jax.Array | None:
-    """`spline` with the fewest intervals, a power of two, that meet the tolerance of `tabulate`; or None."""
+    """B-spline coefficients ``[n_paths, n_intervals + 3, channels]`` of the weights that a radial network gives.
+
+    With the fewest intervals, a power of two, that meet the tolerance of `tabulate`; or None.
+    """
     dtype, n_weights = network["layer0"].dtype, network[f"layer{len(sizes.radial_hidden)}"].shape[1]
     finest = 2 ** int(np.log2(_MOST_NUMBERS / n_weights))
     with jax.enable_x64(True):
@@ -66,22 +61,10 @@ def resolved(sizes: Architecture, start: float, roots: Any, network: Any, tolera
         knots_and_centres = values[:: finest // n_intervals]
         coefficients = splines.fit(knots_and_centres[::2])
         if np.abs(splines.centres(coefficients) - knots_and_centres[1::2]).max() <= allowed:
-            return _by_path(jnp.asarray(coefficients, dtype), sizes.channels)
+            coefficients = coefficients.reshape(len(coefficients), -1, sizes.channels).swapaxes(0, 1)
+            return jnp.asarray(coefficients, dtype)
         n_intervals *= 2
     return None
-
-
-def _by_path(coefficients: jax.Array, channels: int) -> jax.Array:
-    """``[n_paths, n_knots, channels]`` from ``[n_knots, n_paths · channels]``."""
-    return jnp.swapaxes(coefficients.reshape(len(coefficients), -1, channels), 0, 1)
-
-
-def _layers(config: ModelConfig) -> list[str]:
-    return [f"layer{i}" for i in range(config.architecture.layers)]
-
-
-def _replaced(params: Any, tables: dict[str, jax.Array]) -> Any:
-    return params | {name: params[name] | {"radial": {"spline": table}} for name, table in tables.items()}
 
 
 def _network(sizes: Architecture, roots: Any, network: Any, distances: jax.Array) -> jax.Array:

@@ -164,11 +164,44 @@ def test_tables_vanish_smoothly_at_the_cutoff_and_stay_finite_at_zero_distance()
     table = tables.tabulate(config, random_params(config))["layer0"]["radial"]["spline"]
     distances = jnp.array([0.0, 0.2, 0.5, 3.0, 4.0 - 1e-9, 4.0, 5.0])
     n_intervals = table.shape[1] - 3
-    place = splines.locate(distances, config.tables_from, config.architecture.cutoff, n_intervals)
+    place = splines.locate(distances, config.splines_from, config.architecture.cutoff, n_intervals)
     values = np.asarray(splines.evaluate(jnp.swapaxes(table, 0, 1).reshape(n_intervals + 3, -1), place))
     np.testing.assert_array_equal(values[0], values[2])
     assert np.abs(values[3]).max() > 1e-3
     np.testing.assert_allclose(values[4:], 0.0, atol=1e-9 * np.abs(values[3]).max())
+
+
+def test_a_model_of_splines_is_its_tables_and_tends_to_the_network():
+    system, state = perturbed()
+    errors = []
+    for n_intervals in (16, 32, 64):
+        config = small_config(radial_intervals=n_intervals)
+        params = random_params(config)
+        search = neighbors.plan(system, state.positions, config.architecture.cutoff)
+        graph = jax.jit(neighbors.build, static_argnums=0)(search, system, jnp.asarray(state.positions)).graph
+        exact, network = (compiled(c, "network")(params, system, state, graph) for c in (small_config(), config))
+        errors.append(np.abs(network - exact).max())
+        by_table = compiled(config, "network")(tables.tabulate(config, params), system, state, graph)
+        np.testing.assert_allclose(by_table, network, atol=1e-12)
+    assert errors[0] > 8 * errors[1] > 64 * errors[2] > 0
+
+
+def test_gradient_of_splines_is_that_of_plain_arithmetic():
+    rng = np.random.default_rng(0)
+    place, coefficients = jnp.asarray(rng.uniform(0, 6, 20)), jnp.asarray(rng.normal(size=(9, 3)))
+    weights = jnp.asarray(rng.normal(size=(20, 3)))
+
+    def plain(coefficients, place):
+        distance = jnp.abs(place[:, None] - jnp.arange(-1, 8))  # from the middle of each B-spline
+        inner, outer = 2 / 3 - distance**2 + distance**3 / 2, jnp.maximum(2 - distance, 0) ** 3 / 6
+        return jnp.where(distance < 1, inner, outer) @ coefficients
+
+    found, expected = (
+        jax.value_and_grad(lambda *x: jnp.sum(weights * f(*x)), argnums=(0, 1))(coefficients, place)  # noqa: B023
+        for f in (splines.evaluate, plain)
+    )
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11)
 
 
 def test_splines_converge_with_the_fourth_power_of_the_interval():
