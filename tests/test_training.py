@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from ffmd_jax import checkpoint, config, dataset, examples, mechanics, objective, optimizer, parallel, train
+from ffmd_jax import checkpoint, config, dataset, examples, mechanics, objective, optimizer, parallel, products, train
 from ffmd_jax.reference import production, systems
 from ffmd_jax.trajectory import Trajectory
 
@@ -64,6 +64,31 @@ def test_training_resumes_bit_for_bit(data, tmp_path):
     _, rest = fit(data, training, restored, block_steps=6)
     for a, b in zip(jax.tree.leaves(whole[-1].state), jax.tree.leaves(rest[-1].state), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_all_blocks_of_all_epochs_are_one_program_that_reuses_its_memory(data):
+    # 17 steps an epoch in blocks of 5: the last of each epoch has 2.
+    training = config.Training(epochs=3, batch_size=9, optimizer="adam")
+    model_config, traces, compiled = train.model_config(data, SIZES), [], []
+
+    def convolution(*arguments):
+        traces.append(1)
+        return products.edge_convolution(*arguments)
+
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+    seen = []
+    for progress in train.fit(model_config, data, training, block_steps=5, convolution=convolution):
+        if seen:
+            assert all(leaf.is_deleted() for leaf in jax.tree.leaves(seen[-1].state.params))
+        seen.append(progress)
+        if progress.epoch == 1:
+            traces_of_one_epoch = len(traces)
+            compiled.clear()
+    assert [round(17 * p.epoch) for p in seen[:5]] == [5, 10, 15, 17, 22]
+    assert len(traces) == traces_of_one_epoch
+    assert not [name for name in compiled if "compile" in name]
+    assert seen[0].configurations_per_s is None
+    assert all(p.configurations_per_s > 0 for p in seen[1:])
 
 
 def test_newest_and_best_states_are_both_kept(data, tmp_path):
