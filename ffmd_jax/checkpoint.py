@@ -1,13 +1,14 @@
 """Files of models: the exported model (config.json and weights.npz, no pickle) and training states (orbax)."""
 
 import io
-import json
 import os
 import zipfile
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax import config as configs
@@ -81,18 +82,29 @@ def write_atomically(path: Path, content: bytes) -> None:
 class TrainingStates:
     """Training states in a folder: the newest and the best of the validation are kept.
 
-    A context manager; writing is asynchronous, and leaving it waits for the last write.
+    A context manager; writing is asynchronous, and leaving it waits for the last write.  A state appears when it is
+    complete, and only then is an older one deleted: whenever the process is killed, a whole state is there.  With
+    several processes, all of them call it; they share the folder.
     """
 
     def __init__(self, folder: Path):
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as policies
 
-        # best_fn with max_to_keep alone would delete the newest state if it is not among the best.
+        def error(metrics: Any) -> float:
+            return metrics["validation"]
+
+        # best_fn with max_to_keep would delete the newest state if it is not among the best; without best_fn, orbax
+        # does not write the errors, and a resumed training would not know which old state is the best.
         keep = policies.AnyPreservationPolicy(
-            [policies.LatestN(1), policies.BestN(get_metric_fn=lambda m: m["validation"], reverse=True, n=1)]
+            [
+                policies.LatestN(1),
+                policies.BestN(get_metric_fn=error, reverse=True, n=1, keep_checkpoints_without_metrics=False),
+            ]
         )
-        options = ocp.CheckpointManagerOptions(preservation_policy=keep)
+        options = ocp.CheckpointManagerOptions(
+            best_fn=error, best_mode="min", preservation_policy=keep, cleanup_tmp_directories=True
+        )
         self._ocp = ocp
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
@@ -103,27 +115,22 @@ class TrainingStates:
         self._manager.wait_until_finished()
         self._manager.close()
 
-    def save(self, step: int, state: Any, best: float, validation: float) -> None:
-        """Saves the state after ``step``, with the lowest validation error so far and the present one."""
+    def save(self, step: int, state: Any, best: float, validation: float = float("inf")) -> None:
+        """Saves the state after ``step``, with the lowest validation error so far and its own, if it was validated."""
+        copy = jax.tree.map(jnp.copy, state)  # the next block of steps takes the memory of the original
         args = self._ocp.args.Composite(
-            state=self._ocp.args.StandardSave(state), best=self._ocp.args.JsonSave({"validation": best})
+            state=self._ocp.args.StandardSave(copy), best=self._ocp.args.JsonSave({"validation": best})
         )
         self._manager.save(step, args=args, metrics={"validation": validation})
 
     def restore(self, like: Any) -> tuple[Any, float] | None:
-        """The newest state, shaped as ``like``, and the lowest validation error so far; None where there is none."""
+        """The newest state, shaped and placed as ``like``, and the lowest validation error so far; or None."""
         step = self._manager.latest_step()
         if step is None:
             return None
         args = self._ocp.args.Composite(state=self._ocp.args.StandardRestore(like), best=self._ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
         return restored["state"], float(restored["best"]["validation"])
-
-
-def append_json_line(path: Path, values: dict[str, Any]) -> None:
-    """Appends one JSON object as a line."""
-    with open(path, "a") as file:
-        file.write(json.dumps(values) + "\n")
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -157,6 +157,30 @@ class Training:
             raise ValueError(f"the optimizer must be muon or adam, not {self.optimizer}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Several processes, started by hand; nothing is needed on one machine, under Slurm, or on a TPU slice.
+
+    Attributes:
+        coordinator: HOST:PORT of process 0, reachable from all processes.
+        num_processes: How many processes there are.
+        process_id: Which one this is, from 0.
+    """
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+
+    def __post_init__(self):
+        given = [value is not None for value in dataclasses.astuple(self)]
+        if any(given) and not all(given):
+            raise ValueError("--coordinator, --num-processes and --process-id belong together: give all three or none")
+        if not 0 <= (self.process_id or 0) < (self.num_processes or 1):
+            raise ValueError(f"--process-id must be from 0 to {self.num_processes} - 1, not {self.process_id}")
+        if self.coordinator is not None and not self.coordinator.rpartition(":")[2].isdigit():
+            raise ValueError(f"--coordinator must be HOST:PORT, not {self.coordinator}")
+
+
 def to_json(config: Any) -> str:
     """A config as indented JSON."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"

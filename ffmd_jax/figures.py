@@ -4,6 +4,7 @@ The reference is grey, the force-free run blue: told apart by lightness alone.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -121,6 +122,24 @@ def error_growth(growth: ErrorGrowth, time_step_fs: float | None = None) -> Figu
         else:
             axes.axhline(1.0, color=_REFERENCE, lw=1.0)
         _finish(axes, label, y_label, title)
+    return figure
+
+
+def training(lines: list[dict[str, Any]]) -> Figure:
+    """Training loss, and validation errors where known, against epochs; from the lines of metrics.jsonl."""
+    figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained", dpi=_DPI)
+    loss, errors = figure.subplots(1, 2)
+    stride = math.ceil(len(lines) / _N_POINTS)
+    known = [line for line in lines[::stride] if line["loss"] is not None]
+    loss.plot([line["epoch"] for line in known], [line["loss"] for line in known], color=_FORCE_FREE, lw=0.8)
+    validated = [line for line in lines if "velocity_mae_relative_percent" in line]
+    for name, color in (("displacement", _REFERENCE), ("velocity", _FORCE_FREE)):
+        values = [line[f"{name}_mae_relative_percent"] for line in validated]
+        errors.plot([line["epoch"] for line in validated], values, ".-", color=color, lw=1.2, label=name)
+    for axes in (loss, errors):
+        axes.set_yscale("log")
+    _finish(loss, "epoch", "loss", "Training")
+    _finish(errors, "epoch", "mean absolute error / %", "Validation", legend=True)
     return figure
 
 

@@ -1,10 +1,10 @@
-"""Training: the loss, one optimizer step, and `fit`.
+"""Training: the loss, one optimizer step, and `fit`, on one or many devices, in one or many processes.
 
-Pairs live on the device with their neighbour tables, which are computed once; several steps run per call of the
-compiled program.  The order of the data depends on seed and step alone, so that a resumed run repeats what an
-uninterrupted one would have done.
+Several steps run per call of one compiled program, which is the same for every block of every epoch.
 """
 
+import contextlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,11 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ffmd_jax import dataset as datasets
-from ffmd_jax import model, neighbors
+from ffmd_jax import examples, model, neighbors, objective, optimizer, parallel, products
 from ffmd_jax.config import Architecture, ModelConfig, Training
-from ffmd_jax.state import Array, Graph, State, System, cast
+from ffmd_jax.examples import Batch, n_batches
+from ffmd_jax.state import Array, cast
+
+_DIVERGED_LOSS = 1e4  # a network that predicts that nothing moves has about 1
 
 
 class TrainState(NamedTuple):
@@ -29,37 +33,30 @@ class TrainState(NamedTuple):
     skipped: Array
 
 
-class Examples(NamedTuple):
-    """Pairs with their neighbour tables, ``[n_pairs, …]``: both ends of each, so that time can run backwards."""
-
-    before: State
-    after: State
-    displacements: Array
-    graph_before: Graph
-    graph_after: Graph
-
-
-class Errors(NamedTuple):
-    """Mean absolute errors per component, and mean absolute values to relate them to; Å and Å/fs."""
-
-    displacement_mae: float
-    velocity_mae: float
-    displacement_mean: float
-    velocity_mean: float
-
-    @property
-    def displacement_percent(self) -> float:
-        """MAE of the displacements relative to their mean absolute value, %."""
-        return 100 * self.displacement_mae / self.displacement_mean
-
-    @property
-    def velocity_percent(self) -> float:
-        """MAE of the velocities relative to their mean absolute value, %."""
-        return 100 * self.velocity_mae / self.velocity_mean
-
-
 class Diverged(ValueError):
     """Training that left the finite numbers for good."""
+
+
+class Progress(NamedTuple):
+    """Where a fit is, after each block of steps.
+
+    Attributes:
+        state: weights and optimizer; valid until the fit goes on, whose next block takes its memory.
+        epoch: epochs completed, float.
+        loss: mean training loss of the block.
+        gradient_norm: mean norm of the gradient in the block, before clipping.
+        learning_rate: of the last step.
+        configurations_per_s: pairs per second in the block; None for the first, which compiles.
+        validation: errors on the validation set if this block ended an epoch, else None.
+    """
+
+    state: TrainState
+    epoch: float
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    configurations_per_s: float | None
+    validation: objective.Errors | None
 
 
 def model_config(data: datasets.Dataset, architecture: Architecture) -> ModelConfig:
@@ -97,139 +94,76 @@ def model_config(data: datasets.Dataset, architecture: Architecture) -> ModelCon
     )
 
 
-def examples(system: System, pairs: datasets.Pairs, cutoff: float) -> Examples:
-    """Moves pairs to the device and computes their neighbour tables, padded to one capacity."""
-    after = State(pairs.state.positions + pairs.displacements, pairs.velocities)
-    both = np.concatenate([pairs.state.positions, after.positions])
-    search = neighbors.plan(system, both, cutoff)
-    single = cast(system, jnp.float32)
-
-    @jax.jit
-    def graphs(positions):
-        graph = neighbors.build(search, single, positions).graph
-        return graph._replace(senders=graph.senders.astype(jnp.int16 if len(system.species) < 2**15 else jnp.int32))
-
-    def tables(positions):
-        return jax.lax.map(graphs, jnp.asarray(positions))
-
-    return Examples(
-        jax.tree.map(jnp.asarray, pairs.state),
-        jax.tree.map(jnp.asarray, after),
-        jnp.asarray(pairs.displacements),
-        tables(pairs.state.positions),
-        tables(after.positions),
-    )
-
-
-def reverse(pair: Examples) -> Examples:
-    """The pair with time running backwards: (r', −v') → (r, −v)."""
-    return Examples(
-        State(pair.after.positions, -pair.after.velocities),
-        State(pair.before.positions, -pair.before.velocities),
-        -pair.displacements,
-        pair.graph_after,
-        pair.graph_before,
-    )
-
-
-def make_loss(config: ModelConfig, system: System) -> Callable[[model.Params, Examples], tuple[Array, Array]]:
-    """Returns ``(params, pair) -> (loss, absolute errors)`` for one pair.
-
-    The loss is ½ MSE(Δr) + ½ MSE(v), each in units of its RMS; the errors are the mean absolute ones, Å and Å/fs.
-    """
-
-    def loss(params: model.Params, pair: Examples) -> tuple[Array, Array]:
-        predicted = model.make_propagate(config, params)(system, pair.before, pair.graph_before)
-        error_r = predicted.positions - pair.before.positions - pair.displacements
-        error_v = predicted.velocities - pair.after.velocities
-        squares = jnp.mean((error_r / config.displacement_rms) ** 2) + jnp.mean((error_v / config.velocity_rms) ** 2)
-        return 0.5 * squares, jnp.stack([jnp.mean(jnp.abs(error_r)), jnp.mean(jnp.abs(error_v))])
-
-    return loss
-
-
-def make_optimizer(training: Training, n_steps: int) -> optax.GradientTransformation:
-    """Clipping, then Muon or Adam with warm-up and cosine decay over ``n_steps``."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, training.learning_rate, min(training.warmup_steps, max(1, n_steps // 10)), n_steps
-    )
-    if training.optimizer == "muon":
-        rule = optax.contrib.muon(schedule, weight_decay=training.weight_decay, adam_b2=0.99)
-    else:
-        rule = optax.amsgrad(schedule)
-    return optax.chain(optax.clip_by_global_norm(training.clip_norm), rule)
-
-
 def make_train_step(
-    config: ModelConfig, system: System, training: Training, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, Examples, Array], tuple[TrainState, Array]]:
-    """Returns ``(state, batch, backwards) -> (state, loss)``; ``backwards`` (bool ``[batch]``) reverses time.
+    loss: objective.Loss, training: Training, rule: optax.GradientTransformation, devices: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Array]]:
+    """Returns ``(state, batch) -> (state, [loss, gradient norm])``; every device takes its part of the batch.
 
-    A step whose gradient is not finite changes nothing but the count of skipped steps.
+    A step whose gradient or update is not finite changes nothing but the count of skipped steps.
     """
-    loss = make_loss(config, system)
 
-    def one(params, pair, back):
-        turned = jax.tree.map(lambda a, b: jnp.where(back, a, b), reverse(pair), pair)
-        return loss(params, turned)[0]
+    def one(params, batch: Batch):
+        turned = jax.tree.map(lambda a, b: jnp.where(batch.backwards, a, b), examples.reverse(batch.pairs), batch.pairs)
+        return batch.weights * loss(params, turned)[0]
 
-    def mean_gradient(params, batch, backwards):
-        """Loss and gradient of the batch: at once where there is room, pair by pair where the cache decides."""
+    def share(params, batch: Batch):
+        """Loss and gradient summed: at once where there is room, pair by pair where the cache decides."""
         if jax.default_backend() != "cpu":
-            many = jax.vmap(one, in_axes=(None, 0, 0))
-            return jax.value_and_grad(lambda p: jnp.mean(many(p, batch, backwards)))(params)
+            many = jax.vmap(one, in_axes=(None, 0))
+            return jax.value_and_grad(lambda p: jnp.sum(many(p, batch)))(params)
 
-        def add(total, x):
-            return jax.tree.map(jnp.add, total, jax.value_and_grad(one)(params, *x)), None
+        def add(total, pair):
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(one)(params, pair)), None
 
-        zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-        total, _ = jax.lax.scan(add, zeros, (batch, backwards))
-        return jax.tree.map(lambda t: t / len(backwards), total)
+        zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
+        return jax.lax.scan(add, zeros, batch)[0]
 
-    def step(state: TrainState, batch: Examples, backwards: Array) -> tuple[TrainState, Array]:
-        value, gradient = mean_gradient(state.params, batch, backwards)
-        finite = jnp.isfinite(optax.tree.norm(gradient))
+    mean = parallel.map_shares(share, devices)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
+        value, gradient = mean(state.params, batch)
+        norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(norm)
         gradient = jax.tree.map(lambda g: jnp.where(finite, g, 0), gradient)
-        updates, moments = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, moments = rule.update(gradient, state.optimizer, state.params)
+        finite &= jnp.isfinite(optax.tree.norm(updates))
+        params: Any = optax.apply_updates(state.params, updates)
         # The average starts as a plain mean, so that it forgets the random weights.
         decay = jnp.minimum(training.ema_decay, (1 + state.step) / (10 + state.step)).astype(jnp.float32)
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
         new = TrainState(params, average, moments, state.step + 1, state.skipped)
         kept = state._replace(step=state.step + 1, skipped=state.skipped + 1)
-        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, kept), value
+        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, kept), jnp.stack([value, norm])
 
     return step
 
 
-class Progress(NamedTuple):
-    """Where a fit is, after each block of steps.
+def make_block(take_step: Callable, devices: Mesh) -> Callable[[TrainState, Batch, int], tuple[TrainState, Array]]:
+    """Returns the compiled ``(state, batches, n_steps) -> (state, values)`` of the first ``n_steps`` batches.
 
-    Attributes:
-        state: weights and optimizer; to be saved.
-        epoch: epochs completed, float.
-        loss: mean training loss of the block.
-        validation: errors on the validation set if this block ended an epoch, else None.
+    The number is known only at run time, so that a shorter block is no other program.  The state's memory is reused.
+    ``values`` are those of `make_train_step`, ``[block_steps, 2]``.
     """
 
-    state: TrainState
-    epoch: float
-    loss: float
-    validation: Errors | None
+    def run(state: TrainState, batches: Batch, n_steps: Array) -> tuple[TrainState, Array]:
+        def one(i, carry):
+            state, values = carry
+            state, value = take_step(state, jax.tree.map(lambda x: x[i], batches))
+            return state, values.at[i].set(value)
+
+        nothing = jnp.zeros((len(batches.weights), 2), jnp.float32)
+        return jax.lax.fori_loop(0, n_steps, one, (state, nothing))
+
+    return jax.jit(run, donate_argnums=0, out_shardings=NamedSharding(devices, PartitionSpec()))
 
 
 def initial(config: ModelConfig, training: Training, n_steps: int, params: model.Params | None = None) -> TrainState:
-    """The state before the first step, from random or given weights."""
+    """The state before the first step, from random or given weights, on all devices."""
     given = model.init(jax.random.fold_in(jax.random.key(training.seed), 0), config) if params is None else params
     weights = cast(given, jnp.float32)
     zero = jnp.zeros((), jnp.int32)
-    moments = make_optimizer(training, n_steps).init(weights)
-    return TrainState(weights, jax.tree.map(jnp.copy, weights), moments, zero, zero)
-
-
-def n_batches(n_pairs: int, training: Training) -> int:
-    """Optimizer steps per epoch; the remainder of a shuffled epoch waits for the next."""
-    return max(1, n_pairs // training.batch_size)
+    moments = optimizer.make(training, n_steps).init(weights)
+    return parallel.replicate(TrainState(weights, weights, moments, zero, zero), parallel.mesh())
 
 
 def fit(
@@ -237,73 +171,84 @@ def fit(
     data: datasets.Dataset,
     training: Training,
     state: TrainState | None = None,
-    block_steps: int = 100,
+    block_steps: int = 25,
+    convolution: model.Convolution = products.edge_convolution,
 ) -> Iterator[Progress]:
     """Trains, and yields after every block of steps; give the last ``state`` to go on from there.
 
     Raises:
-        Diverged: a whole block without a finite gradient.
+        Diverged: no finite gradient or validation error.
+        RuntimeError: the devices have too little memory; the message names a smaller batch.
     """
-    system = cast(data.system, jnp.float32)
-    cutoff = config.architecture.cutoff
-    if abs(data.time_step_fs - config.time_step_fs) > 1e-6:
-        raise ValueError(f"the data have Δt = {data.time_step_fs:g} fs, the model {config.time_step_fs:g} fs")
-    model.check_system(config, data.system)
-    train, validation = (examples(system, part, cutoff) for part in (data.train, data.validation))
-    n_pairs = len(data.train.displacements)
-    per_epoch = n_batches(n_pairs, training)
+    objective.check_fits(config, data)
+    devices, n_pairs = parallel.mesh(), len(data.train.displacements)
+    per_epoch, batch_size = n_batches(n_pairs, training), min(training.batch_size, n_pairs)
     n_steps = training.epochs * per_epoch
+    rates = optimizer.schedule(training, n_steps)
     current = initial(config, training, n_steps) if state is None else state
-    take_step = make_train_step(config, system, training, make_optimizer(training, n_steps))
-    evaluate = jax.jit(make_evaluate(config, system))
-    key = jax.random.fold_in(jax.random.key(training.seed), 1)
-    batch_size = min(training.batch_size, n_pairs)
-
-    @jax.jit
-    def run_block(state: TrainState, train: Examples, rows: Array, backwards: Array):
-        def one(state, x):
-            return take_step(state, jax.tree.map(lambda values: values[x[0]], train), x[1])
-
-        return jax.lax.scan(one, state, (rows, backwards))
-
+    loss = objective.make_loss(config, objective.single(data.system), convolution)
+    run_block = make_block(make_train_step(loss, training, optimizer.make(training, n_steps), devices), devices)
+    with out_of_memory(batch_size, devices.size):
+        validate = objective.make_validate(config, data, loss, devices, -(-batch_size // devices.size))
+        train = examples.make(data.system, data.train, config.architecture.cutoff)
+        feed = examples.blocks(train, training, int(current.step), block_steps, devices)
+        coming, compiled, failed = next(feed), False, 0
     while (done := int(current.step)) < n_steps:
-        epoch, place = divmod(done, per_epoch)
-        key_order, key_time = jax.random.split(jax.random.fold_in(key, epoch))
-        order = jax.random.permutation(key_order, n_pairs)[: per_epoch * batch_size].reshape(per_epoch, batch_size)
-        flip = jax.random.bernoulli(key_time, 0.5, order.shape) & training.time_reversal
-        block = slice(place, min(place + block_steps, per_epoch))
-        skipped = int(current.skipped)
-        current, losses = run_block(current, train, order[block], flip[block])
-        size = block.stop - block.start
-        if int(current.skipped) - skipped == size and size > 1:
-            raise Diverged(f"no finite gradient in steps {done}…{done + size}: lower the learning rate")
-        errors = None
-        if block.stop == per_epoch:
-            errors = summarize(np.asarray(evaluate(current.average, validation)), data.validation)
-        yield Progress(current, int(current.step) / per_epoch, float(jnp.nanmean(losses)), errors)
+        block, before, began = coming, int(current.skipped), time.perf_counter()
+        with out_of_memory(batch_size, devices.size):
+            current, values = run_block(current, block.batches, block.n_steps)
+            if jax.default_backend() == "cpu" and devices.size > 1:
+                # Virtual devices share the threads that their collectives wait for: nothing else may run.
+                jax.block_until_ready(values)
+            coming = next(feed)  # placed while the devices compute
+            losses, norms = np.asarray(values)[: block.n_steps].T
+            speed = block.n_steps * batch_size / (time.perf_counter() - began) if compiled else None
+            errors = validate(current.average) if block.ends_epoch else None
+        done, skipped, compiled = done + block.n_steps, int(current.skipped), True
+        failed = failed + block.n_steps if skipped - before == block.n_steps else 0
+        _check_converges(done, failed, losses, errors)
+        rate = float(np.asarray(rates(max(0, done - skipped - 1))))
+        yield Progress(current, done / per_epoch, _mean(losses), _mean(norms), rate, speed, errors)
 
 
-def make_evaluate(config: ModelConfig, system: System) -> Callable[[model.Params, Examples], Array]:
-    """Returns ``(params, examples) -> [2]``: mean absolute errors of Δr, Å, and v, Å/fs."""
-    loss = make_loss(config, system)
-    return lambda params, pairs: jnp.mean(jax.lax.map(lambda pair: loss(params, pair)[1], pairs), axis=0)
+@contextlib.contextmanager
+def out_of_memory(batch_size: int, n_devices: int) -> Iterator[None]:
+    """Turns XLA's error for memory that does not suffice into a RuntimeError that says what to try."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        smaller = batch_size // 2
+        advice = f"try --batch-size {smaller}" if smaller >= n_devices else "try a smaller network or cutoff"
+        raise RuntimeError(
+            f"out of memory with {batch_size} pairs a step on {n_devices} device(s): {advice}"
+        ) from error
 
 
-def summarize(absolute: np.ndarray, pairs: datasets.Pairs) -> Errors:
-    """Absolute errors with the mean absolute values that they are related to."""
-    means = (float(np.mean(np.abs(values))) for values in (pairs.displacements, pairs.velocities))
-    return Errors(float(absolute[0]), float(absolute[1]), *means)
+def _check_converges(done: int, failed: int, losses: np.ndarray, errors: objective.Errors | None) -> None:
+    """Raises Diverged if steps or validation gave no finite numbers, or most losses of a block are beyond all reason.
 
-
-def evaluate(config: ModelConfig, params: model.Params, data: datasets.Dataset, pairs: datasets.Pairs) -> Errors:
-    """Errors of a model on some pairs of a dataset.
-
-    Raises:
-        ValueError: data at another Δt than the model's, other elements or masses.
+    One step without a finite gradient may be a bad pair; ``failed`` counts those in a row.
     """
-    if abs(data.time_step_fs - config.time_step_fs) > 1e-6:
-        raise ValueError(f"the data have Δt = {data.time_step_fs:g} fs, the model {config.time_step_fs:g} fs")
-    model.check_system(config, data.system)
-    system = cast(data.system, jnp.float32)
-    batch = examples(system, pairs, config.architecture.cutoff)
-    return summarize(np.asarray(jax.jit(make_evaluate(config, system))(params, batch)), pairs)
+    if errors is not None and not np.isfinite(errors.displacement_mae + errors.velocity_mae):
+        what = "the validation error is not finite"
+    elif failed > 1:
+        what = f"no finite gradient in the last {failed} steps"
+    elif _median(losses) > _DIVERGED_LOSS:
+        what = f"the loss is {_median(losses):.1e}"
+    else:
+        return
+    raise Diverged(f"training diverged by step {done}, {what}; lower the learning rate")
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of the finite values."""
+    finite = values[np.isfinite(values)]
+    return float(np.mean(finite)) if len(finite) else float("nan")
+
+
+def _median(values: np.ndarray) -> float:
+    """Median of the finite values."""
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else float("nan")

@@ -3,6 +3,9 @@
 import dataclasses
 import functools
 import os
+import subprocess
+import sys
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from ffmd_jax import __main__ as entry
-from ffmd_jax import config, model, neighbors, state
+from ffmd_jax import config, dataset, model, neighbors, state
 
 HEXAGONAL = np.array([[4.9134, 0, 0], [-2.4567, 4.2551, 0], [0, 0, 5.4052]])
 
@@ -53,6 +56,40 @@ def fails(capsys, *arguments, code=1):
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ffmd: ")]
     assert len(lines) == 1
     return lines[0]
+
+
+def start_ffmd(*arguments, devices=1):
+    """Starts a command in a process of its own, with so many virtual devices, for two minutes at most.
+
+    Returns the process, which leads a group of its own, and the file of its stderr.
+    """
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_collective_call_terminate_timeout_seconds=30"
+    shared = {
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    command = ["timeout", "-k", "5", "120", sys.executable, "-m", "ffmd_jax", *map(str, arguments)]
+    environment = {**os.environ, **shared, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    # XLA writes pages about cached programs to stderr: a pipe that nobody reads would fill and stop it.
+    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True), errors
+
+
+def springs(n_train=26, n_validation=5, seed=0):
+    """A dataset of 12 argon atoms on springs, Δt = 20 fs: pairs without MD, which a tiny network can learn."""
+    rng = np.random.default_rng(seed)
+    sites = 3.7 * np.stack(np.meshgrid([0, 1], [0, 1], [0, 1, 2], indexing="ij"), axis=-1).reshape(-1, 3)
+    system = state.make_system([18] * 12, [39.948] * 12, [7.4, 7.4, 11.1], True)
+    turn, omega = 20.0 * 0.01, 0.01  # rad, rad/fs
+
+    def pairs(n_pairs):
+        away, speed = rng.normal(scale=0.2, size=(2, n_pairs, 12, 3)) * np.array([1, omega])[:, None, None, None]
+        moved = away * (np.cos(turn) - 1) + speed * np.sin(turn) / omega
+        later = speed * np.cos(turn) - away * np.sin(turn) * omega
+        start, moved, later = (np.float32(x) for x in ([sites + away, speed], moved, later))
+        return dataset.Pairs(state.State(*start), moved, later)
+
+    return dataset.Dataset(system, 20.0, pairs(n_train), pairs(n_validation), pairs(n_validation))
 
 
 def small_config(periodic=True, **sizes):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from ffmd_jax import checkpoint, config, dataset, mechanics, train
+from ffmd_jax import checkpoint, config, dataset, examples, mechanics, objective, optimizer, parallel, products, train
 from ffmd_jax.reference import production, systems
 from ffmd_jax.trajectory import Trajectory
 
@@ -58,7 +58,7 @@ def test_training_resumes_bit_for_bit(data, tmp_path):
     with checkpoint.TrainingStates(tmp_path / "states") as states:
         states.save(int(stopped.step), stopped, best=1.5, validation=2.0)
     with checkpoint.TrainingStates(tmp_path / "states") as states:
-        fresh = train.initial(model_config, training, 2 * train.n_batches(158, training))
+        fresh = train.initial(model_config, training, 2 * examples.n_batches(158, training))
         restored, best = states.restore(fresh)
     assert best == 1.5
     _, rest = fit(data, training, restored, block_steps=6)
@@ -66,38 +66,67 @@ def test_training_resumes_bit_for_bit(data, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_all_blocks_of_all_epochs_are_one_program_that_reuses_its_memory(data):
+    # 17 steps an epoch in blocks of 5: the last of each epoch has 2.
+    training = config.Training(epochs=3, batch_size=9, optimizer="adam")
+    model_config, traces, compiled = train.model_config(data, SIZES), [], []
+
+    def convolution(*arguments):
+        traces.append(1)
+        return products.edge_convolution(*arguments)
+
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+    seen = []
+    for progress in train.fit(model_config, data, training, block_steps=5, convolution=convolution):
+        if seen:
+            assert all(leaf.is_deleted() for leaf in jax.tree.leaves(seen[-1].state.params))
+        seen.append(progress)
+        if progress.epoch == 1:
+            traces_of_one_epoch = len(traces)
+            compiled.clear()
+    assert [round(17 * p.epoch) for p in seen[:5]] == [5, 10, 15, 17, 22]
+    assert len(traces) == traces_of_one_epoch
+    assert not [name for name in compiled if "compile" in name]
+    assert seen[0].configurations_per_s is None
+    assert all(p.configurations_per_s > 0 for p in seen[1:])
+
+
 def test_newest_and_best_states_are_both_kept(data, tmp_path):
-    state = train.initial(train.model_config(data, SIZES), config.Training(optimizer="adam"), 10)
-    with checkpoint.TrainingStates(tmp_path / "states") as states:
-        for step, error in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5)):
-            states.save(step, state, best=1.0, validation=error)
-    kept = sorted(int(entry.name) for entry in (tmp_path / "states").iterdir() if entry.name.isdigit())
-    assert kept == [2, 4]
+    state, step = train.initial(train.model_config(data, SIZES), config.Training(optimizer="adam"), 10), 0
+    for kept, errors in (([2, 4], (3.0, 1.0, 2.0, 2.5)), ([2, 6], (4.0, 1.5)), ([7, 8], (0.5, None))):
+        # A resumed training knows the errors of what an earlier one has saved; 8 was not validated.
+        with checkpoint.TrainingStates(tmp_path / "states") as states:
+            for error in errors:
+                step += 1
+                states.save(step, state, 1.0, *([] if error is None else [error]))
+        found = sorted(int(entry.name) for entry in (tmp_path / "states").iterdir() if entry.name.isdigit())
+        assert found == kept
 
 
 def test_a_step_without_finite_gradient_changes_nothing(data):
     model_config, training = train.model_config(data, SIZES), config.Training(batch_size=1, optimizer="adam")
-    system = train.cast(data.system, jnp.float32)
     few = jax.tree.map(lambda x: x[:1], data.validation)
-    batch = train.examples(data.system, few, SIZES.cutoff)
+    pairs = jax.tree.map(jnp.asarray, examples.make(data.system, few, SIZES.cutoff))
+    batch = examples.Batch(pairs, jnp.array([False]), jnp.ones(1, jnp.float32))
     state = train.initial(model_config, training, 10)
-    step = jax.jit(train.make_train_step(model_config, system, training, train.make_optimizer(training, 10)))
-    bad = batch._replace(displacements=batch.displacements.at[0, 0, 0].set(jnp.nan))
-    after, _ = step(state, bad, jnp.array([False]))
+    loss = objective.make_loss(model_config, objective.single(data.system))
+    step = jax.jit(train.make_train_step(loss, training, optimizer.make(training, 10), parallel.mesh()))
+    displacements = pairs.displacements.at[0, 0, 0].set(jnp.nan)
+    after, _ = step(state, batch._replace(pairs=pairs._replace(displacements=displacements)))
     assert int(after.skipped) == 1
     for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_array_equal(a, b)
-    good, _ = step(state, batch, jnp.array([False]))
-    good, _ = step(good, batch, jnp.array([False]))  # the first has learning rate zero
+    good, _ = step(state, batch)
+    good, _ = step(good, batch)  # the first has learning rate zero
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (good.params, state.params)), strict=True))
 
 
 def test_reversed_pairs_run_backwards(data):
-    batch = train.examples(data.system, jax.tree.map(lambda x: x[:2], data.validation), SIZES.cutoff)
-    back = train.reverse(batch)
+    batch = examples.make(data.system, jax.tree.map(lambda x: x[:2], data.validation), SIZES.cutoff)
+    back = examples.reverse(batch)
     np.testing.assert_allclose(back.before.positions + back.displacements, batch.before.positions, atol=1e-5)
     np.testing.assert_array_equal(back.after.velocities, -batch.before.velocities)
-    twice = train.reverse(back)
+    twice = examples.reverse(back)
     for a, b in zip(jax.tree.leaves(twice), jax.tree.leaves(batch), strict=True):
         np.testing.assert_array_equal(a, b)
 

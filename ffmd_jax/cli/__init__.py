@@ -8,13 +8,13 @@ import tyro
 
 def run(arguments: list[str]) -> None:
     """Parses the arguments and runs the command."""
-    from ffmd_jax.cli import convert, demo, inspect, learn, reference, simulate
+    from ffmd_jax.cli import convert, demo, inspect, learn, reference, simulate, training
 
     commands = {
         "demo": demo.demo,
         "reference": reference.reference,
         "dataset": learn.dataset,
-        "train": learn.train,
+        "train": training.train,
         "evaluate": learn.evaluate,
         "rollout": simulate.rollout,
         "analyze": simulate.analyze,

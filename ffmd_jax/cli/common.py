@@ -34,11 +34,13 @@ def print_json(values: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def progress(total: float, description: str, unit: str = "ps") -> Iterator[tqdm]:
+def progress(total: float, description: str, unit: str = "ps", hidden: bool = False) -> Iterator[tqdm]:
     """A progress bar with ETA on stderr; silent where stderr is no terminal, except for start and end."""
     quiet = not sys.stderr.isatty()
     layout = "{l_bar}{bar}| {n:.1f}/{total:.1f} " + unit + " [{elapsed}<{remaining}{postfix}]"
-    with tqdm(total=total, desc=description, bar_format=layout, mininterval=30 if quiet else 0.2) as bar:
+    with tqdm(
+        total=total, desc=description, bar_format=layout, mininterval=30 if quiet else 0.2, disable=hidden
+    ) as bar:
         yield bar
 
 

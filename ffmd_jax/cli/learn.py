@@ -1,17 +1,13 @@
-"""``ffmd dataset``, ``ffmd train`` and ``ffmd evaluate``."""
+"""``ffmd dataset`` and ``ffmd evaluate``."""
 
-import time
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
-from ffmd_jax import config as configs
 from ffmd_jax.cli import common
 from ffmd_jax.formats import Hints
-
-_SAVE_EVERY_S = 120.0
 
 
 def dataset(
@@ -91,63 +87,6 @@ def _read_dataset(files: tuple[Path, ...], time_step: float, stride_fs: float | 
     return datasets.make(found, time_step, time_step if stride_fs is None else stride_fs, files)
 
 
-def train(
-    data: Positional[Path],
-    /,
-    out: Path,
-    training: Annotated[configs.Training, tyro.conf.arg(name="")] = configs.Training(),  # noqa: B008
-    config: configs.Architecture = configs.Architecture(),  # noqa: B008
-    init: str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-) -> None:
-    """Trains a model; the model folder always holds the best weights so far, and what is needed to go on.
-
-    Validation after each epoch, the first of which also writes the first weights; metrics go to metrics.jsonl, training
-    states to checkpoints/.  Ctrl-C stops and saves; --resume with the same settings goes on from the last saved state.
-
-    Args:
-        data: Dataset made by `ffmd dataset`.
-        out: Model folder to write.
-        training: How to train.
-        config: Sizes of the network.
-        init: Model folder to start from: its weights, scales and sizes (then --config is not used).
-        resume: Go on with the training in --out.
-        overwrite: Replace an existing model folder.
-    """
-    if resume:
-        _check_same_settings(out, training, config)
-    else:
-        if (out / "training.json").is_file() and not overwrite:
-            raise FileExistsError(f"{out} holds a training already; go on with --resume, or say --overwrite")
-        common.check_output(out, overwrite)
-        common.remove(out)
-    import jax
-
-    from ffmd_jax import checkpoint
-    from ffmd_jax import dataset as datasets
-    from ffmd_jax import train as trainer
-
-    pairs = datasets.read(data)
-    model_config, weights = checkpoint.load_model(init) if init else (trainer.model_config(pairs, config), None)
-    n_steps = training.epochs * trainer.n_batches(len(pairs.train.displacements), training)
-    state, best = trainer.initial(model_config, training, n_steps, weights), float("inf")
-    n_weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    print(f"{n_weights} weights, {n_steps} steps on {jax.devices()[0].device_kind}; compiling, up to a minute")
-    out.mkdir(exist_ok=True)
-    checkpoint.write_atomically(out / "training.json", configs.to_json(training).encode())
-    checkpoint.write_atomically(out / "architecture.json", configs.to_json(config).encode())
-    with checkpoint.TrainingStates(out / "checkpoints") as states:
-        if resume and (saved := states.restore(state)):
-            state, best = saved
-        _keep_metrics(out / "metrics.jsonl", int(state.step))
-        if int(state.step) >= n_steps:
-            print(f"{out}: training had finished; more --epochs need a new training")
-            return
-        _fit(out, states, trainer.fit(model_config, pairs, training, state), model_config, best, n_steps)
-    _report_test(out, pairs)
-
-
 def evaluate(model: Positional[str], data: Positional[Path], /, json: bool = False) -> None:
     """Prints the mean absolute errors of displacements and velocities on the test set, as in the paper's table.
 
@@ -158,82 +97,33 @@ def evaluate(model: Positional[str], data: Positional[Path], /, json: bool = Fal
         data: Dataset made by `ffmd dataset`.
         json: Print one JSON object.
     """
-    from ffmd_jax import checkpoint
+    from ffmd_jax import checkpoint, objective
     from ffmd_jax import dataset as datasets
-    from ffmd_jax import train as trainer
 
     config, params = checkpoint.load_model(model)
     pairs = datasets.read(data)
-    errors = trainer.evaluate(config, params, pairs, pairs.test)
+    errors = objective.evaluate(config, params, pairs, pairs.test)
     if json:
-        common.print_json(_as_dict(errors))
+        common.print_json(as_dict(errors))
     else:
         print(_describe(errors, config.time_step_fs))
 
 
-def _fit(out: Path, states, progress, model_config: configs.ModelConfig, best: float, n_steps: int) -> None:
-    """Follows a training: bar, metrics, checkpoints, best weights; saves on Ctrl-C."""
-    from ffmd_jax import checkpoint
+def report_test(model: Path, pairs) -> None:
+    """Prints the errors of a model folder on the test pairs of a dataset."""
+    from ffmd_jax import checkpoint, objective
 
-    last, saved_at, validation = None, time.monotonic(), float("inf")
-    with common.progress(n_steps, "training", "steps") as bar:
-        try:
-            for last in progress:
-                step = int(last.state.step)
-                bar.update(step - bar.n)
-                if last.validation is not None:
-                    errors = last.validation
-                    validation = 0.5 * (errors.displacement_percent + errors.velocity_percent)
-                    if validation < best:
-                        best = validation
-                        checkpoint.save_model(out, model_config, last.state.average)
-                    values = {"step": step, "epoch": last.epoch, "loss": last.loss, **_as_dict(errors)}
-                    checkpoint.append_json_line(out / "metrics.jsonl", values)
-                shown = f", v {errors.velocity_percent:.2f} %" if validation < float("inf") else ""
-                bar.set_postfix_str(f"loss {last.loss:.2e}{shown}", refresh=False)
-                if last.validation is not None or time.monotonic() - saved_at > _SAVE_EVERY_S:
-                    states.save(step, last.state, best, validation)
-                    saved_at = time.monotonic()
-        except KeyboardInterrupt:
-            if last is None:
-                raise
-            if last.validation is None:
-                states.save(int(last.state.step), last.state, best, validation)
-            raise KeyboardInterrupt(f"Saved after {int(last.state.step)} steps; --resume goes on.") from None
+    config, params = checkpoint.load_model(model)
+    print(f"{model}: {_describe(objective.evaluate(config, params, pairs, pairs.test), config.time_step_fs)}")
 
 
-def _check_same_settings(out: Path, training: configs.Training, architecture: configs.Architecture) -> None:
-    """Raises ValueError unless ``out`` holds a training with these settings."""
-    for name, now in (("training.json", training), ("architecture.json", architecture)):
-        if not (out / name).is_file():
-            raise FileNotFoundError(f"{out} holds no training to resume")
-        before = configs.from_json((out / name).read_text(), type(now))
-        for field in vars(now):
-            if getattr(before, field) != getattr(now, field):
-                raise ValueError(
-                    f"cannot resume with {field} = {getattr(now, field)}: the training in {out} has "
-                    f"{getattr(before, field)}"
-                )
+def mean_percent(errors) -> float:
+    """What makes a model the best: mean of the relative errors of displacements and velocities, %."""
+    return 0.5 * (errors.displacement_percent + errors.velocity_percent)
 
 
-def _keep_metrics(path: Path, step: int) -> None:
-    """Drops the metrics of steps that a resumed training will repeat."""
-    import json
-
-    if path.is_file():
-        lines = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
-        path.write_text("".join(lines))
-
-
-def _report_test(out: Path, pairs) -> None:
-    from ffmd_jax import checkpoint
-    from ffmd_jax import train as trainer
-
-    config, params = checkpoint.load_model(out)
-    print(f"{out}: {_describe(trainer.evaluate(config, params, pairs, pairs.test), config.time_step_fs)}")
-
-
-def _as_dict(errors) -> dict[str, float]:
+def as_dict(errors) -> dict[str, float]:
+    """Errors by their names in JSON."""
     return {
         "displacement_mae_A": errors.displacement_mae,
         "displacement_mae_relative_percent": errors.displacement_percent,

@@ -1,0 +1,110 @@
+"""What a training minimises, and what validation and test measure."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ffmd_jax import dataset as datasets
+from ffmd_jax import examples, model, parallel, products
+from ffmd_jax.config import ModelConfig
+from ffmd_jax.examples import Examples
+from ffmd_jax.state import Array, System, cast
+
+Loss = Callable[[model.Params, Examples], tuple[Array, Array]]
+
+
+class Errors(NamedTuple):
+    """Mean absolute errors per component, and mean absolute values to relate them to; Å and Å/fs."""
+
+    displacement_mae: float
+    velocity_mae: float
+    displacement_mean: float
+    velocity_mean: float
+
+    @property
+    def displacement_percent(self) -> float:
+        """MAE of the displacements relative to their mean absolute value, %."""
+        return 100 * self.displacement_mae / self.displacement_mean
+
+    @property
+    def velocity_percent(self) -> float:
+        """MAE of the velocities relative to their mean absolute value, %."""
+        return 100 * self.velocity_mae / self.velocity_mean
+
+
+def make_loss(config: ModelConfig, system: System, convolution: model.Convolution = products.edge_convolution) -> Loss:
+    """Returns ``(params, pair) -> (loss, absolute errors)`` for one pair.
+
+    The loss is ½ MSE(Δr) + ½ MSE(v), each in units of its RMS; the errors are the mean absolute ones, Å and Å/fs.
+    """
+
+    def loss(params: model.Params, pair: Examples) -> tuple[Array, Array]:
+        propagate = model.make_propagate(config, params, convolution)
+        predicted = propagate(system, pair.before, pair.graph_before)
+        error_r = predicted.positions - pair.before.positions - pair.displacements
+        error_v = predicted.velocities - pair.after.velocities
+        squares = jnp.mean((error_r / config.displacement_rms) ** 2) + jnp.mean((error_v / config.velocity_rms) ** 2)
+        return 0.5 * squares, jnp.stack([jnp.mean(jnp.abs(error_r)), jnp.mean(jnp.abs(error_v))])
+
+    return loss
+
+
+def make_evaluate(loss: Loss, devices: Mesh, at_once: int = 1) -> Callable[[model.Params, Any], Array]:
+    """Returns ``(params, (examples, weights)) -> [2]``: mean absolute errors of Δr, Å, and v, Å/fs.
+
+    On a CPU pair by pair; on other devices ``at_once`` pairs together.
+    """
+
+    def share(params, pairs):
+        size = None if jax.default_backend() == "cpu" else at_once
+        errors = jax.lax.map(lambda pair: pair[1] * loss(params, pair[0])[1], pairs, batch_size=size)
+        return jnp.sum(errors, axis=0)
+
+    return jax.jit(parallel.map_shares(share, devices))
+
+
+def evaluate(config: ModelConfig, params: model.Params, data: datasets.Dataset, pairs: datasets.Pairs) -> Errors:
+    """Errors of a model on some pairs of a dataset.
+
+    Raises:
+        ValueError: data at another Δt than the model's, other elements or masses.
+    """
+    check_fits(config, data)
+    devices = parallel.mesh()
+    loss = make_loss(config, single(data.system))
+    return make_validate(config, dataclasses.replace(data, validation=pairs), loss, devices)(
+        parallel.replicate(params, devices)
+    )
+
+
+def make_validate(
+    config: ModelConfig, data: datasets.Dataset, loss: Loss, devices: Mesh, at_once: int = 1
+) -> Callable[[model.Params], Errors]:
+    """Returns ``params -> errors`` on the validation pairs, which stay on the devices."""
+    table = examples.make(data.system, data.validation, config.architecture.cutoff)
+    pairs = examples.whole(table, devices)
+    absolute = make_evaluate(loss, devices, at_once)
+    values = data.validation.displacements, data.validation.velocities
+    means = [float(np.mean(np.abs(x))) for x in values]
+
+    def errors(params: model.Params) -> Errors:
+        found = np.asarray(absolute(params, pairs))
+        return Errors(float(found[0]), float(found[1]), *means)
+
+    return errors
+
+
+def check_fits(config: ModelConfig, data: datasets.Dataset) -> None:
+    if abs(data.time_step_fs - config.time_step_fs) > 1e-6:
+        raise ValueError(f"the data have Δt = {data.time_step_fs:g} fs, the model {config.time_step_fs:g} fs")
+    model.check_system(config, data.system)
+
+
+def single(system: System) -> System:
+    """The system in single precision, on the host: a program of several processes takes no array of one device."""
+    return jax.tree.map(np.asarray, cast(system, jnp.float32))

@@ -1,0 +1,21 @@
+"""The optimizer of a training and its learning rate."""
+
+import optax
+
+from ffmd_jax.config import Training
+
+
+def schedule(training: Training, n_steps: int) -> optax.Schedule:
+    """Learning rate of a step: linear warm-up, then cosine decay to zero over ``n_steps``."""
+    warmup = min(training.warmup_steps, max(1, n_steps // 10))
+    return optax.warmup_cosine_decay_schedule(0.0, training.learning_rate, warmup, n_steps)
+
+
+def make(training: Training, n_steps: int) -> optax.GradientTransformation:
+    """Clipping, then Muon or Adam (with AMSGrad) at the rates of `schedule`."""
+    rates = schedule(training, n_steps)
+    if training.optimizer == "muon":
+        rule = optax.contrib.muon(rates, weight_decay=training.weight_decay, adam_b2=0.99)
+    else:
+        rule = optax.amsgrad(rates)
+    return optax.chain(optax.clip_by_global_norm(training.clip_norm), rule)

@@ -1,0 +1,67 @@
+"""Devices, processes, and the order of the data."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import springs
+
+from ffmd_jax import config, examples, parallel
+
+
+@pytest.mark.parametrize("n_devices", [1, 3, 4, 6, 8])
+def test_padding_counts_nothing(n_devices):
+    rows, weights = parallel.padded(np.arange(10).reshape(2, 5), n_devices)
+    assert rows.shape[1] % n_devices == 0
+    np.testing.assert_allclose(rows @ weights, [2, 7], rtol=1e-6)
+    assert set(rows[1]) == {5, 6, 7, 8, 9}
+
+
+def test_an_epoch_sees_every_pair_once_in_any_blocks():
+    data, training = springs(12, 2), config.Training(batch_size=4, seed=3)
+    table = examples.make(data.system, data.train, 4.5)
+    seen = {}
+    for length, done in ((1, 0), (2, 0), (7, 0), (7, 2)):
+        feed = examples.blocks(table, training, done, length, parallel.mesh())
+        batches = [block.batches.pairs.displacements[: block.n_steps] for block, _ in zip(feed, range(6), strict=False)]
+        seen[length, done] = np.concatenate(batches)
+    for (_, done), found in seen.items():
+        np.testing.assert_array_equal(found[: 6 - done], seen[1, 0][done:])
+    first, second = (np.sort(seen[1, 0][i : i + 3].ravel()) for i in (0, 3))
+    np.testing.assert_array_equal(first, np.sort(data.train.displacements.ravel()))
+    np.testing.assert_array_equal(second, first)
+    assert np.any(seen[1, 0][:3] != seen[1, 0][3:])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"coordinator": "here:1"}, "belong together"),
+        ({"coordinator": "here:1", "num_processes": 2, "process_id": 2}, "from 0 to 2 - 1"),
+        ({"coordinator": "here", "num_processes": 2, "process_id": 0}, "HOST:PORT"),
+    ],
+)
+def test_processes_that_do_not_fit_together_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        config.Processes(**given)
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, False),  # in the batch script, before srun
+        ({"SLURM_NTASKS": "1"}, False),  # one task has all devices of its machine
+        ({"SLURM_NTASKS": "4"}, True),
+    ],
+)
+def test_slurm_is_recognised(environment, several, monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+        if len(environment) == 1:
+            monkeypatch.setenv(name, "0")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **options: joined.append(given))
+    parallel.start(config.Processes())
+    assert bool(joined) == several
