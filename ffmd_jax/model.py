@@ -158,6 +158,12 @@ def init(key: Array, config: ModelConfig, dtype=jnp.float32) -> Params:
     return {**params, "bessel_roots": jnp.pi * jnp.arange(1, config.architecture.radial_basis + 1, dtype=dtype)}
 
 
+def batches_together(config: ModelConfig) -> bool:
+    """True where a batch of systems by vmap is faster than one after the other, which XLA's CPU code is not."""
+    sizes = config.architecture
+    return jax.default_backend() != "cpu" or (sizes.radial_intervals > 0 and products.kernel_serves(sizes.lmax))
+
+
 def correction(config: ModelConfig) -> conservation.Correct:
     """The conservation laws of a model."""
     if config.conserve_angular_momentum:

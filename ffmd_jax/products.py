@@ -113,15 +113,14 @@ def edge_convolution(
         block: atoms at a time, and no kernel; None: as many as `block_size` says.
     """
     lmax = max(max(path.first.l, path.out.l) for path in paths)
-    if (
-        block is None
-        and isinstance(radial, Table)
-        and lmax <= cpu_kernel.LMAX
-        and jax.default_backend() == "cpu"
-        and cpu_kernel.available()
-    ):
+    if block is None and isinstance(radial, Table) and kernel_serves(lmax):
         return by_kernel(features, edges, radial, paths)
     return by_blocks(features, edges, radial, paths, block)
+
+
+def kernel_serves(lmax: int) -> bool:
+    """True if `edge_convolution` has a kernel for tables and features up to ``lmax`` here."""
+    return jax.default_backend() == "cpu" and lmax <= cpu_kernel.LMAX and cpu_kernel.available()
 
 
 def by_kernel(features: Features, edges: Edges, radial: Table, paths: Sequence[Path]) -> Features:
