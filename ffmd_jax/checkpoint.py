@@ -117,7 +117,7 @@ class TrainingStates:
 
     def save(self, step: int, state: Any, best: float, validation: float = float("inf")) -> None:
         """Saves the state after ``step``, with the lowest validation error so far and its own, if it was validated."""
-        copy = jax.tree.map(jnp.copy, state)  # the next block of steps takes the memory of the original
+        copy = _copy(state)  # the next block of steps takes the memory of the original
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(copy), best=self._ocp.args.JsonSave({"validation": best})
         )
@@ -131,6 +131,11 @@ class TrainingStates:
         args = self._ocp.args.Composite(state=self._ocp.args.StandardRestore(like), best=self._ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
         return restored["state"], float(restored["best"]["validation"])
+
+
+@jax.jit
+def _copy(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -24,7 +24,7 @@ def start(processes: Processes) -> None:
     """Joins the processes of this training; does nothing where there is only one.  Comes before any use of a device.
 
     Raises:
-        RuntimeError: the other processes cannot be reached within five minutes.
+        RuntimeError: the other processes cannot be reached within five minutes, or an MPI that jax does not know.
     """
     if processes.coordinator is not None:
         jax.distributed.initialize(
@@ -35,6 +35,11 @@ def start(processes: Processes) -> None:
         )
     elif _announced():
         jax.distributed.initialize()
+    elif int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+        raise RuntimeError(
+            "jax does not find the other processes of this mpirun (it knows Open MPI 4); say --coordinator HOST:PORT "
+            "--num-processes $OMPI_COMM_WORLD_SIZE --process-id $OMPI_COMM_WORLD_RANK"
+        )
     elif _tpu():
         # Only the TPU's metadata tell whether this is one machine of a slice; jax reads them.
         try:

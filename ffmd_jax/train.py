@@ -162,11 +162,16 @@ def make_block(take_step: Callable, devices: Mesh) -> Callable[[TrainState, Batc
 
 def initial(config: ModelConfig, training: Training, n_steps: int, params: model.Params | None = None) -> TrainState:
     """The state before the first step, from random or given weights, on all devices."""
-    given = model.init(jax.random.fold_in(jax.random.key(training.seed), 0), config) if params is None else params
-    weights = cast(given, jnp.float32)
-    zero = jnp.zeros((), jnp.int32)
-    moments = optimizer.make(training, n_steps).init(weights)
-    return parallel.replicate(TrainState(weights, weights, moments, zero, zero), parallel.mesh())
+
+    @jax.jit  # one program instead of a hundred small ones
+    def begin(weights: model.Params | None) -> TrainState:
+        if weights is None:
+            weights = model.init(jax.random.fold_in(jax.random.key(training.seed), 0), config)
+        weights = cast(weights, jnp.float32)
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(weights, weights, optimizer.make(training, n_steps).init(weights), zero, zero)
+
+    return parallel.replicate(begin(params), parallel.mesh())
 
 
 def fit(

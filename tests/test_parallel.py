@@ -1,5 +1,7 @@
 """Devices, processes, and the order of the data."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -45,23 +47,34 @@ def test_processes_that_do_not_fit_together_are_refused(given, message):
         config.Processes(**given)
 
 
+SLURM_TASK = dict.fromkeys(("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"), "0")
+
+
 @pytest.mark.parametrize(
     ("environment", "several"),
     [
         ({}, False),
         ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, False),  # in the batch script, before srun
-        ({"SLURM_NTASKS": "1"}, False),  # one task has all devices of its machine
-        ({"SLURM_NTASKS": "4"}, True),
+        ({**SLURM_TASK, "SLURM_NTASKS": "1"}, False),  # one task has all devices of its machine
+        ({**SLURM_TASK, "SLURM_NTASKS": "4"}, True),
+        ({"OMPI_MCA_orte_hnp_uri": "0", "OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),  # any pod
     ],
 )
-def test_slurm_is_recognised(environment, several, monkeypatch):
-    for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"):
-        monkeypatch.delenv(name, raising=False)
-        if len(environment) == 1:
-            monkeypatch.setenv(name, "0")
+def test_only_one_of_several_processes_joins_others(environment, several, monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "JOB_")):
+            monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     joined = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **options: joined.append(given))
     parallel.start(config.Processes())
     assert bool(joined) == several
+
+
+def test_an_unknown_mpi_does_not_start_trainings_beside_each_other(monkeypatch):
+    monkeypatch.delenv("OMPI_MCA_orte_hnp_uri", raising=False)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="--coordinator"):
+        parallel.start(config.Processes())

@@ -66,7 +66,7 @@ def test_training_resumes_bit_for_bit(data, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_all_blocks_of_all_epochs_are_one_program_that_reuses_its_memory(data):
+def test_all_blocks_of_all_epochs_are_one_program_that_reuses_its_memory(data, monkeypatch):
     # 17 steps an epoch in blocks of 5: the last of each epoch has 2.
     training = config.Training(epochs=3, batch_size=9, optimizer="adam")
     model_config, traces, compiled = train.model_config(data, SIZES), [], []
@@ -75,6 +75,8 @@ def test_all_blocks_of_all_epochs_are_one_program_that_reuses_its_memory(data):
         traces.append(1)
         return products.edge_convolution(*arguments)
 
+    programs, make_block = [], train.make_block
+    monkeypatch.setattr(train, "make_block", lambda *given: programs.append(make_block(*given)) or programs[0])
     jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
     seen = []
     for progress in train.fit(model_config, data, training, block_steps=5, convolution=convolution):
@@ -85,6 +87,7 @@ def test_all_blocks_of_all_epochs_are_one_program_that_reuses_its_memory(data):
             traces_of_one_epoch = len(traces)
             compiled.clear()
     assert [round(17 * p.epoch) for p in seen[:5]] == [5, 10, 15, 17, 22]
+    assert programs[0]._cache_size() == 1
     assert len(traces) == traces_of_one_epoch
     assert not [name for name in compiled if "compile" in name]
     assert seen[0].configurations_per_s is None
