@@ -26,6 +26,7 @@ class Architecture:
         speed_basis: Gaussians of the speed.
         speed_hidden: Widths of the hidden layers of the speed network.
         velocity_input: Also feed the velocity vector itself, not only its direction and speed embedding.
+        velocity_skip: Predict only what differs from free flight: Δr from v Δt, and the new velocity from v.
         natural_parity: Carry only features of parity (−1)^l (0e, 1o, 2e …): half the cost.
     """
 
@@ -41,6 +42,7 @@ class Architecture:
     speed_basis: int = 8
     speed_hidden: tuple[int, ...] = (64, 64, 64)
     velocity_input: bool = False
+    velocity_skip: bool = False
     natural_parity: bool = False
 
     def __post_init__(self):
@@ -128,33 +130,40 @@ class Training:
     Attributes:
         epochs: Passes over the training pairs.
         batch_size: Pairs per optimizer step; small batches win on CPU.
-        optimizer: muon (matrices by Muon, the rest by Adam) or adam (with AMSGrad, as in the paper).
+        optimizer: muon (matrices by Muon, the rest by Adam), adam (with AMSGrad, as in the paper) or adamw.
         learning_rate: Peak learning rate, after warm-up, before cosine decay to zero.
-        weight_decay: Decoupled decay of the matrices under Muon.  Without it they grow without bound, and the network
-            explodes on rare configurations that a small validation error does not show.
+        weight_decay: Decoupled decay, of the matrices under Muon, of all weights under AdamW.  Without it they grow
+            without bound, and the network explodes on rare configurations that a small validation error does not show.
         warmup_steps: Steps of linear warm-up.
         clip_norm: Largest global norm of the gradient.
         ema_decay: Decay of the moving average of the weights, which is what is validated and exported.
+        noise: Gaussian noise on the state that a pair starts from, in units of the RMS displacement (positions) and
+            velocity (velocities); the end stays, so that the network learns to come back.
+        kinetic_energy_penalty: Weight, in the loss, of the squared relative error of the total kinetic energy.
         time_reversal: Train half of the steps on the reversed pair, (r', −v') → (r, −v).
         seed: Of weights and data order.
     """
 
     epochs: int = 100
     batch_size: int = 2
-    optimizer: Literal["muon", "adam"] = "muon"
+    optimizer: Literal["muon", "adam", "adamw"] = "muon"
     learning_rate: float = 0.02
     weight_decay: float = 0.03
     warmup_steps: int = 200
     clip_norm: float = 1.0
     ema_decay: float = 0.999
+    noise: float = 0.0
+    kinetic_energy_penalty: float = 0.0
     time_reversal: bool = True
     seed: int = 0
 
     def __post_init__(self):
         if min(self.epochs, self.batch_size) < 1 or not self.learning_rate > 0:
             raise ValueError("epochs, batch_size and learning_rate must be positive")
-        if self.optimizer not in ("muon", "adam"):
-            raise ValueError(f"the optimizer must be muon or adam, not {self.optimizer}")
+        if self.optimizer not in ("muon", "adam", "adamw"):
+            raise ValueError(f"the optimizer must be muon, adam or adamw, not {self.optimizer}")
+        if not min(self.noise, self.kinetic_energy_penalty, self.weight_decay) >= 0:
+            raise ValueError("noise, kinetic_energy_penalty and weight_decay must not be negative")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ffmd_jax import neighbors, parallel
+from ffmd_jax import mechanics, neighbors, parallel
 from ffmd_jax.config import Training
 from ffmd_jax.dataset import Pairs
 from ffmd_jax.state import Array, Graph, State, System, cast
@@ -39,11 +39,13 @@ class Batch(NamedTuple):
         pairs: the examples.
         backwards: which to reverse in time, bool.
         weights: in the mean; they sum to 1, and padding has 0.
+        seeds: of random numbers that belong to a pair, another at every step, uint32.
     """
 
     pairs: Examples
     backwards: Array
     weights: Array
+    seeds: Array
 
 
 class Block(NamedTuple):
@@ -94,6 +96,22 @@ def reverse(pair: Examples) -> Examples:
     )
 
 
+def perturb(key: Array, system: System, pair: Examples, sigma: State) -> Examples:
+    """The pair with Gaussian noise of width ``sigma`` (Å, Å/fs) on its start, and the end where it was.
+
+    The noise moves neither centre of mass nor momenta: a propagator that conserves them could not take it back.
+    """
+    key_r, key_v = jax.random.split(key)
+    shape, dtype = pair.before.positions.shape, pair.before.positions.dtype
+    shifts = sigma.positions * jax.random.normal(key_r, shape, dtype)
+    shifts -= mechanics.center_of_mass(system, shifts)
+    kicks = sigma.velocities * jax.random.normal(key_v, shape, dtype)
+    positions = pair.before.positions + shifts
+    kicks = mechanics.zero_momenta(system, State(positions, kicks)).velocities
+    before = State(positions, pair.before.velocities + kicks)
+    return pair._replace(before=before, displacements=pair.displacements - shifts)
+
+
 def n_batches(n_pairs: int, training: Training) -> int:
     """Optimizer steps per epoch; the remainder of a shuffled epoch waits for the next."""
     return max(1, n_pairs // training.batch_size)
@@ -112,10 +130,10 @@ def blocks(examples: Examples, training: Training, done: int, block_steps: int, 
     size = block_length(examples, min(training.batch_size, n_pairs), per_epoch, block_steps, devices.size)
     while True:
         epoch, place = divmod(done, per_epoch)
-        order, backwards = _order(training, epoch, n_pairs)
+        order, *drawn = _order(training, epoch, n_pairs)
         for first in range(place, per_epoch, size):
             used = slice(first, min(first + size, per_epoch))
-            batches = _place(examples, order[used], backwards[used], size, devices)
+            batches = _place(examples, order[used], [values[used] for values in drawn], size, devices)
             yield Block(batches, used.stop - used.start, used.stop == per_epoch)
         done = (epoch + 1) * per_epoch
 
@@ -127,22 +145,23 @@ def block_length(examples: Examples, batch_size: int, per_epoch: int, block_step
     return -(-per_epoch // -(-per_epoch // max(1, min(block_steps, most))))
 
 
-def _order(training: Training, epoch: int, n_pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which pairs the steps of an epoch see, and which of them backwards, ``[n_steps, batch_size]``."""
+def _order(training: Training, epoch: int, n_pairs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which pairs the steps of an epoch see, which of them backwards, and their seeds, ``[n_steps, batch_size]``."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(training.seed), 1), epoch)
-    key_order, key_time = jax.random.split(key)
+    key_order, key_time, key_seeds = jax.random.split(key, 3)
     per_epoch, batch_size = n_batches(n_pairs, training), min(training.batch_size, n_pairs)
     order = jax.random.permutation(key_order, n_pairs)[: per_epoch * batch_size].reshape(per_epoch, batch_size)
     half = jnp.float32(0.5)  # a Python number would draw other bits in double precision
     backwards = jax.random.bernoulli(key_time, half, order.shape) & training.time_reversal
-    return np.asarray(order), np.asarray(backwards)
+    seeds = jax.random.bits(key_seeds, order.shape, jnp.uint32)
+    return np.asarray(order), np.asarray(backwards), np.asarray(seeds)
 
 
-def _place(examples: Examples, order: np.ndarray, backwards: np.ndarray, size: int, devices: Mesh) -> Batch:
+def _place(examples: Examples, order: np.ndarray, drawn: list[np.ndarray], size: int, devices: Mesh) -> Batch:
     """The batches of some steps on the devices, padded to ``size`` steps and to equal shares of pairs."""
     steps = np.minimum(np.arange(size), len(order) - 1)
     rows, weights = parallel.padded(order[steps], devices.size)
-    turned, _ = parallel.padded(backwards[steps], devices.size)
+    backwards, seeds = (parallel.padded(values[steps], devices.size)[0].reshape(-1) for values in drawn)
     flat = np.arange(rows.size).reshape(rows.shape)
-    rest = parallel.divide((turned.reshape(-1), np.tile(weights, size)), flat, devices)
+    rest = parallel.divide((backwards, np.tile(weights, size), seeds), flat, devices)
     return Batch(parallel.divide(examples, rows, devices), *rest)

@@ -102,7 +102,11 @@ class TrajCast(nn.Module):
             features = Layer(self.config, self.convolution, name=f"layer{i}")(features, embedded)
         vectors = layers.Linear({VECTOR: sizes.channels // 4}, name="compress")(features)
         vectors = layers.Linear({VECTOR: 2}, name="readout")(vectors)
-        return jnp.swapaxes(vectors[VECTOR], 1, 2)
+        output = jnp.swapaxes(vectors[VECTOR], 1, 2)
+        if sizes.velocity_skip:
+            flight = self.config.time_step_fs / self.config.displacement_rms, 1 / self.config.velocity_rms
+            output += state.velocities[:, None] * jnp.asarray(flight, output.dtype)[:, None]
+        return output
 
     def _embed(self, system: System, state: State, graph: Graph) -> Embedded:
         config, sizes = self.config, self.config.architecture

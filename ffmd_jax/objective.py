@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ffmd_jax import dataset as datasets
-from ffmd_jax import examples, model, parallel, products
+from ffmd_jax import examples, mechanics, model, parallel, products
 from ffmd_jax.config import ModelConfig
 from ffmd_jax.examples import Examples
 from ffmd_jax.state import Array, System, cast
@@ -37,10 +37,16 @@ class Errors(NamedTuple):
         return 100 * self.velocity_mae / self.velocity_mean
 
 
-def make_loss(config: ModelConfig, system: System, convolution: model.Convolution = products.edge_convolution) -> Loss:
+def make_loss(
+    config: ModelConfig,
+    system: System,
+    convolution: model.Convolution = products.edge_convolution,
+    kinetic_energy_penalty: float = 0.0,
+) -> Loss:
     """Returns ``(params, pair) -> (loss, absolute errors)`` for one pair.
 
-    The loss is ½ MSE(Δr) + ½ MSE(v), each in units of its RMS; the errors are the mean absolute ones, Å and Å/fs.
+    The loss is ½ MSE(Δr) + ½ MSE(v), each in units of its RMS, and ``kinetic_energy_penalty`` times the squared
+    relative error of the kinetic energy; the errors are the mean absolute ones, Å and Å/fs.
     """
 
     def loss(params: model.Params, pair: Examples) -> tuple[Array, Array]:
@@ -49,6 +55,9 @@ def make_loss(config: ModelConfig, system: System, convolution: model.Convolutio
         error_r = predicted.positions - pair.before.positions - pair.displacements
         error_v = predicted.velocities - pair.after.velocities
         squares = jnp.mean((error_r / config.displacement_rms) ** 2) + jnp.mean((error_v / config.velocity_rms) ** 2)
+        if kinetic_energy_penalty:
+            found, right = (mechanics.kinetic_energy(system, x.velocities) for x in (predicted, pair.after))
+            squares += 2 * kinetic_energy_penalty * (found / right - 1) ** 2
         return 0.5 * squares, jnp.stack([jnp.mean(jnp.abs(error_r)), jnp.mean(jnp.abs(error_v))])
 
     return loss

@@ -12,10 +12,12 @@ def schedule(training: Training, n_steps: int) -> optax.Schedule:
 
 
 def make(training: Training, n_steps: int) -> optax.GradientTransformation:
-    """Clipping, then Muon or Adam (with AMSGrad) at the rates of `schedule`."""
+    """Clipping, then Muon, Adam (with AMSGrad) or AdamW at the rates of `schedule`."""
     rates = schedule(training, n_steps)
     if training.optimizer == "muon":
         rule = optax.contrib.muon(rates, weight_decay=training.weight_decay, adam_b2=0.99)
+    elif training.optimizer == "adamw":
+        rule = optax.adamw(rates, weight_decay=training.weight_decay)
     else:
         rule = optax.amsgrad(rates)
     return optax.chain(optax.clip_by_global_norm(training.clip_norm), rule)

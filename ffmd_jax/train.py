@@ -18,7 +18,7 @@ from ffmd_jax import dataset as datasets
 from ffmd_jax import examples, model, neighbors, objective, optimizer, parallel, products
 from ffmd_jax.config import Architecture, ModelConfig, Training
 from ffmd_jax.examples import Batch, n_batches
-from ffmd_jax.state import Array, cast
+from ffmd_jax.state import Array, State, System, cast
 
 _DIVERGED_LOSS = 1e4  # a network that predicts that nothing moves has about 1
 
@@ -94,20 +94,39 @@ def model_config(data: datasets.Dataset, architecture: Architecture) -> ModelCon
     )
 
 
+def make_prepare(config: ModelConfig, system: System, training: Training) -> Callable[[Batch], examples.Examples]:
+    """Returns what makes of an entry of a batch the pair to learn from: reversed in time or not, with noise or not."""
+    sigma = State(
+        jnp.float32(training.noise * config.displacement_rms), jnp.float32(training.noise * config.velocity_rms)
+    )
+
+    def prepare(entry: Batch) -> examples.Examples:
+        pair = entry.pairs
+        pair = jax.tree.map(lambda a, b: jnp.where(entry.backwards, a, b), examples.reverse(pair), pair)
+        return examples.perturb(jax.random.key(entry.seeds), system, pair, sigma) if training.noise else pair
+
+    return prepare
+
+
 def make_train_step(
-    loss: objective.Loss, training: Training, rule: optax.GradientTransformation, devices: Mesh, together: bool
+    loss: objective.Loss,
+    prepare: Callable[[Batch], examples.Examples],
+    training: Training,
+    rule: optax.GradientTransformation,
+    devices: Mesh,
+    together: bool,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Array]]:
     """Returns ``(state, batch) -> (state, [loss, gradient norm])``; every device takes its part of the batch.
 
     A step whose gradient or update is not finite changes nothing but the count of skipped steps.
 
     Args:
+        prepare: from `make_prepare`.
         together: all pairs of a device at once, not one after the other (`model.batches_together`).
     """
 
     def one(params, batch: Batch):
-        turned = jax.tree.map(lambda a, b: jnp.where(batch.backwards, a, b), examples.reverse(batch.pairs), batch.pairs)
-        return batch.weights * loss(params, turned)[0]
+        return batch.weights * loss(params, prepare(batch))[0]
 
     def share(params, batch: Batch):
         """Loss and gradient, summed."""
@@ -164,7 +183,7 @@ def initial(config: ModelConfig, training: Training, n_steps: int, params: model
     """The state before the first step, from random or given weights, on all devices."""
 
     @jax.jit  # one program instead of a hundred small ones
-    def begin(weights: model.Params | None) -> TrainState:
+    def begin(weights: Any) -> TrainState:
         if weights is None:
             weights = model.init(jax.random.fold_in(jax.random.key(training.seed), 0), config)
         weights = cast(weights, jnp.float32)
@@ -194,9 +213,10 @@ def fit(
     n_steps = training.epochs * per_epoch
     rates = optimizer.schedule(training, n_steps)
     current = initial(config, training, n_steps) if state is None else state
-    loss = objective.make_loss(config, objective.single(data.system), convolution)
-    together = model.batches_together(config)
-    take_step = make_train_step(loss, training, optimizer.make(training, n_steps), devices, together)
+    system, together = objective.single(data.system), model.batches_together(config)
+    loss = objective.make_loss(config, system, convolution, training.kinetic_energy_penalty)
+    prepare = make_prepare(config, system, training)
+    take_step = make_train_step(loss, prepare, training, optimizer.make(training, n_steps), devices, together)
     run_block = make_block(take_step, devices)
     with out_of_memory(batch_size, devices.size):
         validate = objective.make_validate(config, data, loss, devices, -(-batch_size // devices.size))

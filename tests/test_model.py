@@ -40,7 +40,9 @@ def test_network_is_equivariant_under_rotation_and_inversion(kind, improper):
     np.testing.assert_allclose(output_turned, output @ matrix.T, atol=TOLERANCE * np.abs(output).max())
 
 
-@pytest.mark.parametrize("option", [{"velocity_input": True, "natural_parity": True}, {"lmax": 2, "layers": 1}])
+@pytest.mark.parametrize(
+    "option", [{"velocity_input": True, "velocity_skip": True, "natural_parity": True}, {"lmax": 2, "layers": 1}]
+)
 def test_options_keep_equivariance(option):
     config, params, system, state = setup("crystal", **option)
     matrix = -Rotation.random(rng=2).as_matrix()

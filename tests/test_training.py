@@ -9,8 +9,21 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from ffmd_jax import checkpoint, config, dataset, examples, mechanics, objective, optimizer, parallel, products, train
+from ffmd_jax import (
+    checkpoint,
+    config,
+    dataset,
+    examples,
+    mechanics,
+    model,
+    objective,
+    optimizer,
+    parallel,
+    products,
+    train,
+)
 from ffmd_jax.reference import production, systems
+from ffmd_jax.state import State
 from ffmd_jax.trajectory import Trajectory
 
 ARGON = systems.argon((2, 2, 2))
@@ -110,10 +123,12 @@ def test_a_step_without_finite_gradient_changes_nothing(data):
     model_config, training = train.model_config(data, SIZES), config.Training(batch_size=1, optimizer="adam")
     few = jax.tree.map(lambda x: x[:1], data.validation)
     pairs = jax.tree.map(jnp.asarray, examples.make(data.system, few, SIZES.cutoff))
-    batch = examples.Batch(pairs, jnp.array([False]), jnp.ones(1, jnp.float32))
+    batch = examples.Batch(pairs, jnp.array([False]), jnp.ones(1, jnp.float32), jnp.zeros(1, jnp.uint32))
     state = train.initial(model_config, training, 10)
-    loss = objective.make_loss(model_config, objective.single(data.system))
-    step = jax.jit(train.make_train_step(loss, training, optimizer.make(training, 10), parallel.mesh(), together=False))
+    system = objective.single(data.system)
+    loss, prepare = objective.make_loss(model_config, system), train.make_prepare(model_config, system, training)
+    rule = optimizer.make(training, 10)
+    step = jax.jit(train.make_train_step(loss, prepare, training, rule, parallel.mesh(), together=False))
     displacements = pairs.displacements.at[0, 0, 0].set(jnp.nan)
     after, _ = step(state, batch._replace(pairs=pairs._replace(displacements=displacements)))
     assert int(after.skipped) == 1
@@ -122,6 +137,42 @@ def test_a_step_without_finite_gradient_changes_nothing(data):
     good, _ = step(state, batch)
     good, _ = step(good, batch)  # the first has learning rate zero
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (good.params, state.params)), strict=True))
+
+
+def test_noise_moves_the_start_and_neither_the_end_nor_the_momenta(data):
+    pairs = examples.make(data.system, jax.tree.map(lambda x: x[:150], data.train), SIZES.cutoff)
+    system, sigma = objective.single(data.system), State(np.float32(0.02), np.float32(3e-4))
+    keys = jax.random.split(jax.random.key(0), 150)
+    moved = jax.vmap(lambda key, pair: examples.perturb(key, system, pair, sigma))(keys, pairs)
+    for pair in (moved, pairs):
+        np.testing.assert_allclose(pair.before.positions + pair.displacements, pairs.after.positions, atol=2e-6)
+    shifts, kicks = (np.asarray(a) - b for a, b in zip(moved.before, pairs.before, strict=True))
+    for noise, width in ((shifts, sigma.positions), (kicks, sigma.velocities)):
+        n_free = noise.size - 450  # the centre of mass of each stays
+        variance = np.sum(noise.astype(float) ** 2) / n_free
+        assert abs(variance / width**2 - 1) < 5 * np.sqrt(2 / n_free)
+        np.testing.assert_allclose(noise.mean(axis=1), 0, atol=1e-2 * width)
+
+
+def test_penalty_adds_the_squared_relative_error_of_the_kinetic_energy(data):
+    model_config, system = train.model_config(data, SIZES), objective.single(data.system)
+    pair = jax.tree.map(lambda x: x[0], examples.make(data.system, data.validation, SIZES.cutoff))
+    params = train.initial(model_config, config.Training(optimizer="adam"), 10).params
+    plain, penalised = (
+        jax.jit(objective.make_loss(model_config, system, kinetic_energy_penalty=weight)) for weight in (0.0, 2.0)
+    )
+    predicted = jax.jit(model.make_propagate(model_config, params))(system, pair.before, pair.graph_before)
+    ratio = np.sum(np.asarray(predicted.velocities) ** 2) / np.sum(pair.after.velocities**2)  # of equal masses
+    assert abs(ratio - 1) > 1e-3
+    np.testing.assert_allclose(penalised(params, pair)[0] - plain(params, pair)[0], 2 * (ratio - 1) ** 2, rtol=1e-3)
+
+
+def test_training_with_noise_and_adamw_learns(data):
+    training = config.Training(
+        epochs=4, batch_size=4, warmup_steps=5, noise=0.02, optimizer="adamw", learning_rate=0.02
+    )
+    _, progress = fit(data, training)
+    assert progress[-1].loss < 0.5 * progress[0].loss
 
 
 def test_reversed_pairs_run_backwards(data):
