@@ -1,0 +1,171 @@
+"""What helps a training?  Small networks on paracetamol, one change at a time, three seeds each.
+
+    bash experiments/paracetamol/reference.sh              # the data, a minute
+    python experiments/paracetamol/ablations.py            # two minutes a training on two CPU cores
+    python experiments/paracetamol/ablations.py --table    # the table of README.md
+
+Every training appends a line to runs/ablations.jsonl and is not repeated.  Judged by the one-step error of the velocity
+on test pairs; by the free (NVE) steps after the starts of a test run: relative velocity error and ratio of kinetic
+energies; and by 14 ps NVT at 300 K (CSVR, τ = 10 Δt) in 16 replicas, the last three quarters: how far the temperatures
+of the elements are apart, and how many replicas broke.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from ffmd_jax import analysis, config, dataset, mechanics, model, neighbors, objective, tables, thermostat, train
+from ffmd_jax import trajectory as trajectories
+from ffmd_jax.state import State, cast
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "runs" / "ablations.jsonl"
+SIZES = {"cutoff": 4.0, "lmax": 1, "channels": 16, "layers": 3, "radial_hidden": (32, 32), "speed_hidden": (32, 32)}
+TRAINING = {"batch_size": 10, "learning_rate": 0.02, "weight_decay": 0.003}
+VARIANTS = {  # changes of the architecture, changes of the training
+    "base": ({}, {}),
+    "paper's radial networks": ({"radial_intervals": 0}, {}),
+    "48 radial intervals": ({"radial_intervals": 48}, {}),
+    "harmonics to l = 2": ({"harmonics_lmax": 2}, {}),
+    "velocity input": ({"velocity_input": True}, {}),
+    "velocity skip": ({"velocity_skip": True}, {}),
+    "natural parity": ({"natural_parity": True}, {}),
+    "no time reversal": ({}, {"time_reversal": False}),
+    "no moving average": ({}, {"ema_decay": 0.0}),
+    "AMSGrad, 0.01": ({}, {"optimizer": "adam", "learning_rate": 0.01}),
+    "AdamW, 0.005": ({}, {"optimizer": "adamw", "learning_rate": 0.005}),
+    "batch 2, rate 0.01": ({}, {"batch_size": 2, "learning_rate": 0.01}),
+    "noise 0.003": ({}, {"noise": 0.003}),
+    "noise 0.03": ({}, {"noise": 0.03}),
+    "kinetic-energy penalty 1": ({}, {"kinetic_energy_penalty": 1.0}),
+}
+N_STARTS, N_FREE, N_REPLICAS, N_NVT = 64, 128, 16, 2000
+
+
+def advance(propagate, system, search, bath, key, state: State, n_steps: int) -> State:
+    """The states after 1 … n_steps steps, ``[n_steps, n_atoms, 3]``; NVE without ``bath``."""
+
+    def step(state, key):
+        state = propagate(system, state, neighbors.build(search, system, state.positions).graph)
+        state = state if bath is None else bath(key, system, state)
+        return state, state
+
+    return jax.lax.scan(step, state, jax.random.split(key, n_steps))[1]
+
+
+def judge(model_config: config.ModelConfig, params, run: trajectories.Trajectory) -> dict:
+    """Free steps and NVT, from frames of a test run."""
+    system = cast(run.system, jnp.float32)
+    search = neighbors.plan(
+        system, run.frames.positions[::100], model_config.architecture.cutoff, skin=1.0, headroom=1.2
+    )
+    propagate = model.make_propagate(model_config, cast(tables.tabulate(model_config, params), jnp.float32))
+    places = np.linspace(0, len(run.times) - N_FREE - 1, N_STARTS, dtype=int)
+    windows = State(*(np.stack([x[p : p + N_FREE + 1] for p in places]) for x in run.frames))
+    starts = State(*(jnp.asarray(x[:, 0], jnp.float32) for x in windows))
+    many = jax.jit(jax.vmap(lambda key, s: advance(propagate, system, search, None, key, s, N_FREE)))
+    after = many(jax.random.split(jax.random.key(0), N_STARTS), starts)
+    free = State(*(np.concatenate([np.asarray(s)[:, None], a], axis=1) for s, a in zip(starts, after, strict=True)))
+    growth = analysis.error_growth(free, windows, run.system)
+
+    bath = thermostat.csvr(300.0, 10 * model_config.time_step_fs, model_config.time_step_fs)
+    few = State(*(x[:: N_STARTS // N_REPLICAS] for x in starts))
+    nvt = jax.jit(jax.vmap(lambda key, s: advance(propagate, system, search, bath, key, s, N_NVT)))
+    frames = nvt(jax.random.split(jax.random.key(1), N_REPLICAS), few)
+    used = State(*(x[:, N_NVT // 4 :: 5] for x in frames))
+    of_frames = jax.vmap(jax.vmap(lambda s: mechanics.temperature_by_species(system, s, model_config.elements)))
+    temperatures = np.asarray(of_frames(used)).mean(axis=1)
+    sound = np.isfinite(temperatures).all(axis=1) & (np.abs(np.asarray(frames.velocities)).max(axis=(1, 2, 3)) < 1)
+    mean = temperatures[sound].mean(axis=0) if sound.any() else np.full(len(model_config.elements), np.nan)
+    return {
+        "velocity_error": dict(zip(growth.steps.tolist(), growth.velocity_error.tolist(), strict=True)),
+        "kinetic_ratio": dict(zip(growth.steps.tolist(), growth.kinetic_energy_ratio.tolist(), strict=True)),
+        "temperatures_K": mean.tolist(),
+        "broken": int(np.sum(~sound)),
+    }
+
+
+def run_one(name: str, seed: int, n_steps: int, data: dataset.Dataset, test: trajectories.Trajectory) -> dict:
+    """One training, judged."""
+    sizes, changes = VARIANTS[name]
+    settings = {**TRAINING, **changes}
+    # The same number of pairs seen, whatever the batch.
+    n_steps = n_steps * TRAINING["batch_size"] // settings["batch_size"]
+    per_epoch = len(data.train.displacements) // settings["batch_size"]
+    training = config.Training(epochs=max(1, round(n_steps / per_epoch)), seed=seed, **settings)
+    model_config = train.model_config(data, config.Architecture(**{**SIZES, **sizes}))
+    seconds, last = 0.0, None
+    with tqdm(total=training.epochs, desc=f"{name}, seed {seed}", unit="epoch") as bar:
+        for last in train.fit(model_config, data, training):
+            bar.update(round(last.epoch - bar.n, 3))
+            if last.configurations_per_s:
+                seconds = settings["batch_size"] / last.configurations_per_s
+    assert last is not None
+    params = jax.tree.map(np.asarray, last.state.average)
+    errors = objective.evaluate(model_config, params, data, data.test)
+    facts = {"variant": name, "seed": seed, "epochs": training.epochs, "ms_per_step": round(1e3 * seconds, 2)}
+    facts |= {"velocity_percent": errors.velocity_percent, "displacement_percent": errors.displacement_percent}
+    return facts | judge(model_config, params, test)
+
+
+def table() -> None:
+    """Prints means and standard deviations over the seeds as a Markdown table."""
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    print("| change | Δr error, % | v error, % | v error after 16 / 128 free steps | kinetic ratio after 128 |"
+          " temperature H / C / N / O, K | broken | ms/step |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
+    for name in VARIANTS:
+        mine = [row for row in rows if row["variant"] == name]
+        if not mine:
+            continue
+
+        def spread(values, digits=2):
+            values = np.array(list(values), float)
+            error = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+            return f"{values.mean():.{digits}f}{error}"
+
+        temperatures = np.nanmean([row["temperatures_K"] for row in mine], axis=0)
+        cells = [
+            name,
+            spread(row["displacement_percent"] for row in mine),
+            spread(row["velocity_percent"] for row in mine),
+            " / ".join(spread(row["velocity_error"][k] for row in mine) for k in ("16", "128")),
+            spread(row["kinetic_ratio"]["128"] for row in mine),
+            " / ".join(f"{t:.0f}" for t in temperatures),
+            f"{sum(row['broken'] for row in mine)} of {N_REPLICAS * len(mine)}",
+            f"{np.median([row['ms_per_step'] for row in mine]):.0f}",
+        ]
+        print("| " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps at a batch of 10")
+    parser.add_argument("--table", action="store_true", help="print the table of the results there are")
+    options = parser.parse_args()
+    if options.table:
+        table()
+        return
+    data = dataset.read(HERE / "data" / "pairs_7fs.h5")
+    few = {split: jax.tree.map(lambda x: x[::20], getattr(data, split)) for split in ("validation", "test")}
+    data = dataset.Dataset(data.system, data.time_step_fs, data.train, few["validation"], few["test"], data.metadata)
+    test = trajectories.read(HERE / "data" / "nve_4.h5")
+    RESULTS.parent.mkdir(exist_ok=True)
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    done = {(row["variant"], row["seed"]) for row in map(json.loads, lines)}
+    for seed in options.seeds:
+        for name in options.variants:
+            if (name, seed) not in done:
+                found = run_one(name, seed, options.steps, data, test)
+                with open(RESULTS, "a") as file:
+                    file.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()
