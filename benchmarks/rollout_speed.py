@@ -11,7 +11,8 @@ force field itself).
 Networks: ``paper`` (2.2 M random weights, l ≤ 2, 64 channels, 4 layers; atoms hardly move, so its neighbour tables are
 never rebuilt: ``rebuild_ms`` is the time of one) and the names of shipped models.
 
-``peak_MiB`` is what XLA allocates for the compiled block of steps, arguments and results included.
+``peak_MiB`` is what XLA allocates for the compiled block of steps, arguments and results included.  ``floor_ms`` is the
+time of a step's operations, ``GFLOP``, at the speed of one large matrix product in this run.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import json
 import time
 
 import flax.linen as nn
+import floor
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,7 +171,24 @@ def measure_one(system_name: str, network: str, formulation: str, seconds: float
         propagate = model.make_propagate(found_config, weights, convolution)
         time_step = found_config.time_step_fs
     found = measure(propagate, prepared, start, found_config.architecture.cutoff, True, seconds)
+    if formulation == "fast":
+        found |= least(found_config, weights, prepared, start)
     return {**facts, "time_step_fs": time_step, **found}
+
+
+def least(found_config: config.ModelConfig, weights, prepared, start: State) -> dict:
+    """The floor of a step (see floor.py), from the speed of a matrix product now."""
+    system = cast(prepared.system, jnp.float32)
+    search = neighbors.plan(system, start.positions, found_config.architecture.cutoff)
+    graph = jax.jit(neighbors.build, static_argnums=0)(search, system, start.positions).graph
+    operations, moved = floor.count(found_config, weights, len(prepared.positions), int(jnp.sum(graph.mask)))
+    speed = floor.flops_per_second()
+    return {
+        "GFLOP": operations / 1e9,
+        "MB": moved / 1e6,
+        "GFLOP_per_s": speed / 1e9,
+        "floor_ms": 1e3 * operations / speed,
+    }
 
 
 def potential_weights(potential: Potential, prepared, start: State):
