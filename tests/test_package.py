@@ -20,6 +20,7 @@ ORDER = [
     "neighbors",
     "formats",
     "formats.common",
+    "formats.journal",
     "formats.h5md",
     "formats.h5md_writer",
     "formats.ase_files",
