@@ -32,6 +32,7 @@ ORDER = [
     "analysis",
     "conservation",
     "thermostat",
+    "stepping",
     "rollout",
     "reference.teacher",
     "reference.sampling",
