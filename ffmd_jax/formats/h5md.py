@@ -59,6 +59,12 @@ def _observables(groups: Any, n_frames: int) -> dict[str, np.ndarray]:
     return observables
 
 
+def metadata(path: Path) -> dict[str, Any]:
+    """What this package noted in the file; nothing in a file of another program."""
+    with _opened(path) as root:
+        return json.loads(_text(root["ffmd_jax"].attrs["metadata"])) if "ffmd_jax" in root else {}
+
+
 def start(path: Path, frame: int, need_velocities: bool) -> tuple[System, State]:
     """System and the state of one frame, ``[1, n_atoms, 3]``."""
     path, replica = common.split_replica(path)
