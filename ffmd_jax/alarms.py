@@ -6,7 +6,7 @@
     too hot          temperature
     temperature      of an element against the target, averaged over a window (with a target only)
     kinetic drift    kinetic energy of a window against that of the first one (without a target only)
-    momentum         change of the total momentum since the start, relative to Σ m|v|
+    momentum         change of the total momentum since the first step, relative to Σ m|v|
     round trip       time reversal, RMS over the atoms
     round trip of an atom
 
@@ -96,7 +96,7 @@ class Memory(NamedTuple):
         weight: sum of the window of ones.
         age: steps since the window was started.
         first: mean of the first window, ``[n_elements]``.
-        momentum: at the start, u Å/fs ``[3]``.
+        momentum: after the first step, u Å/fs ``[3]``; a thermostat may take out what the start has.
         round_trip: the last one measured.
         record: alarms so far.
     """
@@ -146,20 +146,19 @@ def watch(propagate: rollout.Propagate, limits: Limits, every: int = 100, halt: 
         return memory, stop, trip.overflow & ~stop
 
     return rollout.Watch(
-        lambda system, state: remember_nothing(limits, system, state),
+        lambda system, state: remember_nothing(limits, state),
         look,
         lambda memory: {"round_trip_error": memory.round_trip},
     )
 
 
-def remember_nothing(limits: Limits, system: System, state: State, record: Record | None = None) -> Memory:
-    """The memory at the start of a run; or after a break in it, with the alarms so far."""
+def remember_nothing(limits: Limits, state: State) -> Memory:
+    """The memory at the start of a run."""
     dtype = state.velocities.dtype
     none, zeros = jnp.full(len(KINDS), -1, jnp.int32), jnp.zeros(len(KINDS), dtype)
     elements, scalar = jnp.zeros(len(limits.elements), dtype), jnp.zeros((), dtype)
-    momentum = mechanics.linear_momentum(system, state.velocities)
     empty = Record(none + 1, none, zeros, zeros, none)
-    return Memory(elements, scalar, jnp.zeros((), jnp.int32), elements, momentum, scalar, record or empty)
+    return Memory(elements, scalar, jnp.zeros((), jnp.int32), elements, jnp.zeros(3, dtype), scalar, empty)
 
 
 def round_trip(
@@ -184,7 +183,8 @@ def _remember(limits: Limits, system: System, moment: rollout.Moment, memory: Me
     average = memory.average + share * (value - memory.average)
     weight, age = memory.weight + share * (1 - memory.weight), memory.age + 1
     first = jnp.where(age == limits.window, average / weight, memory.first)
-    return memory._replace(average=average, weight=weight, age=age, first=first)
+    momentum = jnp.where(age == 1, mechanics.linear_momentum(system, moment.after.velocities), memory.momentum)
+    return memory._replace(average=average, weight=weight, age=age, first=first, momentum=momentum)
 
 
 def _found(limits: Limits, system: System, moment: rollout.Moment, memory: Memory, trip: Trip) -> Array:

@@ -25,6 +25,7 @@ _MARGIN = 1.5  # a Maxwell–Boltzmann tail that ends at one sample in 1e5 reach
 _WINDOW = 10  # correlation times of the kinetic energy
 _NVE_WINDOW = 200  # steps
 _UNKNOWN_DRIFT = 0.02
+_NEVER = 0.5  # a model that forgets the velocities reaches 0.7
 _STATES, _FREE_STEPS = 24, 64  # of the calibration
 
 
@@ -51,7 +52,7 @@ def limits(config: ModelConfig, system: System, tau_fs: float | None = None, fac
 
     Kinetic energies are averaged over a window of 10 relaxation times of the thermostat, 100 steps or more, without
     thermostat over 200 steps; their limit is at least 5 standard errors of that mean in the canonical ensemble.  A
-    model that was not calibrated has fewer monitors; an error of a round trip as large as the step always alarms.
+    model that was not calibrated has fewer monitors; a round trip that misses by half a step always alarms.
 
     Args:
         tau_fs: relaxation time of the thermostat, fs; None: NVE.
@@ -74,7 +75,7 @@ def limits(config: ModelConfig, system: System, tau_fs: float | None = None, fac
         kinetic=np.maximum(5 * errors, factor * drift),
         kinetic_total=float(np.maximum(5 * error, factor * (counts @ drift) / counts.sum())),
         momentum_change=factor * found.momentum_change if found else np.inf,
-        round_trip=min(1.0, factor * found.round_trip) if found else 1.0,
+        round_trip=min(_NEVER, factor * found.round_trip) if found else _NEVER,
         round_trip_atom=factor * found.round_trip_atom if found else np.inf,
         window=window,
         elements=elements,
@@ -161,12 +162,13 @@ def _text(kind: str, value: float, limit: float, place: int, config: ModelConfig
     if kind == "temperature":
         element = chemical_symbols[config.elements[place]]
         return f"{element} is at {value:.3g} of the target temperature over a window, limit 1 ± {limit:.2g}"
+    if kind == "kinetic drift":
+        factors = np.exp(np.clip([value, limit], -99, 99))
+        return "the kinetic energy has changed by a factor of {:.3g} since the first window, limit {:.3g}".format(*factors)
     return {
         "too fast": f"{atom} moves at {value:.3g} Å/fs, limit {limit:.3g}",
         "too close": f"{atom} comes as close as {value:.3g} Å to another, limit {limit:.3g} Å",
         "too hot": f"the temperature is {value:.4g} K, limit {limit:.4g} K: beyond the training data",
-        "kinetic drift": f"the kinetic energy has changed by a factor of {np.exp(value):.3g} since the first window, "
-        f"limit {np.exp(limit):.3g}",
         "momentum": f"the total momentum has changed by {value:.2g} of Σ m|v|, limit {limit:.2g}",
         "round trip": f"a step backwards misses the start by {value:.3g} of a step, limit {limit:.3g}, worst {atom}",
         "round trip of an atom": f"a step backwards misses the start of {atom} by {value:.3g} of a step, "

@@ -90,7 +90,7 @@ class Progress:
 
     def save(self, at_once: bool = False) -> None:
         """Writes the restart file, but not more often than every second."""
-        if at_once or time.monotonic() - self.saved_at > _SAVE_EVERY_S:
+        if any(self.n_frames) and (at_once or time.monotonic() - self.saved_at > _SAVE_EVERY_S):
             path = restart.path_of(self.out)
             restart.save(path, self.carry, self.engine.search, self.plan.facts, self.notes, self.n_frames)
             self.saved_at = time.monotonic()
@@ -158,8 +158,7 @@ def produce(plan: Plan, out: Path, resume: bool, overwrite: bool) -> None:
             for _ in blocks:
                 pass
         except KeyboardInterrupt:
-            if any(progress.n_frames):
-                progress.save(at_once=True)
+            progress.save(at_once=True)
             raise KeyboardInterrupt("The same command with --resume goes on.") from None
         finally:
             blocks.close()  # the bar ends before an error is printed
@@ -211,8 +210,7 @@ def _blocks(progress: Progress, writer: trajectory.Writer, asked: Callable[[], b
         size = int(np.clip(size * _BLOCK_S / max(took, 1e-3), 1, min(2 * size, progress.engine.block_frames)))
         if asked() or (plan.wall_clock_s is not None and time.monotonic() - began + took > plan.wall_clock_s):
             break
-    if any(progress.n_frames):
-        progress.save(at_once=True)
+    progress.save(at_once=True)
 
 
 def _fall_back(progress: Progress, writer: trajectory.Writer) -> Iterator[rollout.Block]:

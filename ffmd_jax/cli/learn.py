@@ -226,10 +226,13 @@ def _keep_metrics(path: Path, step: int) -> None:
 
 
 def _report_test(out: Path, pairs) -> None:
-    from ffmd_jax import checkpoint
+    """Calibrates the monitors of the finished model on the validation set, and prints its errors on the test set."""
+    from ffmd_jax import checkpoint, monitors
     from ffmd_jax import train as trainer
 
     config, params = checkpoint.load_model(out)
+    config = monitors.calibrate(config, params, pairs.validation, pairs.system)
+    checkpoint.save_model(out, config, params)
     print(f"{out}: {_describe(trainer.evaluate(config, params, pairs, pairs.test), config.time_step_fs)}")
 
 
