@@ -112,7 +112,7 @@ def calibrate(config: ModelConfig, params: Any, pairs: Pairs, system: System) ->
     return dataclasses.replace(config, calibration=found)
 
 
-def _make_look(config: ModelConfig, params: Any, system: System, positions: np.ndarray):
+def _make_look(config: ModelConfig, params: Any, system: System, positions: Array):
     """Returns ``start -> (round trip, of its worst atom, momentum change, temperatures [64, n_elements])``."""
     propagate = models.make_propagate(config, cast(tables.tabulate(config, params), jnp.float32))
     search = neighbors.plan(system, positions, config.architecture.cutoff, 0.5, 1.5, select=True)
@@ -164,7 +164,9 @@ def _text(kind: str, value: float, limit: float, place: int, config: ModelConfig
         return f"{element} is at {value:.3g} of the target temperature over a window, limit 1 ± {limit:.2g}"
     if kind == "kinetic drift":
         factors = np.exp(np.clip([value, limit], -99, 99))
-        return "the kinetic energy has changed by a factor of {:.3g} since the first window, limit {:.3g}".format(*factors)
+        return "the kinetic energy has changed by a factor of {:.3g} since the first window, limit {:.3g}".format(
+            *factors
+        )
     return {
         "too fast": f"{atom} moves at {value:.3g} Å/fs, limit {limit:.3g}",
         "too close": f"{atom} comes as close as {value:.3g} Å to another, limit {limit:.3g} Å",

@@ -104,7 +104,7 @@ def fingerprint(*trees: ModelConfig | System | State | Any) -> str:
 
 
 def check_same(name: str, before: dict[str, Any] | None, now: dict[str, Any]) -> None:
-    """Raises ValueError, with the first setting that differs, unless a file called ``name`` was made with these facts."""
+    """Raises ValueError, with the first setting that differs, unless the file ``name`` was made with these facts."""
     if before is None:
         raise ValueError(f"cannot resume: {name} was not made by ffmd rollout")
     for fact, value in now.items():

@@ -77,8 +77,8 @@ class Engine:
         block_steps: steps per call of the compiled program, about.
         schedule: temperature, K, of the thermostat after a number of steps; ``[n_replicas]`` for replicas.
         watch: looks at every step, and may end the run.
-        wrap: bring atoms back into the cell and count images, so that float32 keeps its precision far from it: the error
-            of a step is half a unit in the last place of the cell's size, not of the way that an atom has gone.
+        wrap: bring atoms back into the cell and count images, so that float32 keeps its precision far from it: the
+            error of a step is half a unit in the last place of the cell's size, not of the way that an atom has gone.
         replicas: number of runs side by side; 0: one, without the axis.
         search: of an engine that is to be continued exactly.
     """
@@ -106,9 +106,11 @@ class Engine:
         self.system = cast(system, positions.dtype)
         self.search = search or neighbors.plan(self.system, positions, cutoff, skin, headroom=1.15, select=select)
         self.every, self.time_step_fs, self.block_frames = every, time_step_fs, max(1, block_steps // every)
-        self._propagate, self._observe, self._wrap, self._replicas = propagate, observe, wrap, replicas
+        self._propagate, self._wrap, self._replicas = propagate, wrap, replicas
+        self._observe: Any = observe
         self._options: Any = {"schedule": schedule, "watch": watch, "replicas": replicas > 0}
-        self._thermostat, self._watch = thermostat, watch
+        self._thermostat = thermostat
+        self._watch: Any = watch
         self._compile()
 
     def _compile(self) -> None:
@@ -235,14 +237,14 @@ def _first(results: Any, n_frames: int) -> Any:
 
 def _cut(block: Block, n_frames: int) -> Block:
     """The first frames of a block; the carry is not theirs."""
-    parts = jax.tree.map(lambda values: values[:n_frames], block[:3])
-    return Block(*parts, block.carry)
+    frames, times, seen = jax.tree.map(lambda values: values[:n_frames], (block.frames, block.times, block.observables))
+    return Block(frames, times, seen, block.carry)
 
 
 def _first_bad(block: Block) -> tuple[int, str] | None:
     """The first frame that is not finite or too fast, and what is wrong in it."""
     frames, times = block.frames, block.times
-    finite = np.isfinite(frames.positions).all(axis=-1) & np.isfinite(frames.velocities).all(axis=-1)
+    finite: Any = np.isfinite(frames.positions).all(axis=-1) & np.isfinite(frames.velocities).all(axis=-1)
     fast = np.abs(frames.velocities).max(axis=-1) > FASTEST
     bad = np.argwhere(~finite | fast)
     if not len(bad):

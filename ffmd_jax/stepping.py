@@ -98,7 +98,7 @@ def make_step(
         watch: looks at every step.
         replicas: the carry is one of replicas, whose tables are rebuilt together.
     """
-    each = jax.vmap if replicas else lambda function, in_axes=0: function
+    each: Any = jax.vmap if replicas else lambda function, in_axes=0: function
 
     def move(key, state, table, step, memory, halted, kelvin):
         graph, too_many = neighbors.select(search, system, state.positions, table)

@@ -69,7 +69,8 @@ def csvr_by_species(temperature_K: float, tau_fs: float, interval_fs: float, ele
         kinetic = members @ (0.5 * system.masses * jnp.sum(velocities**2, axis=-1)) / units.EV
         keys = jax.random.split(key_scale, len(elements))
         freedom = 3 * jnp.sum(members, axis=1)
-        scale = jax.vmap(lambda *each: _csvr_scale(*each, temperature_K, interval_fs / tau_fs))(keys, kinetic, freedom)
+        scale_each = jax.vmap(_csvr_scale, in_axes=(0, 0, 0, None, None))
+        scale = scale_each(keys, kinetic, freedom, temperature_K, interval_fs / tau_fs)
         return mechanics.zero_momenta(system, state._replace(velocities=(scale @ members)[:, None] * velocities))
 
     return apply

@@ -16,7 +16,17 @@ from ffmd_jax.formats import Hints, ase_files, common, h5md, lammps, mdanalysis
 from ffmd_jax.formats.h5md_writer import Writer
 from ffmd_jax.state import State, System, check_state
 
-__all__ = ["Hints", "Trajectory", "Writer", "central_differences", "frame_interval", "read", "read_metadata", "read_start", "write"]
+__all__ = [
+    "Hints",
+    "Trajectory",
+    "Writer",
+    "central_differences",
+    "frame_interval",
+    "read",
+    "read_metadata",
+    "read_start",
+    "write",
+]
 
 _NO_HINTS = Hints()
 

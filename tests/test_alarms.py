@@ -14,11 +14,17 @@ from ffmd_jax.state import State, make_system
 
 DT = 4.0
 CALIBRATION = config.Calibration(
-    round_trip=1e-3, round_trip_atom=3e-3, kinetic_drift=(0.01,), momentum_change=1e-7, speeds=(0.01,), temperature_K=90.0
+    round_trip=1e-3,
+    round_trip_atom=3e-3,
+    kinetic_drift=(0.01,),
+    momentum_change=1e-7,
+    speeds=(0.01,),
+    temperature_K=90.0,
 )
 CONFIG = config.ModelConfig(
     elements=(18,), masses=(39.95,), time_step_fs=DT, displacement_rms=4.5e-3, velocity_rms=1.1e-3, speed_max=0.01,
-    average_neighbors=40.0, shortest_distance=3.1, architecture=config.Architecture(cutoff=8.0), calibration=CALIBRATION,
+    average_neighbors=40.0, shortest_distance=3.1, calibration=CALIBRATION,
+    architecture=config.Architecture(cutoff=8.0),
 )  # fmt: skip
 
 

@@ -40,9 +40,10 @@ def dynamics(folder, atoms, **options):
 def test_it_is_the_roll_out_of_the_library(folder):
     system, state = perturbed()
     config, params = checkpoint.load_model(folder / "model")
+    propagate = model.make_propagate(config, cast(tables.tabulate(config, params), jnp.float32))
     expected = rollout.gather(
         rollout.run(
-            system, cast(state, jnp.float32), model.make_propagate(config, cast(tables.tabulate(config, params), jnp.float32)),
+            system, cast(state, jnp.float32), propagate,
             cutoff=config.architecture.cutoff, time_step_fs=10.0, n_steps=6, key=jax.random.key(3), select=True,
             thermostat=thermostat.langevin(300.0, 1000.0, 10.0),
         )

@@ -157,7 +157,9 @@ def frames_of(engine, carry, sizes):
 
 
 def test_blocks_and_saved_tables_do_not_change_a_bit(argon, tmp_path):
-    start = mechanics.maxwell_boltzmann(jax.random.key(0), argon.system, jnp.asarray(argon.positions, jnp.float32), 240.0)
+    start = mechanics.maxwell_boltzmann(
+        jax.random.key(0), argon.system, jnp.asarray(argon.positions, jnp.float32), 240.0
+    )
     start = cast(start, jnp.float32)
     one = engine(argon, start)
     expected, _ = frames_of(one, one.start(start, jax.random.key(1)), [30, 30, 30])

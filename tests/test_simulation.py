@@ -43,7 +43,7 @@ def command(folder, out, *options):
 
 def test_stop_keeps_the_good_frames_and_says_where_and_why(folder, tmp_path, capsys):
     out = tmp_path / "run.h5"
-    hot = [*command(folder, out, "--steps", 200), "--temperature-end", 300]
+    hot = [*command(folder, out, "--steps", 200), "--temperature-end", 300, "--tau-fs", 1]
     message = fails(capsys, *hot, code=3)
     run = trajectory.read(out)
     (alarm,) = run.metadata["alarms"]
@@ -60,20 +60,20 @@ def test_stop_keeps_the_good_frames_and_says_where_and_why(folder, tmp_path, cap
 
 
 def test_an_alarm_in_the_first_frame_leaves_nothing(folder, tmp_path, capsys):
-    options = ["--steps", 200, "--temperature", 600, "--draw-velocities"]
+    options = ["--steps", 200, "--temperature", 600, "--draw-velocities", "--tau-fs", 1]
     message = fails(capsys, *command(folder, tmp_path / "run.h5", *options), code=3)
     assert "before the first frame; nothing is written" in message and not list(tmp_path.iterdir())
 
 
 def test_fallback_goes_on_with_the_reference_and_returns(folder, tmp_path, capsys):
     out = tmp_path / "run.h5"
-    options = ["--temperature-end", 150, "--tau-fs", 100, "--every", 2, "--steps", 60]
+    options = ["--temperature-end", 150, "--tau-fs", 1, "--every", 2, "--steps", 60]
     options += ["--on-alarm", "fallback", "--fallback", "argon", "--fallback-steps", 8]
     ffmd(*command(folder, out, *options))
     run = trajectory.read(out)
     assert len(run.times) == 30 and np.ptp(np.diff(run.times)) == 0
     by_reference = np.isnan(run.observables["round_trip_error"])
-    assert by_reference.sum() == run.metadata["fallback_frames"] and by_reference.sum() % 4 == 0
+    assert by_reference.sum() == run.metadata["fallback_frames"]
     assert 0 < by_reference.sum() < 30 and not by_reference[0]
     first = int(np.argmax(by_reference))
     assert first > 0 and by_reference[first : first + 4].all()
@@ -120,7 +120,9 @@ def test_a_dead_replica_does_not_stop_the_others():
         argon.system, state.positions, explode, cutoff=argon.cutoff, time_step_fs=4.0, replicas=3,
         watch=alarms.watch(explode, limits), skin=0.8,
     )  # fmt: skip
-    carry = engine.start(state._replace(velocities=state.velocities.at[1, 0, 0].set(0.01)), jax.random.split(jax.random.key(0), 3))
+    carry = engine.start(
+        state._replace(velocities=state.velocities.at[1, 0, 0].set(0.01)), jax.random.split(jax.random.key(0), 3)
+    )
     block = engine.advance(carry, 60)
     assert len(block.times) == 60 and block.carry.halted.tolist() == [False, True, False]
     alive = int(block.valid[:, 1].sum())

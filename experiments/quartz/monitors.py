@@ -17,19 +17,19 @@ from ffmd_jax import analysis, checkpoint, model, trajectory
 
 HERE = Path(__file__).parent
 START, RUNS = HERE / "data" / "held_0.h5", HERE / "runs" / "monitors"
+PERTURBED = [(("readout", "1o"), 10), (("initial", "0e"), 10), (("readout", "1o"), 1.03), (("initial", "0e"), 1.03)]
 NVT, NVE = ("--temperature", "300", "--tau-fs", "1000"), ("--ensemble", "nve")
 
 
 def damaged_models() -> None:
-    """An untrained model, and the shipped one with one weight of its last layer, or of its first, made ten times larger."""
+    """An untrained model, and the shipped one with its largest weight of a layer changed by a factor."""
     config, params = checkpoint.load_model("quartz")
     checkpoint.save_model(RUNS / "untrained", config, model.init(jax.random.key(0), config))
-    for name, path in (("readout", ("readout", "1o")), ("initial", ("initial", "0e"))):
-        weights = np.array(params[path[0]][path[1]])
-        place = np.unravel_index(np.argmax(abs(weights)), weights.shape)
-        weights[place] *= 10
-        changed = params | {path[0]: params[path[0]] | {path[1]: weights}}
-        checkpoint.save_model(RUNS / f"perturbed_{name}", config, changed)
+    for (layer, irrep), factor in PERTURBED:
+        weights = np.array(params[layer][irrep])
+        weights[np.unravel_index(np.argmax(abs(weights)), weights.shape)] *= factor
+        changed = params | {layer: params[layer] | {irrep: weights}}
+        checkpoint.save_model(RUNS / f"{layer}_{factor}", config, changed)
 
 
 def rollout(name: str, model_name: str, steps: int, *options: str) -> None:
@@ -67,8 +67,8 @@ def main() -> None:
     print("| run | exit code | what it says |\n|---|---|---|")
     for ensemble, options in (("NVT", NVT), ("NVE", NVE)):
         rollout(f"untrained, {ensemble}", str(RUNS / "untrained"), 1000, *options)
-        for name in ("readout", "initial"):
-            rollout(f"perturbed {name} weight, {ensemble}", str(RUNS / f"perturbed_{name}"), 1000, *options)
+        for (layer, _), factor in PERTURBED:
+            rollout(f"{layer} weight × {factor}, {ensemble}", str(RUNS / f"{layer}_{factor}"), 1000, *options)
     hot = ("--draw-velocities", "--temperature", "900")
     rollout("start at 900 K, NVE", "quartz", 1000, *hot, *NVE)
     rollout("start at 900 K, NVT", "quartz", 1000, *hot, "--tau-fs", "1000")

@@ -151,7 +151,7 @@ def produce(plan: Plan, out: Path, resume: bool, overwrite: bool) -> None:
     )  # fmt: skip
     begin, interval = progress.step * plan.config.time_step_fs / units.PS, plan.config.time_step_fs
     with writer, common.asked_to_stop() as asked:
-        blocks = common.follow(
+        blocks: Any = common.follow(
             _blocks(progress, writer, asked), plan.n_steps * interval / units.PS, _label(plan), begin
         )  # fmt: skip
         try:

@@ -115,7 +115,9 @@ def rollout(
 def _check(settings: Settings) -> None:
     """Raises ValueError for options that do not go together."""
     temperatures = settings.replica_temperatures
-    if settings.ensemble == "nve" and (settings.temperature_end is not None or (temperatures and not settings.replicas)):
+    if settings.ensemble == "nve" and (
+        settings.temperature_end is not None or (temperatures and not settings.replicas)
+    ):
         raise ValueError("nve has no thermostat whose temperature could be set")
     if temperatures and len(temperatures) != settings.replicas:
         raise ValueError(f"--replica-temperatures names {len(temperatures)} for {settings.replicas} replicas")
@@ -150,7 +152,9 @@ def _plan(model: str, start: Path, settings: Settings) -> "Plan":
     dtype = jnp.float64 if settings.float64 else jnp.float32
     digests = {"model": restart.fingerprint(config, params), "start": restart.fingerprint(system, state)}
     state = cast(state, dtype)
-    propagate = models.make_propagate(config, cast(tables.tabulate(config, params) if settings.tables else params, dtype))
+    propagate = models.make_propagate(
+        config, cast(tables.tabulate(config, params) if settings.tables else params, dtype)
+    )
     bath, schedule, tau = _thermostat(config, settings)
     limits = monitors.limits(config, system, tau, settings.alarm_factor) if settings.monitors else None
     halt = settings.on_alarm != "warn"
@@ -158,11 +162,13 @@ def _plan(model: str, start: Path, settings: Settings) -> "Plan":
     if settings.temperature_end is not None:
         facts["steps"] = settings.steps
 
+    watch = None if limits is None else alarms.watch(propagate, limits, settings.check_every, halt)
+
     def make_engine(search: Any) -> rollouts.Engine:
         return rollouts.Engine(
             system, state.positions, propagate, cutoff=config.architecture.cutoff, time_step_fs=config.time_step_fs,
-            every=settings.every, thermostat=bath, select=True, schedule=schedule, wrap=True, replicas=settings.replicas,
-            watch=None if limits is None else alarms.watch(propagate, limits, settings.check_every, halt), search=search,
+            every=settings.every, thermostat=bath, select=True, schedule=schedule, watch=watch, wrap=True,
+            replicas=settings.replicas, search=search,
         )  # fmt: skip
 
     return driver.Plan(

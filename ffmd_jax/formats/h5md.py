@@ -40,8 +40,10 @@ def read(path: Path, hints: Hints) -> common.Content:
             common.check_elements(system)
             if "image" not in particles:
                 frames = frames._replace(positions=common.unwrap(system, np.asarray(frames.positions)))
-        observed = root.get("observables", {})
-        observables = _observables(observed if replica is None else observed.get(common.group_of(replica), {}), len(times))
+        observed: Any = root.get("observables", {})
+        observables = _observables(
+            observed if replica is None else observed.get(common.group_of(replica), {}), len(times)
+        )
         metadata = json.loads(_text(root["ffmd_jax"].attrs["metadata"])) if ours else {"source": path.name}
         if replica is not None:
             metadata |= {"replica": replica, **metadata.get("of_replicas", {}).get(str(replica), {})}

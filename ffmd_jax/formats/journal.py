@@ -37,7 +37,12 @@ class JournaledFile(io.RawIOBase):
 
     def __init__(self, path: Path, mode: str):
         self._path, self._writes = path, mode != "r"
-        flags = {"r": os.O_RDONLY, "r+": os.O_RDWR, "w": os.O_RDWR | os.O_CREAT, "x": os.O_RDWR | os.O_CREAT | os.O_EXCL}
+        flags = {
+            "r": os.O_RDONLY,
+            "r+": os.O_RDWR,
+            "w": os.O_RDWR | os.O_CREAT,
+            "x": os.O_RDWR | os.O_CREAT | os.O_EXCL,
+        }
         self._file = os.open(path, flags[mode] | getattr(os, "O_BINARY", 0), 0o666)
         self._pages: dict[int, bytearray] = {}
         self._place = 0

@@ -34,7 +34,7 @@ class ForceFreeDynamics(MolecularDynamics):
         thermostat: as of ``ffmd rollout``.
         tau_fs: its relaxation time, fs (default: 10 Δt).
         seed: of the thermostat.
-        on_alarm: "stop" raises where a monitor alarms, before the atoms are moved; "ignore" goes on, and `alarms` tells.
+        on_alarm: "stop" raises where a monitor alarms, before atoms are moved; "ignore" goes on, and `alarms` tells.
         trajectory, logfile, loginterval: as in ASE; the log has time, kinetic energy and temperature, which counts the
             degrees of freedom that are left without the total momenta.
 

@@ -58,4 +58,3 @@ def _atoms(system: System, positions: np.ndarray) -> Any:
     pbc = np.asarray(system.pbc)
     cell = np.asarray(system.cell) * pbc[:, None]
     return ase.Atoms(system.species, positions, masses=system.masses, cell=cell, pbc=pbc)
-
