@@ -44,7 +44,7 @@ def read(path: Path, hints: Hints) -> common.Content:
         observables = _observables(
             observed if replica is None else observed.get(common.group_of(replica), {}), len(times)
         )
-        metadata = json.loads(_text(root["ffmd_jax"].attrs["metadata"])) if ours else {"source": path.name}
+        metadata: Any = json.loads(_text(root["ffmd_jax"].attrs["metadata"])) if ours else {"source": path.name}
         if replica is not None:
             metadata |= {"replica": replica, **metadata.get("of_replicas", {}).get(str(replica), {})}
     return common.Content(system, frames, times, observables, metadata)
