@@ -25,7 +25,7 @@ def check_jax(version: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs ``ffmd``; exits 0, 1 (error, one line on stderr), 2 (bad usage) or 130 (Ctrl-C)."""
+    """Runs ``ffmd``; exits 0, 1 (error, one line on stderr), 2 (bad usage), 3 (a monitor's alarm) or 130 (Ctrl-C)."""
     own_process = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         known = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
         text = str(error) if known and str(error) else f"unexpected {type(error).__name__}: {error}"
-        _fail(" ".join(text.split()) + ("" if known else " (--debug shows where)"), 1)
+        _fail(" ".join(text.split()) + ("" if known else " (--debug shows where)"), getattr(error, "exit_code", 1))
 
 
 def _fail(message: str, code: int) -> None:

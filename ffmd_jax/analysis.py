@@ -12,7 +12,8 @@ import numpy as np
 from ase.data import chemical_symbols
 from scipy import stats
 
-from ffmd_jax import mechanics, units
+from ffmd_jax import mechanics, torsions, units
+from ffmd_jax.diffusion import MeanSquareDisplacement, diffusion_coefficient, mean_square_displacement
 from ffmd_jax.distributions import VDOS, RadialDistribution, radial_distribution, rdf_rmse, vdos, vdos_overlap
 from ffmd_jax.state import State, System
 from ffmd_jax.trajectory import Trajectory, frame_interval
@@ -60,6 +61,8 @@ class Analysis(NamedTuple):
     momentum_drift: float
     energy_drift_meV_per_atom_per_ps: float
     potential_energy_eV: np.ndarray
+    msd: dict[str, MeanSquareDisplacement]
+    torsions: dict[str, torsions.Profile]
     metadata: dict[str, Any]
 
 
@@ -184,7 +187,7 @@ def analyze(trajectory: Trajectory) -> Analysis:
     segment_ps = min(4.0, n_frames // 2 * frame_interval(trajectory.times) / units.PS)
     spectra = {chemical_symbols[number]: vdos(trajectory, number, segment_ps) for number in _elements(system)}
     wavenumbers = next(iter(spectra.values())).wavenumber_per_cm
-    unknown = np.full(n_frames, np.nan)
+    unknown, kelvins = np.full(n_frames, np.nan), temperatures(trajectory)
     return Analysis(
         system=system,
         times_fs=trajectory.times,
@@ -193,10 +196,12 @@ def analyze(trajectory: Trajectory) -> Analysis:
         vdos=VDOS(wavenumbers, np.sum([spectrum.density for spectrum in spectra.values()], axis=0)),
         vdos_by_species=spectra,
         vdos_halves_overlap=vdos_overlap(*(vdos(half, None, segment_ps) for half in halves)),
-        temperatures=temperatures(trajectory),
+        temperatures=kelvins,
         momentum_drift=momentum_drift(trajectory),
         energy_drift_meV_per_atom_per_ps=energy_drift(trajectory),
         potential_energy_eV=np.asarray(trajectory.observables.get("potential_energy_eV", unknown)),
+        msd={chemical_symbols[z]: mean_square_displacement(trajectory, z) for z in _elements(system)},
+        torsions=torsions.profiles(trajectory, kelvins.mean),
         metadata=trajectory.metadata,
     )
 
@@ -205,6 +210,7 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
     """The numbers of one trajectory as a JSON-able dict; None for what is unknown."""
     temperature = analysis.temperatures
     energy, energy_error = _potential_energy(analysis)
+    diffusion = {symbol: diffusion_coefficient(found) for symbol, found in analysis.msd.items()}
     return _jsonable(
         {
             "n_atoms": len(analysis.system.species),
@@ -218,6 +224,9 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
             "energy_drift_meV_per_atom_per_ps": analysis.energy_drift_meV_per_atom_per_ps,
             "potential_energy_meV_per_atom": energy,
             "potential_energy_error_meV_per_atom": energy_error,
+            "diffusion_cm2_per_s": {symbol: value for symbol, (value, _) in diffusion.items()},
+            "diffusion_error_cm2_per_s": {symbol: error for symbol, (_, error) in diffusion.items()},
+            "alarms": _alarm_texts(analysis.metadata),
             "vdos_halves_overlap": analysis.vdos_halves_overlap,
             "rdf_halves_rmse": analysis.rdf_halves_rmse,
         }
@@ -253,6 +262,12 @@ def compare(analysis: Analysis, reference: Analysis) -> dict[str, Any]:
             **{f"reference_{key}": value for key, value in summarize(reference).items()},
         }
     )
+
+
+def _alarm_texts(metadata: dict[str, Any]) -> list[str] | None:
+    """What the monitors of a roll-out said; None for a run without monitors."""
+    found = metadata.get("alarms")
+    return None if found is None else [f"{a['text']} (first at {a['time_fs']:g} fs, {a['count']} times)" for a in found]
 
 
 def _elements(system: System) -> list[int]:

@@ -64,6 +64,27 @@ class Architecture:
 
 
 @dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What a model showed on states that it was not trained on; the monitors of roll-outs alarm beyond multiples of it.
+
+    Attributes:
+        round_trip: Largest time-reversal error of one step, RMS over the atoms of a state; see `monitors`.
+        round_trip_atom: The same of the worst single atom.
+        kinetic_drift: Of each element: relative change of the mean kinetic energy in short free runs from these states.
+        momentum_change: Largest change of the total momentum in one step, relative to Σ m|v|.
+        speeds: Å/fs, largest of each element in these states.
+        temperature_K: Highest temperature of these states, K.
+    """
+
+    round_trip: float
+    round_trip_atom: float
+    kinetic_drift: tuple[float, ...]
+    momentum_change: float
+    speeds: tuple[float, ...]
+    temperature_K: float
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """All that must be known to use the weights of a model.
 
@@ -82,6 +103,7 @@ class ModelConfig:
         architecture: Sizes of the network.
         net_linear_momentum: Total momentum to impose at every step, u Å/fs; None: the state keeps its own.
         net_angular_momentum: Total angular momentum about the centre of mass to impose, u Å²/fs; or None.
+        calibration: What the monitors of roll-outs go by; None: not calibrated, and fewer of them work.
     """
 
     elements: tuple[int, ...]
@@ -97,6 +119,7 @@ class ModelConfig:
     architecture: Architecture = Architecture()
     net_linear_momentum: tuple[float, ...] | None = None
     net_angular_momentum: tuple[float, ...] | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self):
         if list(self.elements) != sorted(set(self.elements)) or len(self.masses) != len(self.elements):
@@ -113,6 +136,9 @@ class ModelConfig:
                 raise ValueError(f"{name} must have three components, not {getattr(self, name)}")
         if self.net_angular_momentum is not None and not self.conserve_angular_momentum:
             raise ValueError("net_angular_momentum needs conserve_angular_momentum")
+        found = self.calibration
+        if found is not None and {len(found.kinetic_drift), len(found.speeds)} != {len(self.elements)}:
+            raise ValueError("the calibration must hold kinetic_drift and speeds of each element")
 
     @property
     def splines_from(self) -> float:

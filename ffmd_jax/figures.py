@@ -104,6 +104,35 @@ def potential_energy(analysis: Analysis, reference: Analysis | None = None) -> F
     return figure
 
 
+def msd(analysis: Analysis, reference: Analysis | None = None) -> Figure:
+    """Mean square displacement of every element against the lag, with bands of one standard error."""
+    figure, panels = _panels(list(analysis.msd))
+    for i, (name, axes) in enumerate(panels.items()):
+        for run, run_name, color in runs_of(analysis, reference):
+            if name in run.msd:
+                found = run.msd[name]
+                lags = found.lag_fs / units.PS
+                low, high = found.msd_A2 - found.error_A2, found.msd_A2 + found.error_A2
+                axes.fill_between(lags, low, high, color=color, alpha=0.25, lw=0)
+                axes.plot(lags, found.msd_A2, color=color, lw=1.2, label=run_name)
+        axes.set_ylim(bottom=0)
+        _finish(axes, "lag / ps", "MSD / Å²", name, legend=i == 0)
+    return figure
+
+
+def torsions(analysis: Analysis, reference: Analysis | None = None) -> Figure:
+    """Free energy of every torsion against its angle, with bars of one standard error."""
+    figure, panels = _panels(list(analysis.torsions))
+    for i, (name, axes) in enumerate(panels.items()):
+        for run, run_name, color in runs_of(analysis, reference):
+            if name in run.torsions:
+                angle, energy, error = run.torsions[name]
+                axes.errorbar(np.degrees(angle), energy, error, fmt=".-", color=color, ms=3, lw=1, label=run_name)
+        axes.set_xlim(-180, 180)
+        _finish(axes, "angle / °", "free energy / meV", name.replace("-", "–"), legend=i == 0)
+    return figure
+
+
 def error_growth(growth: ErrorGrowth, time_step_fs: float | None = None) -> Figure:
     """Position and velocity error and kinetic-energy ratio against steps, or time where Δt is given."""
     figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained", dpi=_DPI)
@@ -156,6 +185,9 @@ def make(
     energy = potential_energy(analysis, reference)
     if energy is not None:
         drawn["potential_energy"] = energy
+    drawn["msd"] = msd(analysis, reference)
+    if analysis.torsions:
+        drawn["torsions"] = torsions(analysis, reference)
     if growth is not None:
         drawn["error_growth"] = error_growth(growth, time_step_fs)
     return drawn

@@ -44,7 +44,7 @@ def verdict(analysis: Analysis, reference: Analysis | None = None) -> str:
         return (
             f"{numbers['length_ps']:.3g} ps at {_value(numbers['temperature_K'])} ± "
             f"{_value(numbers['temperature_error_K'])} K. {_momentum_sentence(numbers['momentum_drift'])} "
-            "No reference was given to compare with."
+            f"No reference was given to compare with.{_alarm_sentence(analysis)}"
         )
     numbers = analyses.compare(analysis, reference)
     overlap, floor = numbers["vdos_overlap"] or 0.0, numbers["reference_vdos_halves_overlap"] or 0.0
@@ -79,7 +79,18 @@ def verdict(analysis: Analysis, reference: Analysis | None = None) -> str:
     )
     details = "; ".join(sentence for _, _, sentence in checks)
     opening += _thermostat_sentence(numbers, analysis.metadata, reference.metadata)
-    return f"{opening} {details[0].upper()}{details[1:]}. {_momentum_sentence(numbers['momentum_drift'])}"
+    ending = _momentum_sentence(numbers["momentum_drift"]) + _alarm_sentence(analysis)
+    return f"{opening} {details[0].upper()}{details[1:]}. {ending}"
+
+
+def _alarm_sentence(analysis: Analysis) -> str:
+    """What the monitors of the roll-out said."""
+    found = analyses.summarize(analysis)["alarms"]
+    if found is None:
+        return ""
+    taken_over = analysis.metadata.get("fallback_frames", 0)
+    text = "The monitors raised no alarm." if not found else f"Alarms of the monitors: {'; '.join(found)}."
+    return f" {text}" + (f" The reference took over for {taken_over} frames." if taken_over else "")
 
 
 def _thermostat_sentence(numbers: dict[str, Any], own: dict[str, Any], other: dict[str, Any]) -> str:
@@ -154,6 +165,8 @@ _CAPTIONS = {
     "temperature": "Kinetic temperature: series, distribution, mean of each element with its block error.",
     "rdf": "Structure: pair distributions.",
     "potential_energy": "Potential energy by the reference method along both runs; dotted lines are means.",
+    "msd": "Mean square displacement of every element; bands are standard errors over four parts of the run.",
+    "torsions": "Free energy of the torsions; bars are standard errors over five blocks of the run.",
     "error_growth": "Growth of the errors from common starts; bars are standard errors over the starts.",
 }
 
@@ -212,6 +225,14 @@ def _numbers_table(analysis: Analysis, reference: Analysis | None) -> str:
             for run in (own, other)
         ]
         cells.append((f"temperature of {symbol}", *values, "K"))
+    for symbol in own["diffusion_cm2_per_s"]:
+        values = [
+            _value(
+                run.get("diffusion_cm2_per_s", {}).get(symbol), run.get("diffusion_error_cm2_per_s", {}).get(symbol)
+            )
+            for run in (own, other)
+        ]  # fmt: skip
+        cells.append((f"diffusion coefficient of {symbol}", *values, "cm²/s"))
     if reference is not None:
         both = analyses.compare(analysis, reference)
         cells.append(("VDOS overlap with the reference", _value(both["vdos_overlap"]), _value(1.0), ""))

@@ -1,44 +1,55 @@
-"""Trajectories from any propagator: one step, a pure scan over steps, and blocks of scans with decisions in between."""
+"""Trajectories from any propagator, as blocks of frames: what is compiled, and decisions in between.
+
+Two runs that differ in their blocks alone are the same bit for bit: a frame during which the neighbour table overflows
+is repeated from the frame before it, wherever blocks begin.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax import neighbors
 from ffmd_jax.state import Array, Graph, State, System, cast
+from ffmd_jax.stepping import Carry, Moment, Propagate, Schedule, Watch, make_step, scan, start
 from ffmd_jax.thermostat import Thermostat
 
-Propagate = Callable[[System, State, Graph], State]
+__all__ = [
+    "Block",
+    "Carry",
+    "Diverged",
+    "Engine",
+    "Moment",
+    "Propagate",
+    "Watch",
+    "gather",
+    "make_step",
+    "run",
+    "scan",
+    "start",
+]
+
 Observe = Callable[[System, State, Graph], dict[str, Array]]
 
 
-class Carry(NamedTuple):
-    """What a step needs and returns: PRNG key, state, neighbour table."""
-
-    key: Array
-    state: State
-    table: neighbors.Neighbors
-
-
-Step = Callable[[Carry], Carry]
-
-
 class Block(NamedTuple):
-    """Some frames of a roll-out, on the host.
+    """Some frames of a roll-out, on the host; of replicas, arrays have a second axis ``n_replicas``.
 
     Attributes:
         frames: positions (unwrapped, Å) and velocities (Å/fs), ``[n_frames, n_atoms, 3]``.
         times: fs, ``[n_frames]``.
-        observables: per-frame values of ``observe``, ``[n_frames, ...]``.
+        observables: per-frame values of ``observe`` and of the watch, ``[n_frames, ...]``.
         carry: where the next block starts.
+        valid: False for frames of a replica that has ended, bool ``[n_frames, n_replicas]``; None without replicas.
     """
 
     frames: State
     times: np.ndarray
     observables: dict[str, np.ndarray]
     carry: Carry
+    valid: np.ndarray | None = None
 
 
 class Diverged(ValueError):
@@ -46,79 +57,120 @@ class Diverged(ValueError):
 
 
 # Å/fs.  A hydrogen atom at 300 K has 0.03; at 1 it has 5 keV.  Single precision carries an exploded system for long.
-_FASTEST = 1.0
+FASTEST = 1.0
 
 
-def make_step(
-    system: System,
-    propagate: Propagate,
-    search: neighbors.Search,
-    thermostat: Thermostat | None = None,
-    n_steps: int = 1,
-) -> Step:
-    """Returns the body of the scan: ``n_steps`` times neighbour table → propagate → thermostat (none: NVE).
-
-    The table is checked before every step and rebuilt when an atom has moved half the skin.  Between rebuilds it is
-    constant in an inner loop, so that XLA computes once what depends on it alone (lattice shifts, pair parameters):
-    carrying it through every step costs the reference integrator a factor of three.
-    """
-
-    def move(key: Array, state: State, table: neighbors.Neighbors) -> tuple[Array, State, Array]:
-        graph, too_many = neighbors.select(search, system, state.positions, table)
-        state = propagate(system, state, graph)
-        if thermostat is None:
-            return key, state, too_many
-        key, draw = jax.random.split(key)
-        return key, thermostat(draw, system, state), too_many
-
-    def until_stale(loop):
-        done, carry = loop
-        table = neighbors.update(search, system, carry.state.positions, carry.table)
-
-        def again(inner):
-            done, key, state, lost = inner
-            key, state, too_many = move(key, state, table)
-            return done + 1, key, state, lost | too_many
-
-        # At least one step: the table is fresh, and not stale at the positions that it was built from.
-        done, key, state, lost = jax.lax.while_loop(
-            lambda inner: (inner[0] < n_steps) & ~neighbors.stale(search, inner[2].positions, table),
-            again,
-            (done, carry.key, carry.state, table.overflow),
-        )
-        return done, Carry(key, state, table._replace(overflow=lost))
-
-    def step(carry: Carry) -> Carry:
-        return jax.lax.while_loop(lambda loop: loop[0] < n_steps, until_stale, (0, carry))[1]
-
-    return step
-
-
-def start(search: neighbors.Search, system: System, state: State, key: Array) -> Carry:
-    """The carry before the first step."""
-    return Carry(key, state, neighbors.build(search, system, state.positions))
-
-
-def scan(
-    step: Step,
-    carry: Carry,
-    n_frames: int,
-    observe: Callable[[Carry], Any] = lambda carry: {},
-    wanted: Array | int | None = None,
-) -> tuple[Carry, tuple[State, Any]]:
-    """Applies ``step`` n_frames times inside jit; returns the last carry and (state, observed) after each.
-
-    The carry's ``table.overflow`` must be False for the frames to be valid.
+class Engine:
+    """A roll-out as a compiled block of steps; compiled anew, with larger tables, where a neighbour table overflows.
 
     Args:
-        wanted: frames to compute, a number known only at run time; the others repeat the last.
+        system: species, masses, cell; used in the precision of ``positions``.
+        positions: Å, ``[..., n_atoms, 3]``, to plan the neighbour tables by; not used with ``search``.
+        propagate: one step of ``time_step_fs``: a model's, or a reference integrator's.
+        cutoff: Å, of the propagator.
+        every: steps between two frames.
+        thermostat: applied after each step; None: NVE.
+        observe: extra per-frame values, computed inside jit.
+        skin: Å, of the neighbour table.
+        select: give ``propagate`` only the pairs within the cutoff, not those within cutoff + skin; pays where an edge
+            costs more than a comparison, in networks.
+        block_steps: steps per call of the compiled program, about.
+        schedule: temperature, K, of the thermostat after a number of steps; ``[n_replicas]`` for replicas.
+        watch: looks at every step, and may end the run.
+        wrap: bring atoms back into the cell and count images, so that float32 keeps its precision far from it: the
+            error of a step is half a unit in the last place of the cell's size, not of the way that an atom has gone.
+        replicas: number of runs side by side; 0: one, without the axis.
+        search: of an engine that is to be continued exactly.
     """
 
-    def frame(carry, i):
-        carry = step(carry) if wanted is None else jax.lax.cond(i < wanted, step, lambda carry: carry, carry)
-        return carry, (carry.state, observe(carry))
+    def __init__(
+        self,
+        system: System,
+        positions: Array,
+        propagate: Propagate,
+        *,
+        cutoff: float,
+        time_step_fs: float,
+        every: int = 1,
+        thermostat: Thermostat | None = None,
+        observe: Observe | None = None,
+        skin: float = 0.5,
+        select: bool = False,
+        block_steps: int = 100,
+        schedule: Schedule | None = None,
+        watch: Watch | None = None,
+        wrap: bool = False,
+        replicas: int = 0,
+        search: neighbors.Search | None = None,
+    ):
+        self.system = cast(system, positions.dtype)
+        self.search = search or neighbors.plan(self.system, positions, cutoff, skin, headroom=1.15, select=select)
+        self.every, self.time_step_fs, self.block_frames = every, time_step_fs, max(1, block_steps // every)
+        self._propagate, self._wrap, self._replicas = propagate, wrap, replicas
+        self._observe: Any = observe
+        self._options: Any = {"schedule": schedule, "watch": watch, "replicas": replicas > 0}
+        self._thermostat = thermostat
+        self._watch: Any = watch
+        self._compile()
 
-    return jax.lax.scan(frame, carry, jax.numpy.arange(n_frames))
+    def _compile(self) -> None:
+        """Programs for the present sizes of the tables."""
+        system, search = self.system, self.search
+        step = make_step(system, self._propagate, search, self._thermostat, self.every, **self._options)
+        each = jax.vmap if self._replicas else lambda function: function
+
+        def look(carry: Carry) -> Any:
+            seen = {}
+            if self._observe is not None:
+                seen |= each(lambda state, table: self._observe(system, state, table.graph))(carry.state, carry.table)
+            if self._watch is not None:
+                seen |= each(self._watch.observe)(carry.memory)
+            return seen, carry.images, carry.halted
+
+        self._advance = jax.jit(lambda carry, wanted: scan(step, carry, self.block_frames, look, wanted))
+        self._tables = jax.jit(each(lambda positions: neighbors.build(search, system, positions)))
+
+    def start(self, state: State, key: Array, step: int = 0) -> Carry:
+        """The carry of a state (of replicas, with a leading axis) after ``step`` steps."""
+        shape = (self._replicas,) if self._replicas else ()
+        memory: Any = ()
+        if self._watch is not None:
+            begin = lambda state: self._watch.start(self.system, state)  # noqa: E731
+            memory = jax.jit(jax.vmap(begin) if self._replicas else begin)(state)
+        images = jnp.zeros(state.positions.shape, jnp.int32) if self._wrap else ()
+        steps, halted = jnp.asarray(step, jnp.int32), jnp.zeros(shape, bool)
+        return Carry(key, state, self._tables(state.positions), steps, images, memory, halted)
+
+    def advance(self, carry: Carry, n_frames: int) -> Block:
+        """At most ``n_frames`` more frames, and at most ``block_frames``.
+
+        Fewer where the watch ends the run (``carry.halted``) or where tables had to grow; none where it ends at once.
+        """
+        while True:
+            after, (states, (seen, images, halted)) = self._advance(carry, n_frames)
+            overflow = bool(jnp.any(after.table.overflow))
+            if overflow:
+                self.search = neighbors.grow(self.search)
+                self._compile()
+                after = after._replace(table=self._tables(after.state.positions))
+            made = (int(after.step) - int(carry.step)) // self.every
+            if made or not overflow:
+                break
+            carry = after
+        frames, seen, images, halted = (_first(x, made) for x in (states, seen, images, halted))
+        times = (int(carry.step) // self.every + 1 + np.arange(made)) * self.every * self.time_step_fs
+        frames = frames._replace(positions=self._unwrapped(frames.positions, images))
+        return Block(frames, times, seen, after, ~halted if self._replicas else None)
+
+    def state(self, carry: Carry) -> State:
+        """The state of a carry on the host, positions unwrapped."""
+        state = jax.tree.map(np.asarray, carry.state)
+        return state._replace(positions=self._unwrapped(state.positions, carry.images))
+
+    def _unwrapped(self, positions: np.ndarray, images: Any) -> np.ndarray:
+        if isinstance(images, tuple):
+            return positions
+        return positions + np.asarray(images) @ np.asarray(self.system.cell, np.float64)  # the cell as it was taken off
 
 
 def run(
@@ -131,63 +183,42 @@ def run(
     n_steps: int,
     key: Array,
     every: int = 1,
-    thermostat: Thermostat | None = None,
-    observe: Observe | None = None,
-    skin: float = 0.5,
-    select: bool = False,
-    block_steps: int = 100,
+    **options: Any,
 ) -> Iterator[Block]:
     """Yields the roll-out as blocks of frames, so that the caller writes, watches or stops between them.
 
-    The precision is that of ``state.positions``.  A neighbour table that overflows costs the repetition of one block,
-    never a wrong frame.
+    The precision is that of ``state.positions``.  A neighbour table that overflows costs the repetition of one frame,
+    never a wrong one.
 
     Args:
-        propagate: one step of ``time_step_fs``: a model's, or a reference integrator's.
-        cutoff: Å, of the propagator.
         n_steps: steps to take; a multiple of ``every``.
-        every: steps between two frames.
-        observe: extra per-frame values, computed inside jit.
-        skin: Å, of the neighbour table.
-        select: give ``propagate`` only the pairs within the cutoff, not those within cutoff + skin; pays where an edge
-            costs more than a comparison, in networks.
-        block_steps: steps per call of the compiled program, about.
+        options: of `Engine`, where the others are explained, too.
 
     Raises:
         ValueError: n_steps is not a positive multiple of every.
-        Diverged: positions or velocities became NaN or infinite, or an atom moves faster than 1 Å/fs; the message says
-            when and which atom.
+        Diverged: without a watch: positions or velocities became NaN or infinite, or an atom moves faster than 1 Å/fs;
+            the message says when and which atom.  The frames before come first.
     """
+    check_steps(n_steps, every)
+    engine = Engine(
+        system, state.positions, propagate, cutoff=cutoff, time_step_fs=time_step_fs, every=every, **options
+    )  # fmt: skip
+    carry = engine.start(state, key)
+    while (left := (n_steps - int(carry.step)) // every) > 0 and not np.all(carry.halted):
+        block = engine.advance(carry, left)
+        bad = None if options.get("watch") is not None else _first_bad(block)
+        if bad is not None:
+            if bad[0]:
+                yield _cut(block, bad[0])
+            raise Diverged(f"the trajectory diverged: {bad[1]}")
+        yield block
+        carry = block.carry
+
+
+def check_steps(n_steps: int, every: int) -> None:
+    """Raises ValueError unless the number of steps is a positive multiple of the interval of the frames."""
     if every < 1 or n_steps < 1 or n_steps % every:
         raise ValueError(f"the number of steps ({n_steps}) must be a positive multiple of every ({every})")
-    system = cast(system, state.positions.dtype)
-    search = neighbors.plan(system, state.positions, cutoff, skin, headroom=1.15, select=select)
-    n_frames, done = n_steps // every, 0
-    size = min(max(1, block_steps // every), n_frames)
-
-    def compiled(search):
-        step = make_step(system, propagate, search, thermostat, n_steps=every)
-
-        def look(carry: Carry) -> dict[str, Array]:
-            return {} if observe is None else observe(system, carry.state, carry.table.graph)
-
-        return jax.jit(lambda carry, wanted: scan(step, carry, size, look, wanted))
-
-    advance = compiled(search)
-    carry = jax.jit(start, static_argnums=0)(search, system, state, key)
-    while done < n_frames:
-        wanted = min(size, n_frames - done)
-        after, results = advance(carry, wanted)
-        if bool(after.table.overflow):
-            search = neighbors.grow(search)
-            advance = compiled(search)
-            carry = jax.jit(start, static_argnums=0)(search, system, carry.state, carry.key)
-            continue
-        times = (done + 1 + np.arange(wanted)) * every * time_step_fs
-        frames, observed = _first(results, wanted)
-        _check_sane(frames, times)
-        yield Block(frames, times, observed, after)
-        carry, done = after, done + wanted
 
 
 def gather(blocks: Iterator[Block]) -> Block:
@@ -196,20 +227,30 @@ def gather(blocks: Iterator[Block]) -> Block:
     frames, times, observables = (
         jax.tree.map(lambda *x: np.concatenate(x), *(part[i] for part in parts)) for i in range(3)
     )
-    return Block(frames, times, observables, parts[-1].carry)
+    valid = None if parts[0].valid is None else np.concatenate([np.asarray(part.valid) for part in parts])
+    return Block(frames, times, observables, parts[-1].carry, valid)
 
 
 def _first(results: Any, n_frames: int) -> Any:
     return jax.tree.map(lambda values: np.asarray(values)[:n_frames], results)
 
 
-def _check_sane(frames: State, times: np.ndarray) -> None:
-    finite = np.isfinite(frames.positions).all(axis=-1) & np.isfinite(frames.velocities).all(axis=-1)
-    if not finite.all():
-        frame, atom = np.argwhere(~finite)[0]
-        raise Diverged(f"the trajectory diverged: atom {atom} is no longer finite at {times[frame]:g} fs")
-    fast = np.abs(frames.velocities).max(axis=-1) > _FASTEST
-    if fast.any():
-        frame, atom = np.argwhere(fast)[0]
-        speed = np.linalg.norm(frames.velocities[frame, atom].astype(float))
-        raise Diverged(f"the trajectory diverged: atom {atom} moves at {speed:.2g} Å/fs at {times[frame]:g} fs")
+def _cut(block: Block, n_frames: int) -> Block:
+    """The first frames of a block; the carry is not theirs."""
+    frames, times, seen = jax.tree.map(lambda values: values[:n_frames], (block.frames, block.times, block.observables))
+    return Block(frames, times, seen, block.carry)
+
+
+def _first_bad(block: Block) -> tuple[int, str] | None:
+    """The first frame that is not finite or too fast, and what is wrong in it."""
+    frames, times = block.frames, block.times
+    finite: Any = np.isfinite(frames.positions).all(axis=-1) & np.isfinite(frames.velocities).all(axis=-1)
+    fast = np.abs(frames.velocities).max(axis=-1) > FASTEST
+    bad = np.argwhere(~finite | fast)
+    if not len(bad):
+        return None
+    frame, atom = int(bad[0][0]), tuple(bad[0][1:])
+    if not finite[frame][atom]:
+        return frame, f"atom {atom[-1]} is no longer finite at {times[frame]:g} fs"
+    speed = np.linalg.norm(frames.velocities[frame][atom].astype(float))
+    return frame, f"atom {atom[-1]} moves at {speed:.2g} Å/fs at {times[frame]:g} fs"

@@ -16,7 +16,17 @@ from ffmd_jax.formats import Hints, ase_files, common, h5md, lammps, mdanalysis
 from ffmd_jax.formats.h5md_writer import Writer
 from ffmd_jax.state import State, System, check_state
 
-__all__ = ["Hints", "Trajectory", "Writer", "central_differences", "frame_interval", "read", "read_start", "write"]
+__all__ = [
+    "Hints",
+    "Trajectory",
+    "Writer",
+    "central_differences",
+    "frame_interval",
+    "read",
+    "read_metadata",
+    "read_start",
+    "write",
+]
 
 _NO_HINTS = Hints()
 
@@ -60,7 +70,7 @@ def read(path, *, every: int = 1, hints: Hints = _NO_HINTS) -> Trajectory:
     in the metadata with their estimated relative error.
 
     Args:
-        path: the file.
+        path: the file; ``run.h5:2`` is replica 2 of a file that holds several.
         every: stride in stored frames.
         hints: what the file leaves unstated.
 
@@ -143,6 +153,17 @@ def read_start(
             system, frames = content.system, State(*(values[frame][None] for values in content.frames))
         check_state(system, frames)
     return system, State(*(values[0] for values in frames))
+
+
+def read_metadata(path) -> dict[str, Any]:
+    """The metadata of a file of this package, of other files nothing.
+
+    Raises:
+        ValueError: as `read`.
+    """
+    path = Path(path)
+    with common.errors_name(path):
+        return h5md.metadata(path) if h5md.recognises(path) else {}
 
 
 def _reader(path: Path, hints: Hints) -> Callable[[Path, Hints], common.Content]:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ffmd_jax import analysis, mechanics, units
+from ffmd_jax import analysis, diffusion, mechanics, torsions, units
 from ffmd_jax.state import State, make_system
 from ffmd_jax.trajectory import Trajectory
 
@@ -250,3 +250,77 @@ def test_compare_finds_no_difference_from_itself_and_a_planted_one():
     assert found["energy_drift_meV_per_atom_per_ps"] is None
     with pytest.raises(ValueError, match="elements"):
         analysis.compare(analysis.analyze(oscillators([500.0, 900.0], 100)), itself)
+
+
+def test_msd_of_a_random_walk_gives_its_diffusion_coefficient():
+    rng, n_frames, width = np.random.default_rng(10), 4000, 0.05
+    system = make_system([18] * 60, [40.0] * 60, [20.0] * 3, True)
+    walk = np.cumsum(width * rng.normal(size=(n_frames, 60, 3)), axis=0)
+    drifting = walk + 3.0 * np.arange(n_frames)[:, None, None]
+    found = diffusion.mean_square_displacement(make_trajectory(system, drifting, None, 2.0))
+    # The centre of mass, which also drifts, is taken out: 59 of 60 degrees of freedom diffuse.
+    exact = 3 * width**2 * np.arange(len(found.lag_fs)) * 59 / 60
+    # Errors from four parts are uncertain by 40 %; those of neighbouring lags are the same error.
+    deviation = abs(found.msd_A2 - exact)[1:] / found.error_A2[1:]
+    assert np.mean(deviation) < 2 and np.max(abs(found.msd_A2 / np.maximum(exact, 1e-9) - 1)[1:]) < 0.1
+    value, error = diffusion.diffusion_coefficient(found)
+    expected = width**2 / 2 / 2.0 * 0.1 * 59 / 60  # Å²/fs in cm²/s
+    assert abs(value - expected) < 5 * error < 0.3 * expected
+
+
+def test_msd_by_fourier_transform_is_the_double_sum_and_ballistic_at_first():
+    rng = np.random.default_rng(11)
+    system = make_system([18, 8], [40.0, 16.0])
+    positions = np.cumsum(rng.normal(size=(64, 2, 3)), axis=0) + 1e3
+    found = diffusion.mean_square_displacement(make_trajectory(system, positions), 8)
+    relative = positions[:, 1] - np.einsum("i,fia->fa", system.masses, positions) / 56.0
+    for lag in range(1, len(found.lag_fs)):
+        direct = np.mean(np.sum((relative[lag:] - relative[:-lag]) ** 2, axis=-1))
+        assert found.msd_A2[lag] == pytest.approx(direct, rel=1e-9)
+    vibrating = diffusion.mean_square_displacement(oscillators([800.0, 2000.0], 4000))
+    value, error = diffusion.diffusion_coefficient(vibrating)
+    assert abs(value) < 5 * error + 1e-9
+
+
+def test_the_free_energy_of_a_torsion_is_the_potential_that_it_was_drawn_from():
+    rng, kT, strength = np.random.default_rng(12), units.BOLTZMANN * 300.0, 1.2
+    drawn = rng.vonmises(0.7, strength, 40_000)
+    # H-O-O-H, the second hydrogen turned by the angle.
+    ends = np.stack([np.full_like(drawn, 1.8), 0.95 * np.cos(drawn), 0.95 * np.sin(drawn)], axis=-1)
+    fixed = np.array([[-0.35, 0.95, 0], [0, 0, 0], [1.45, 0, 0]])
+    positions = np.concatenate([np.broadcast_to(fixed, (len(drawn), 3, 3)), ends[:, None]], axis=1)
+    system = make_system([1, 8, 8, 1], [1.0, 16.0, 16.0, 1.0])
+    found = torsions.profiles(make_trajectory(system, positions), 300.0)
+    assert list(found) == ["H0-O1-O2-H3"]
+    angle, energy, error = found["H0-O1-O2-H3"]
+    exact = -1000 * kT * strength * np.cos(angle - 0.7)
+    shift = np.average(energy - exact, weights=1 / error**2)
+    assert np.all(abs(energy - exact - shift) < 6 * error + 0.3)  # five blocks: the error itself is uncertain
+    assert np.all(error < 0.2 * 1000 * kT)
+
+
+def test_torsions_are_those_of_bonds_outside_rings():
+    from ase.build import molecule
+
+    for name, expected in (("C6H6", 0), ("C2H6", 1), ("CH3CH2OH", 2), ("H2O", 0), ("trans-butane", 3)):
+        atoms = molecule(name)
+        system = make_system(atoms.numbers, atoms.get_masses())
+        assert len(torsions.dihedrals(system, atoms.positions)) == expected
+    butane = molecule("trans-butane")
+    system = make_system(butane.numbers, butane.get_masses())
+    carbon = [d for d in torsions.dihedrals(system, butane.positions) if all(butane.numbers[list(d)] == 6)]
+    assert abs(torsions.angles(butane.positions[None], carbon[0])[0]) == pytest.approx(np.pi, abs=1e-3)
+    assert torsions.dihedrals(system._replace(pbc=np.ones(3, bool)), butane.positions) == []
+    for given in np.linspace(-3, 3, 7):
+        butane.set_dihedral(*carbon[0], np.degrees(given))
+        expected = (butane.get_dihedral(*carbon[0]) + 180) % 360 - 180
+        assert np.degrees(torsions.angles(butane.positions[None], carbon[0])[0]) == pytest.approx(expected)
+
+
+def test_a_surface_of_two_independent_angles_is_the_sum_of_their_profiles():
+    rng = np.random.default_rng(13)
+    first, second = rng.vonmises(0, 1.0, 200_000), rng.vonmises(1, 0.5, 200_000)
+    angle, energy = torsions.surface(first, second, 300.0, n_bins=12)
+    kT = 1000 * units.BOLTZMANN * 300
+    exact = -kT * (np.cos(angle)[:, None] + 0.5 * np.cos(angle - 1))
+    assert np.std(energy - exact) < 0.1 * kT

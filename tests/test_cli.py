@@ -33,11 +33,14 @@ def chain(folder):
     ffmd("train", folder / "data.h5", "--out", folder / "model", "--epochs", 3, "--batch-size", 8,
          "--optimizer", "adam", "--learning-rate", 0.02, *TINY)  # fmt: skip
     ffmd("rollout", folder / "model", "--start", folder / "ref.h5", "--out", folder / "run.h5", "--steps", 40,
-         "--every", 2, "--temperature", 60)  # fmt: skip
+         "--every", 2, "--temperature", 60, "--on-alarm", "warn")  # fmt: skip
     return folder
 
 
 def test_the_chain_makes_trajectories_models_and_errors(chain, capsys):
+    found = checkpoint.load_model(chain / "model")[0].calibration
+    assert 0 < found.round_trip <= found.round_trip_atom < 10
+    assert found.temperature_K < 120 and 1e-3 < found.speeds[0] < 0.01
     run = trajectory.read(chain / "run.h5")
     np.testing.assert_allclose(run.times, np.arange(1, 21) * 80.0)
     assert run.metadata["source"] == "force-free"
@@ -166,6 +169,7 @@ def test_an_unstable_model_ends_with_a_clear_line(untrained, tmp_path, capsys):
     start = quartz_file(tmp_path / "start.traj")
     message = fails(
         capsys, "rollout", tmp_path / "wild", "--start", start, "--out", tmp_path / "a.h5", "--steps", 10,
-        "--ensemble", "nve",
+        "--ensemble", "nve", code=3,
     )  # fmt: skip
-    assert "diverged" in message
+    assert "diverged" in message and "nothing is written" in message
+    assert not (tmp_path / "a.h5").exists()

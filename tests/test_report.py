@@ -61,7 +61,7 @@ def test_report_is_one_page_with_its_figures_inside(runs, growth, tmp_path):
     report.write(path, "Water <test>", same, reference, {"steps per second": 12.5}, growth, time_step_fs=7.0)
     page = path.read_text(encoding="utf-8")
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
-    assert page.count("data:image/png;base64,iVBOR") == 5
+    assert page.count("data:image/png;base64,iVBOR") == 6
     assert not re.search(r"https?:|<script|<link|@import|url\(", re.sub(r"base64,[A-Za-z0-9+/=]+", "", page))
     assert "Water &lt;test&gt;" in page and "steps per second" in page and "12.5" in page
     assert "temperature of H" in page and "nan" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
@@ -71,7 +71,7 @@ def test_report_without_a_reference(runs, tmp_path):
     alone = runs[0]._replace(potential_energy_eV=np.full(5, np.nan))
     report.write(tmp_path / "report.html", "Alone", alone)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png") == 3 and "No reference" in page
+    assert page.count("data:image/png") == 4 and "No reference" in page
 
 
 def test_failed_report_leaves_the_old_one_and_nothing_else(runs, tmp_path, monkeypatch):
@@ -102,12 +102,21 @@ def test_verdict_states_the_thermostat_and_unlike_ensembles(runs):
     assert "thermostat was set" not in report.verdict(same._replace(metadata={}), reference)
 
 
+def test_the_report_repeats_what_the_monitors_said(runs):
+    alarm = {"text": "it is hot", "time_fs": 30.0, "count": 4}
+    alone = runs[0]._replace(metadata={"alarms": [alarm], "fallback_frames": 8})
+    found = report.verdict(alone)
+    assert "it is hot (first at 30 fs, 4 times)" in found and "took over for 8 frames" in found
+    assert "no alarm" in report.verdict(alone._replace(metadata={"alarms": []}), runs[2])
+    assert "alarm" not in report.verdict(runs[0], runs[2])
+
+
 def test_figures_are_files_and_leave_global_state_alone(runs, growth, tmp_path):
     before = dict(matplotlib.rcParams)
     same, _, reference = runs
     paths = report.save_figures(tmp_path / "figures", same, reference, growth)
     assert {path.name for path in paths} == {
-        "vdos.png", "temperature.png", "rdf.png", "potential_energy.png", "error_growth.png"
+        "vdos.png", "temperature.png", "rdf.png", "potential_energy.png", "msd.png", "error_growth.png"
     }  # fmt: skip
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000 for path in paths)
     assert dict(matplotlib.rcParams) == before

@@ -49,6 +49,33 @@ def test_kinetic_energy_is_canonical(make, freedom):
         assert 5 * error < 0.05 * expected  # sharp enough to see a wrong number of degrees of freedom
 
 
+@pytest.mark.parametrize("freedom", [6, 15])
+def test_by_species_every_energy_is_canonical_and_shares_degrees_of_freedom(freedom):
+    # Two elements: two atoms are one, the others the other; their shares of 3N − 3 or 3N − 6 come from the masses.
+    system, state = start(freedom, 400)
+    n_atoms = len(system.species)
+    system = system._replace(species=np.where(np.arange(n_atoms) < 2, 1, 6))
+    bath = thermostat.csvr_by_species(300.0, 50.0, 25.0, (1, 6))
+    first = np.asarray(mechanics.degrees_of_freedom_by_atom(system, state.positions[0]))[:2].sum()
+
+    def step(carry, key):
+        state = jax.vmap(lambda key, s: bath(key, system, s))(jax.random.split(key, 400), carry)
+        squares = jnp.sum(system.masses[:, None] * state.velocities**2, axis=-1) / (2 * units.EV)
+        return state, jnp.stack([squares.sum(axis=-1), squares[:, :2].sum(axis=-1)])
+
+    keys = jax.random.split(jax.random.key(2), 600)
+    energies = np.asarray(jax.jit(lambda s: jax.lax.scan(step, s, keys)[1])(state))[200:]
+    total = freedom * KT / 2
+    for values, expected in (
+        (energies[:, 0], total),
+        ((energies[:, 0] - total) ** 2, freedom * KT**2 / 2),
+        (energies[:, 1], first * KT / 2),
+    ):
+        means = values.mean(axis=0)
+        error = means.std(ddof=1) / np.sqrt(len(means))
+        assert abs(means.mean() - expected) < 5 * error < 0.25 * expected
+
+
 def test_kinetic_energy_relaxes_with_tau():
     kinetic = kinetic_energies(thermostat.csvr(300.0, 500.0, 25.0), 60, n_chains=2000, n_steps=30)
     system, hot = start(60, 2000)
@@ -59,7 +86,11 @@ def test_kinetic_energy_relaxes_with_tau():
     assert abs(kinetic[0].mean() - expected) < 5 * error
 
 
-@pytest.mark.parametrize("make", [thermostat.csvr, thermostat.langevin])
+def by_species(*options):
+    return thermostat.csvr_by_species(*options, (6,))
+
+
+@pytest.mark.parametrize("make", [thermostat.csvr, thermostat.langevin, by_species])
 def test_momenta_stay_zero_and_keys_are_used_once(make):
     system, state = start(15, 1)
     state = State(state.positions[0], state.velocities[0])

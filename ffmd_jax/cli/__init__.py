@@ -8,7 +8,7 @@ import tyro
 
 def run(arguments: list[str]) -> None:
     """Parses the arguments and runs the command."""
-    from ffmd_jax.cli import convert, demo, inspect, learn, reference, simulate, training
+    from ffmd_jax.cli import convert, demo, inspect, learn, reference, rollout, simulate, training
 
     commands = {
         "demo": demo.demo,
@@ -16,7 +16,7 @@ def run(arguments: list[str]) -> None:
         "dataset": learn.dataset,
         "train": training.train,
         "evaluate": learn.evaluate,
-        "rollout": simulate.rollout,
+        "rollout": rollout.rollout,
         "analyze": simulate.analyze,
         "energy": simulate.energy,
         "info": inspect.info,

@@ -3,8 +3,10 @@
 import contextlib
 import json
 import shutil
+import signal
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +46,35 @@ def progress(total: float, description: str, unit: str = "ps", hidden: bool = Fa
         yield bar
 
 
-def follow(blocks: Iterable, length_ps: float, description: str) -> Iterator:
-    """Passes the blocks of a roll-out on, with a progress bar in ps and the speed in ns/day."""
+def follow(blocks: Iterable, length_ps: float, description: str, begin_ps: float = 0.0) -> Iterator:
+    """Passes the blocks of a roll-out on, with a progress bar in ps and the speed in ns/day since ``begin_ps``."""
     with progress(length_ps, description) as bar:
+        bar.initial = bar.n = begin_ps
         for block in blocks:
             bar.update(block.times[-1] / units.PS - bar.n)
             rate = bar.format_dict["elapsed"]
             if rate > 0:
-                bar.set_postfix_str(f"{bar.n * 86.4 / rate:.3g} ns/day", refresh=False)
+                bar.set_postfix_str(f"{(bar.n - begin_ps) * 86.4 / rate:.3g} ns/day", refresh=False)
             yield block
+
+
+def warn(text: str) -> None:
+    """Prints a line to stderr, above a progress bar."""
+    tqdm.write(f"ffmd: {text}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Returns whether SIGTERM has come since; it does not interrupt anything."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def remove(path: Path) -> None:

@@ -109,11 +109,14 @@ def evaluate(model: Positional[str], data: Positional[Path], /, json: bool = Fal
         print(_describe(errors, config.time_step_fs))
 
 
-def report_test(model: Path, pairs) -> None:
-    """Prints the errors of a model folder on the test pairs of a dataset."""
-    from ffmd_jax import checkpoint, objective
+def finish(model: Path, pairs) -> None:
+    """Calibrates the monitors of a trained model on the validation pairs, and prints its errors on the test pairs."""
+    from ffmd_jax import checkpoint, monitors, objective, parallel
 
     config, params = checkpoint.load_model(model)
+    if parallel.is_first():
+        config = monitors.calibrate(config, params, pairs.validation, pairs.system)
+        checkpoint.save_model(model, config, params)
     print(f"{model}: {_describe(objective.evaluate(config, params, pairs, pairs.test), config.time_step_fs)}")
 
 

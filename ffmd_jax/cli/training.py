@@ -111,7 +111,7 @@ def _train(
                 _follow(out, states, log, progress, model_config, best, n_steps)
             except trainer.Diverged as error:
                 raise trainer.Diverged(f"{error}; {out} keeps the weights and states saved before") from None
-    learn.report_test(out, pairs)
+    learn.finish(out, pairs)
 
 
 def _follow(out: Path, states, log, progress, model_config: configs.ModelConfig, best: float, n_steps: int) -> None:

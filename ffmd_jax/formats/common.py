@@ -16,6 +16,7 @@ NO_VELOCITIES = (
     "(LAMMPS); `ffmd rollout` can draw them (--temperature K), `ffmd dataset` estimate them from the positions "
     "(--velocities central-difference)"
 )
+ALL = "all"  # the particle group of a file with one run
 CHANGED_CELL = "a changing cell (NPT) is not supported, first change at frame {}"
 CHANGED_ATOMS = "frame {} holds other atoms, or in another order, than frame 0"
 
@@ -41,7 +42,7 @@ class Content(NamedTuple):
 @contextlib.contextmanager
 def errors_name(path: Path):
     """Turns what goes wrong inside into a ValueError of one line that names the file."""
-    if not path.is_file():
+    if not split_replica(path)[0].is_file():
         raise FileNotFoundError(f"{path} does not exist or is not a file")
     try:
         yield
@@ -142,6 +143,31 @@ def check_cells(cells: np.ndarray) -> None:
     changed = abs(cells - cells[0]).reshape(len(cells), -1).max(axis=1) > 1e-6 * (1 + abs(cells[0]).max())
     if changed.any():
         raise ValueError(CHANGED_CELL.format(np.argmax(changed)))
+
+
+def group_of(replica: int) -> str:
+    """The particle group of a replica."""
+    return f"replica_{replica}"
+
+
+def split_replica(path: Path) -> tuple[Path, int | None]:
+    """File and replica of ``run.h5:2``; None without that suffix."""
+    name, colon, number = str(path).rpartition(":")
+    if colon and number.isdigit() and not path.exists() and Path(name).is_file():
+        return Path(name), int(number)
+    return path, None
+
+
+def near_images(system: System, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions ``[..., n_atoms, 3]``, Å, and lattice vectors taken off, ``[..., n_atoms, 3]``, of what is far away.
+
+    Only beyond 100 Å, where float32 gets coarse, and beyond the next cell: most trajectories keep their positions.
+    """
+    fractional = positions @ np.linalg.inv(system.cell)
+    far = np.any(abs(positions) > 100, axis=-1, keepdims=True)
+    away = far & np.asarray(system.pbc) & ((fractional < -1) | (fractional > 2))
+    images = np.where(away, np.floor(fractional), 0).astype(np.int32)
+    return (positions - images @ system.cell if away.any() else positions), images
 
 
 def unwrap(system: System, positions: np.ndarray) -> np.ndarray:

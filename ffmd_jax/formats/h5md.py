@@ -1,6 +1,8 @@
 """H5MD 1.1 (doi:10.1016/j.cpc.2014.01.018), of this package and of other programs."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from ffmd_jax import units
 from ffmd_jax.formats import Hints, common
+from ffmd_jax.formats.journal import JournaledFile, journal_of
 from ffmd_jax.state import State, System, make_system
 
 _H5MD_ENDINGS = {".h5", ".h5md", ".hdf5"}
@@ -20,14 +23,15 @@ _MASSES = {"u": 1.0, "amu": 1.0, "Da": 1.0, "g mol-1": 1.0}  # in u
 
 def recognises(path: Path) -> bool:
     """True for any HDF5 file and for the endings of H5MD, so that a damaged file is reported as such."""
+    path = common.split_replica(path)[0]
     return path.suffix.lower() in _H5MD_ENDINGS or bool(h5py.is_hdf5(path))
 
 
 def read(path: Path, hints: Hints) -> common.Content:
     """All that the file holds; velocities are zeros if they are absent and the hints do not want them."""
-    with h5py.File(path, "r") as file:
-        root: Any = file  # h5py's type hints do not know what a name holds
-        particles, ours = _particles(root), "ffmd_jax" in root
+    path, replica = common.split_replica(path)
+    with _opened(path) as root:
+        particles, ours = _particles(root, replica), "ffmd_jax" in root
         system, frames = _frames(particles, slice(None), hints.velocities == "stored")
         times = _times(particles["position"])
         if "velocity" in particles and not np.array_equal(times, _times(particles["velocity"])):
@@ -36,8 +40,13 @@ def read(path: Path, hints: Hints) -> common.Content:
             common.check_elements(system)
             if "image" not in particles:
                 frames = frames._replace(positions=common.unwrap(system, np.asarray(frames.positions)))
-        observables = _observables(root.get("observables", {}), len(times))
-        metadata = json.loads(_text(root["ffmd_jax"].attrs["metadata"])) if ours else {"source": path.name}
+        observed: Any = root.get("observables", {})
+        observables = _observables(
+            observed if replica is None else observed.get(common.group_of(replica), {}), len(times)
+        )
+        metadata: Any = json.loads(_text(root["ffmd_jax"].attrs["metadata"])) if ours else {"source": path.name}
+        if replica is not None:
+            metadata |= {"replica": replica, **metadata.get("of_replicas", {}).get(str(replica), {})}
     return common.Content(system, frames, times, observables, metadata)
 
 
@@ -52,10 +61,17 @@ def _observables(groups: Any, n_frames: int) -> dict[str, np.ndarray]:
     return observables
 
 
+def metadata(path: Path) -> dict[str, Any]:
+    """What this package noted in the file; nothing in a file of another program."""
+    with _opened(path) as root:
+        return json.loads(_text(root["ffmd_jax"].attrs["metadata"])) if "ffmd_jax" in root else {}
+
+
 def start(path: Path, frame: int, need_velocities: bool) -> tuple[System, State]:
     """System and the state of one frame, ``[1, n_atoms, 3]``."""
-    with h5py.File(path, "r") as file:
-        particles = _particles(file)
+    path, replica = common.split_replica(path)
+    with _opened(path) as file:
+        particles = _particles(file, replica)
         n_frames = len(particles["position"]["value"])
         if not -n_frames <= frame < n_frames:
             raise ValueError(f"frame {frame} does not exist, the file has {n_frames}")
@@ -66,11 +82,28 @@ def start(path: Path, frame: int, need_velocities: bool) -> tuple[System, State]
         return system, frames
 
 
-def _particles(file: Any) -> Any:
-    """The group of all particles: ``particles/all`` or the only one."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file; with its journal, if a process was killed between the two."""
+    if not journal_of(path).is_file():
+        with h5py.File(path, "r") as file:
+            yield file
+        return
+    with JournaledFile(path, "r") as whole, h5py.File(whole, "r") as file:
+        yield file
+
+
+def _particles(file: Any, replica: int | None) -> Any:
+    """The group of all particles: ``particles/all`` or the only one; or that of a replica."""
     groups = file["particles"]
-    if "all" in groups:
-        return groups["all"]
+    if replica is not None:
+        if common.group_of(replica) not in groups:
+            raise ValueError(f"there is no replica {replica}, only {', '.join(sorted(groups))}")
+        return groups[common.group_of(replica)]
+    if common.ALL in groups:
+        return groups[common.ALL]
+    if common.group_of(0) in groups:
+        raise ValueError(f"the file holds {len(groups)} replicas; say which, such as run.h5:0")
     if len(groups) != 1:
         raise ValueError(f"found the particle groups {sorted(groups)}, need one, or one called 'all'")
     return groups[next(iter(groups))]

@@ -1,0 +1,100 @@
+"""Free-energy profiles of the torsions of a molecule; lengths are Å, angles rad, energies meV."""
+
+from typing import NamedTuple
+
+import numpy as np
+from ase.data import chemical_symbols, covalent_radii
+
+from ffmd_jax import units
+from ffmd_jax.state import System
+from ffmd_jax.trajectory import Trajectory
+
+_LARGEST = 200  # atoms; beyond, an isolated system is no molecule that bonds are looked for in
+_STRETCH = 1.25  # of the sum of covalent radii, for a bond
+
+
+class Profile(NamedTuple):
+    """Angle, rad ``[n_bins]``, free energy, meV ``[n_bins]`` (0 at the minimum, NaN where never), standard error."""
+
+    angle: np.ndarray
+    free_energy_meV: np.ndarray
+    error_meV: np.ndarray
+
+
+def dihedrals(system: System, positions: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """One dihedral i-j-k-l for each bond j-k about which parts of a molecule turn; bonds from covalent radii.
+
+    That is each bond between atoms that have others, but not in a ring.  i and l are the heaviest neighbours.  Only for
+    isolated systems of at most 200 atoms; else none.
+    """
+    n_atoms = len(system.species)
+    if np.any(system.pbc) or n_atoms > _LARGEST:
+        return []
+    radii = covalent_radii[np.asarray(system.species)]
+    distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    bonded = (distances < _STRETCH * (radii[:, None] + radii)) & ~np.eye(n_atoms, dtype=bool)
+    found = []
+    for j, k in np.argwhere(np.triu(bonded)):
+        ends = [np.flatnonzero(bonded[a] & (np.arange(n_atoms) != b)) for a, b in ((j, k), (k, j))]
+        if min(map(len, ends)) and not _connected(bonded, int(j), int(k)):
+            i, l = (end[np.argmax(np.asarray(system.masses)[end])] for end in ends)
+            found.append((int(i), int(j), int(k), int(l)))
+    return found
+
+
+def _connected(bonded: np.ndarray, j: int, k: int) -> bool:
+    """True if j and k are joined by another way than their bond."""
+    seen, waiting = {j}, [int(a) for a in np.flatnonzero(bonded[j]) if a != k]
+    while waiting:
+        atom = waiting.pop()
+        if atom == k:
+            return True
+        if atom not in seen:
+            seen.add(atom)
+            waiting.extend(int(a) for a in np.flatnonzero(bonded[atom]))
+    return False
+
+
+def angles(positions: np.ndarray, dihedral: tuple[int, int, int, int]) -> np.ndarray:
+    """The dihedral angle in every frame, rad in (−π, π], ``[n_frames]``; 0 is cis, ±π trans (IUPAC)."""
+    i, j, k, l = (positions[:, atom] for atom in dihedral)
+    first, axis, last = j - i, k - j, l - k
+    one, two = np.cross(first, axis), np.cross(axis, last)
+    sine = np.linalg.norm(axis, axis=-1) * np.sum(first * two, axis=-1)
+    return np.arctan2(sine, np.sum(one * two, axis=-1))
+
+
+def profile(series: np.ndarray, temperature_K: float, n_bins: int = 36, n_blocks: int = 5) -> Profile:
+    """Free energy F(φ) = −k_B T ln p(φ) of angles, rad ``[n_frames]``; errors from blocks of the run.
+
+    The error is that of ln p, k_B T δp/p, with δp the standard error of p over the blocks.
+    """
+    edges = np.linspace(-np.pi, np.pi, n_bins + 1)
+    density = np.histogram(series, edges)[0] / len(series)
+    blocks = [np.histogram(part, edges)[0] / max(1, len(part)) for part in np.array_split(series, n_blocks)]
+    spread = np.std(blocks, axis=0, ddof=1) / np.sqrt(n_blocks)
+    kT = 1000 * units.BOLTZMANN * temperature_K
+    known = np.where(density > 0, density, np.nan)
+    energy = -kT * np.log(known)
+    return Profile(0.5 * (edges[1:] + edges[:-1]), energy - np.nanmin(energy), kT * spread / known)
+
+
+def profiles(trajectory: Trajectory, temperature_K: float) -> dict[str, Profile]:
+    """Profile of every dihedral of a molecule, by the names of its atoms, e.g. ``C3-C4-O7-H19``."""
+    positions, species = np.asarray(trajectory.frames.positions), np.asarray(trajectory.system.species)
+    return {
+        "-".join(f"{chemical_symbols[species[atom]]}{atom}" for atom in dihedral): profile(
+            angles(positions, dihedral), temperature_K
+        )
+        for dihedral in dihedrals(trajectory.system, positions[0])
+    }
+
+
+def surface(
+    first: np.ndarray, second: np.ndarray, temperature_K: float, n_bins: int = 36
+) -> tuple[np.ndarray, np.ndarray]:
+    """Angles, rad ``[n_bins]``, and free energy of two dihedrals, meV ``[n_bins, n_bins]``, NaN where never."""
+    edges = np.linspace(-np.pi, np.pi, n_bins + 1)
+    density = np.histogram2d(first, second, (edges, edges))[0] / len(first)
+    energy = -1000 * units.BOLTZMANN * temperature_K * np.log(np.where(density > 0, density, np.nan))
+    return 0.5 * (edges[1:] + edges[:-1]), energy - np.nanmin(energy)

@@ -1,0 +1,185 @@
+"""Monitors: each alarm is raised by what it is for, in time, and by nothing else."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ffmd_jax import alarms, config, mechanics, monitors, rollout, thermostat
+from ffmd_jax.reference import integrator, systems
+from ffmd_jax.state import State, make_system
+
+DT = 4.0
+CALIBRATION = config.Calibration(
+    round_trip=1e-3,
+    round_trip_atom=3e-3,
+    kinetic_drift=(0.01,),
+    momentum_change=1e-7,
+    speeds=(0.01,),
+    temperature_K=90.0,
+)
+CONFIG = config.ModelConfig(
+    elements=(18,), masses=(39.95,), time_step_fs=DT, displacement_rms=4.5e-3, velocity_rms=1.1e-3, speed_max=0.01,
+    average_neighbors=40.0, shortest_distance=3.1, calibration=CALIBRATION,
+    architecture=config.Architecture(cutoff=8.0),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def argon():
+    return systems.argon((2, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def start(argon):
+    """An equilibrated crystal at 60 K."""
+    with jax.enable_x64(True):
+        state = mechanics.maxwell_boltzmann(jax.random.key(0), argon.system, jnp.asarray(argon.positions), 120.0)
+        return run(argon, state, 400, watch=None).carry.state
+
+
+def run(argon, state, n_steps, damage=None, bath=None, kelvin=60.0, **options):
+    exact = integrator.drift_kick_drift(argon.energy, DT)
+
+    def propagate(system, state, graph):
+        after = exact(system, state, graph)
+        return after if damage is None else damage(after)
+
+    limits = monitors.limits(CONFIG, argon.system, 100.0 if bath else None)
+    options = {"watch": alarms.watch(propagate, limits, every=10), **options}
+    schedule = (lambda step: jnp.asarray(kelvin)) if bath else None
+    blocks = rollout.run(
+        argon.system, state, propagate, cutoff=argon.cutoff, time_step_fs=DT, n_steps=n_steps, key=jax.random.key(1),
+        skin=0.8, thermostat=bath, schedule=schedule, **options,
+    )  # fmt: skip
+    return rollout.gather(blocks)
+
+
+def alarms_of(argon, block):
+    return monitors.describe(jax.tree.map(np.asarray, block.carry.memory.record), CONFIG, argon.system)
+
+
+@pytest.mark.parametrize("bath", [None, thermostat.csvr(60.0, 100.0, DT), thermostat.langevin(60.0, 100.0, DT)])
+def test_a_healthy_run_raises_no_alarm(argon, start, bath):
+    block = run(argon, start, 800, bath=bath)
+    assert len(block.times) == 800 and alarms_of(argon, block) == []
+    assert 0 < np.asarray(block.observables["round_trip_error"]).max() < 1e-8  # the reference is reversible
+
+
+def of_atom(factor, what="velocities"):
+    return lambda state: state._replace(**{what: getattr(state, what).at[5].multiply(factor)})
+
+
+def scaled(factor):
+    return lambda state: state._replace(velocities=factor * state.velocities)
+
+
+def pushed(state):
+    return state._replace(velocities=state.velocities + 1e-6)
+
+
+def squeezed(state):
+    near = state.positions[1] + (state.positions[0] - state.positions[1]) * 0.1
+    return state._replace(positions=state.positions.at[0].set(near))
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "atom"),
+    [
+        (of_atom(np.nan), "not finite", 5),
+        (of_atom(1e4), "not finite", 5),
+        (of_atom(40.0), "too fast", 5),
+        (squeezed, "too close", 0),
+        (scaled(3.0), "too hot", -1),
+        (pushed, "momentum", -1),
+        (scaled(1.02), "round trip", None),
+        (scaled(0.98), "round trip", None),
+        (of_atom(1.03), "round trip of an atom", 5),
+    ],
+)
+def test_a_damaged_step_is_caught_at_once_and_good_frames_are_kept(argon, start, damage, kind, atom):
+    block = run(argon, start, 40, damage)
+    found = alarms_of(argon, block)
+    assert kind in [alarm.kind for alarm in found]
+    (alarm,) = [alarm for alarm in found if alarm.kind == kind]
+    # Momentum is compared with that after the first step.
+    assert alarm.time_fs == (2 * DT if kind == "momentum" else DT)
+    assert atom is None or alarm.place == atom
+    assert len(block.times) == round(found[0].time_fs / DT) - 1
+    assert np.isfinite(block.frames.positions).all()
+    json.dumps(alarm._asdict())
+
+
+def test_a_slow_leak_of_energy_is_a_drift_in_nve_and_hides_in_a_bath(argon, start):
+    # 0.05 % of the velocity a step: no round trip sees it at this calibration.
+    leak = scaled(1 - 5e-4)
+    (alarm,) = alarms_of(argon, run(argon, start, 800, leak))
+    assert alarm.kind == "kinetic drift" and 200 * DT < alarm.time_fs < 800 * DT
+    assert alarms_of(argon, run(argon, start, 800, leak, thermostat.csvr(60.0, 40.0, DT))) == []
+
+
+def test_a_temperature_that_the_bath_cannot_hold_is_caught(argon, start):
+    cold = scaled(0.995)
+    (alarm,) = alarms_of(argon, run(argon, start, 800, cold, thermostat.csvr(60.0, 400.0, DT)))
+    assert alarm.kind == "temperature" and "Ar is at" in alarm.text
+
+
+def test_warnings_count_and_go_on(argon, start):
+    limits = monitors.limits(CONFIG, argon.system, None)
+    exact = integrator.drift_kick_drift(argon.energy, DT)
+
+    def damaged(system, state, graph):
+        return of_atom(1.03)(exact(system, state, graph))
+
+    block = run(argon, start, 30, of_atom(1.03), watch=alarms.watch(damaged, limits, every=10, halt=False))
+    assert len(block.times) == 30
+    found = {alarm.kind: alarm.count for alarm in alarms_of(argon, block)}
+    assert found["momentum"] == 29  # all but the first, which sets it
+    assert 1 <= found["round trip of an atom"] <= 3
+
+
+def test_limits_without_a_calibration_still_see_the_worst(argon, start):
+    limits = monitors.limits(dataclasses.replace(CONFIG, calibration=None), argon.system)
+    assert np.isinf([limits.hottest, limits.momentum_change, limits.round_trip_atom]).all()
+    assert limits.round_trip == 0.5
+
+
+def test_a_round_trip_of_a_map_that_is_wrong_by_a_known_amount(argon, start):
+    # v -> 1.02 v after the exact step: back again it is 1.02² v, and positions are off by the second order.
+    block = run(argon, start, 1, scaled(1.01), watch=None)
+    limits = monitors.limits(CONFIG, argon.system)._replace(displacement_rms=1e9)
+    exact = integrator.drift_kick_drift(argon.energy, 1e-3)
+
+    def propagate(system, state, graph):
+        return scaled(1.01)(exact(system, state, graph))
+
+    engine = rollout.Engine(argon.system, start.positions, propagate, cutoff=argon.cutoff, time_step_fs=1e-3)
+    carry = engine.start(start, jax.random.key(0))
+    after = propagate(argon.system, start, carry.table.graph)
+    trip = alarms.round_trip(propagate, engine.search, argon.system, start, after, limits)
+    speed = np.sqrt(np.mean(np.asarray(start.velocities) ** 2))
+    assert float(trip.mean) == pytest.approx((1.01**2 - 1) * speed / CONFIG.velocity_rms / np.sqrt(2), rel=1e-3)
+    assert len(block.times) == 1
+
+
+def test_images_keep_float32_exact_where_unwrapped_positions_stop():
+    n_steps, step = 300_000, 0.3
+    system = make_system([18, 18], [40.0, 40.0], [10.0] * 3, True)
+    velocities = jnp.asarray([[step, 0.1, 0], [-step, 0.2, 0]], jnp.float32)
+    state = State(jnp.asarray([[1.0, 2, 3], [4, 5, 6]], jnp.float32), velocities)
+
+    def fly(system, state, graph):
+        return state._replace(positions=state.positions + state.velocities)
+
+    options = {"cutoff": 6.0, "time_step_fs": 1.0, "every": n_steps // 4, "skin": 4.0}
+    exact = np.asarray(state.positions, float) + n_steps * np.asarray(velocities, float)
+    error = {}
+    for wrap in (True, False):
+        blocks = rollout.run(system, state, fly, n_steps=n_steps, key=jax.random.key(0), wrap=wrap, **options)
+        error[wrap] = np.abs(rollout.gather(blocks).frames.positions[-1] - exact).max()
+    # Half a unit in the last place of 10 Å in every step, at worst; of 1e5 Å without images.
+    assert error[True] < n_steps * 2.0**-21 and error[True] < 1e-5 * n_steps * step
+    assert error[False] > 100 * error[True]
