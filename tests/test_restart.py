@@ -217,6 +217,24 @@ def test_a_commit_cut_short_is_completed_by_its_journal(tmp_path):
         JournaledFile(path, "r")
 
 
+def test_ctrl_c_saves_and_an_empty_file_is_begun_anew(folder, whole, capsys, monkeypatch):
+    out, advance, calls = folder / "interrupted.h5", rollout.Engine.advance, []
+
+    def interrupted(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return advance(self, *arguments)
+
+    out.touch()  # as a kill before the first block leaves it
+    with monkeypatch.context() as patch:
+        patch.setattr(rollout.Engine, "advance", interrupted)
+        message = fails(capsys, *command(folder, out, 600, "--resume"), code=130)
+    assert "--resume goes on" in message and 0 < len(trajectory.read(out).times) < 300
+    ffmd(*command(folder, out, 600, "--resume"))
+    assert_same_run(out, whole)
+
+
 def test_a_wall_clock_limit_stops_and_saves(folder, whole, capsys):
     out = folder / "limited.h5"
     ffmd(*command(folder, out, 600, "--wall-clock-hours", 1e-9))

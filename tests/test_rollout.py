@@ -94,8 +94,9 @@ def test_energy_and_momentum_are_conserved_without_a_thermostat(argon):
     assert np.std(energies) < 5e-3 * kinetic
 
 
-def test_csvr_around_the_exact_propagator_gives_the_temperature(argon):
-    bath = thermostat.csvr(60.0, 100.0, 4.0)
+@pytest.mark.parametrize("make", [thermostat.csvr, thermostat.langevin])
+def test_baths_around_the_exact_propagator_give_the_temperature(argon, make):
+    bath = make(60.0, 100.0, 4.0)
     frames = run(argon, hot_start(argon, 120.0), n_steps=3000, every=5, thermostat=bath).frames
     kelvin = np.asarray(jax.vmap(lambda v: mechanics.temperature(argon.system, v))(frames.velocities[200:]))
     # 2τ is the correlation time of K: 8 ps hold about 40 independent values.

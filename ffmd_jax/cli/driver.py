@@ -12,6 +12,7 @@ import numpy as np
 from ffmd_jax import alarms, monitors, restart, rollout, trajectory, units
 from ffmd_jax.cli import common
 from ffmd_jax.config import ModelConfig
+from ffmd_jax.formats import journal
 from ffmd_jax.reference import fallback as fallbacks
 from ffmd_jax.reference.teacher import Bath
 from ffmd_jax.state import Array, State, System
@@ -173,6 +174,8 @@ def _label(plan: Plan) -> str:
 def _find(plan: Plan, out: Path) -> restart.Saved | None:
     """The restart file of ``out``, if the two belong to this plan; None if there is nothing to go on from."""
     path = restart.path_of(out)
+    if out.exists() and not out.stat().st_size and not journal.journal_of(out).exists():
+        out.unlink()  # killed before the first block was in it
     if out.exists():
         restart.check_same(str(out), _stored_facts(out), plan.facts)
     if not (path.exists() and out.exists()):
