@@ -121,7 +121,7 @@ class Training:
 
     Attributes:
         epochs: Passes over the training pairs.
-        batch_size: Pairs per optimizer step; small batches win on CPU.
+        batch_size: Pairs per optimizer step, on all devices together; small batches win on CPU.
         optimizer: muon (matrices by Muon, the rest by Adam) or adam (with AMSGrad, as in the paper).
         learning_rate: Peak learning rate, after warm-up, before cosine decay to zero.
         weight_decay: Decoupled decay of the matrices under Muon.  Without it they grow without bound, and the network

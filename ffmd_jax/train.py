@@ -162,9 +162,8 @@ def initial(config: ModelConfig, training: Training, n_steps: int, params: model
 
     @jax.jit  # one program instead of a hundred small ones
     def begin(weights: model.Params | None) -> TrainState:
-        if weights is None:
-            weights = model.init(jax.random.fold_in(jax.random.key(training.seed), 0), config)
-        weights = cast(weights, jnp.float32)
+        random = jax.random.fold_in(jax.random.key(training.seed), 0)
+        weights = cast(model.init(random, config) if weights is None else weights, jnp.float32)
         zero = jnp.zeros((), jnp.int32)
         return TrainState(weights, weights, optimizer.make(training, n_steps).init(weights), zero, zero)
 

@@ -124,6 +124,24 @@ def test_a_step_without_finite_gradient_changes_nothing(data):
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (good.params, state.params)), strict=True))
 
 
+def test_pairs_together_and_one_by_one_give_the_same_step(data, monkeypatch):
+    # On a CPU a device takes its pairs one by one, elsewhere all together.
+    model_config, training = train.model_config(data, SIZES), config.Training(optimizer="adam", warmup_steps=0)
+    loss, devices = objective.make_loss(model_config, objective.single(data.system)), parallel.mesh()
+    table = examples.make(data.system, jax.tree.map(lambda x: x[:3], data.validation), SIZES.cutoff)
+    weights = jnp.array([0.5, 0.3, 0.2], jnp.float32)
+    batch = examples.Batch(jax.tree.map(jnp.asarray, table), jnp.array([True, False, True]), weights)
+    state = train.initial(model_config, training, 10)
+    found = []
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        step = train.make_train_step(loss, training, optimizer.make(training, 10), devices)
+        errors = objective.make_evaluate(loss, devices, 2)(state.params, (batch.pairs, weights))
+        found.append((jax.jit(step)(state, batch)[1], errors))
+    for one, together in zip(*found, strict=True):
+        np.testing.assert_allclose(one, together, rtol=1e-5)
+
+
 def test_reversed_pairs_run_backwards(data):
     batch = examples.make(data.system, jax.tree.map(lambda x: x[:2], data.validation), SIZES.cutoff)
     back = examples.reverse(batch)
