@@ -163,9 +163,10 @@ def initial(config: ModelConfig, training: Training, n_steps: int, params: model
     @jax.jit  # one program instead of a hundred small ones
     def begin(weights: model.Params | None) -> TrainState:
         random = jax.random.fold_in(jax.random.key(training.seed), 0)
-        weights = cast(model.init(random, config) if weights is None else weights, jnp.float32)
+        given = model.init(random, config) if weights is None else weights
+        start: Any = cast(given, jnp.float32)
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(weights, weights, optimizer.make(training, n_steps).init(weights), zero, zero)
+        return TrainState(start, start, optimizer.make(training, n_steps).init(start), zero, zero)
 
     return parallel.replicate(begin(params), parallel.mesh())
 
