@@ -2,11 +2,14 @@
 
     python benchmarks/rollout_speed.py --systems quartz-162 quartz-1296 --formulations fast e3nn
 
-Formulations: ``fast`` (blocks, tables: what `ffmd rollout` runs), ``mlp`` (blocks, radial networks computed in every
-step), ``e3nn`` (the plain e3nn-jax formulation), ``potential`` (an interatomic potential of the same layers without
-velocities: energy and gradient, by position Verlet at the time step of the reference) and ``reference`` (the classical
-force field itself).  Networks: ``paper`` (2.2 M random weights, l ≤ 2, 64 channels, 4 layers; atoms hardly move, so its
-neighbour tables are never rebuilt: ``rebuild_ms`` is the time of one) and the names of shipped models.
+Formulations: ``fast`` (what `ffmd rollout` runs: tables and, on CPUs, the compiled kernel), ``blocks`` (tables, by XLA
+in blocks of atoms: what GPUs run), ``mlp`` (blocks, radial networks computed in every step), ``e3nn`` (the plain
+e3nn-jax formulation), ``potential`` (an interatomic potential of the same layers without velocities, by the same
+kernel: energy and gradient, by position Verlet at the time step of the reference) and ``reference`` (the classical
+force field itself).
+
+Networks: ``paper`` (2.2 M random weights, l ≤ 2, 64 channels, 4 layers; atoms hardly move, so its neighbour tables are
+never rebuilt: ``rebuild_ms`` is the time of one) and the names of shipped models.
 
 ``peak_MiB`` is what XLA allocates for the compiled block of steps, arguments and results included.
 """
@@ -37,6 +40,14 @@ PREPARED = {
 PAPER = {"paracetamol": (4.0, 7.0), "quartz": (4.5, 30.0), "water-dsf": (6.0, 5.0)}  # cutoff Å, Δt fs
 
 
+CONVOLUTIONS = {
+    "fast": products.edge_convolution,
+    "blocks": products.by_blocks,
+    "mlp": products.by_blocks,
+    "e3nn": products.by_e3nn,
+}
+
+
 class Potential(nn.Module):
     """Energy, eV, of the layers of `model.TrajCast` without what depends on velocities."""
 
@@ -50,14 +61,17 @@ class Potential(nn.Module):
         distances = layers.norm(vectors)
         roots = jnp.asarray(np.pi * np.arange(1, sizes.radial_basis + 1), positions.dtype)
         waves = layers.bessel_basis(distances, roots, sizes.cutoff, sizes.cutoff_power)
-        lengths = layers.Lengths(distances, graph.mask, jnp.where(graph.mask[..., None], waves, 0.0))
+        lengths = layers.Lengths(distances, jnp.where(graph.mask[..., None], waves, 0.0), at_knots=False)
         edges = products.Edges(graph, layers.spherical_harmonics(vectors, sizes.lmax))
         scalar = layers.EVEN_SCALAR
         features = layers.Linear({scalar: sizes.channels})({scalar: one_hot[:, None]})
-        for _ in range(sizes.layers):
+        for i in range(sizes.layers):
             paths = products.coupling_paths(layers.ordered(features), sizes.lmax, sizes.lmax)
-            network = layers.RadialNetwork((*sizes.radial_hidden, len(paths) * sizes.channels), (0.5, sizes.cutoff))
-            message = products.edge_convolution(features, edges, *network(lengths), paths)
+            widths = (*sizes.radial_hidden, len(paths) * sizes.channels)
+            network = layers.RadialNetwork(
+                widths, sizes.channels, (self.config.splines_from, sizes.cutoff), name=f"radial{i}"
+            )
+            message = products.edge_convolution(features, edges, network(lengths), paths)
             outputs = dict.fromkeys(message, sizes.channels)
             n_gated = sum(irrep.l > 0 for irrep in outputs)
             update = layers.Linear({**outputs, scalar: sizes.channels * (1 + n_gated)})(message)
@@ -78,7 +92,7 @@ def network_of(name: str, prepared) -> tuple[config.ModelConfig, dict] | None:
     molecule = not bool(np.any(prepared.system.pbc))
     found = config.ModelConfig(
         elements, tuple(masses), time_step, 0.03, 0.004, 0.03, 30.0, molecule,
-        architecture=config.Architecture(cutoff=cutoff),
+        architecture=config.Architecture(cutoff=cutoff, radial_intervals=0),
     )  # fmt: skip
     return found, model.init(jax.random.key(0), found)
 
@@ -138,14 +152,20 @@ def measure_one(system_name: str, network: str, formulation: str, seconds: float
     if formulation == "potential":
         potential = Potential(found_config)
         weights = potential_weights(potential, prepared, start)
+        roots = jnp.pi * jnp.arange(1, found_config.architecture.radial_basis + 1, dtype=jnp.float32)
+        for name in (name for name in weights["params"] if name.startswith("radial")):
+            table = tables.resolved(
+                found_config.architecture, found_config.splines_from, roots, weights["params"][name], 1e-5
+            )
+            weights["params"][name] = {"spline": table}
 
         def energy(system, state, graph):
             return potential.apply(weights, system, state.positions, graph)
 
         propagate, time_step = integrator.drift_kick_drift(energy, prepared.dt), prepared.dt
     else:
-        convolution = products.by_e3nn if formulation == "e3nn" else products.edge_convolution
-        weights = tables.tabulate(found_config, params) if formulation == "fast" else params
+        convolution = CONVOLUTIONS[formulation]
+        weights = tables.tabulate(found_config, params) if formulation in ("fast", "blocks") else params
         propagate = model.make_propagate(found_config, weights, convolution)
         time_step = found_config.time_step_fs
     found = measure(propagate, prepared, start, found_config.architecture.cutoff, True, seconds)
@@ -168,7 +188,7 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", choices=PREPARED, default=["paracetamol-20", "quartz-162"])
     parser.add_argument("--networks", nargs="+", default=["paper"], help="paper, or names of shipped models")
     parser.add_argument(
-        "--formulations", nargs="+", choices=["fast", "mlp", "e3nn", "potential", "reference"],
+        "--formulations", nargs="+", choices=[*CONVOLUTIONS, "potential", "reference"],
         default=["fast", "e3nn", "potential", "reference"],
     )  # fmt: skip
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a timed block, s")

@@ -5,7 +5,8 @@
 
 A step is loss, gradient and Adam in single precision, in blocks of steps as `ffmd train` runs them.  Networks:
 ``paper`` (l ≤ 2, 64 channels, 4 layers) and ``small`` (l ≤ 1, 32 channels, 4 layers).  Formulations of the product over
-neighbours: ``fast`` (what `ffmd train` runs) and ``e3nn`` (the plain e3nn-jax formulation).
+neighbours: ``fast`` (what `ffmd train` runs: splines and, on CPUs, the compiled kernel) and ``e3nn`` (the paper's
+radial networks and the plain e3nn-jax formulation).
 
 The batch, 10 molecules of paracetamol or 2 cells of quartz, is that of one device.  On a CPU, devices are virtual: they
 share its cores, and the lines tell what dividing a batch costs, not what devices gain.  ``peak_MiB`` is what XLA
@@ -58,16 +59,19 @@ def measure(name: str, network: str, formulation: str, seconds: float) -> dict:
     import jax
     import numpy as np
 
-    from ffmd_jax import config, examples, objective, optimizer, parallel, products, train
+    from ffmd_jax import config, examples, model, objective, optimizer, parallel, products, train
 
     devices = parallel.mesh()
     batch, cutoff = SYSTEMS[name][2] * devices.size, SYSTEMS[name][3]
     data = pairs_of(name, batch * BLOCK_STEPS)
-    model_config = train.model_config(data, config.Architecture(cutoff=cutoff, **NETWORKS[network]))
+    model_config = train.model_config(
+        data, config.Architecture(cutoff=cutoff, radial_intervals=128 * (formulation == "fast"), **NETWORKS[network])
+    )
     training = config.Training(batch_size=batch, optimizer="adam", learning_rate=1e-4)
     convolution = getattr(products, FORMULATIONS[formulation])
+    together = formulation == "e3nn" or model.batches_together(model_config)
     loss = objective.make_loss(model_config, objective.single(data.system), convolution)
-    step = train.make_train_step(loss, training, optimizer.make(training, 10_000), devices)
+    step = train.make_train_step(loss, training, optimizer.make(training, 10_000), devices, together)
     state = train.initial(model_config, training, 10_000)
     table = examples.make(data.system, data.train, cutoff)
     block = next(examples.blocks(table, training, 0, BLOCK_STEPS, devices))

@@ -6,6 +6,8 @@ import signal
 import sys
 import threading
 
+from ffmd_jax import caches
+
 MISCOMPUTING_JAX = {
     "0.10.2": "computes wrong numbers on CPU (jax-ml/jax#39103)",
     "0.11.0": "hangs on CPU and computes wrong numbers on GPU",
@@ -24,14 +26,18 @@ def check_jax(version: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs ``ffmd``; exits 0, 1 (error, one line on stderr), 2 (bad usage) or 130 (Ctrl-C)."""
+    own_process = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    if own_process and not debug:
+        caches.hide_false_alarms()
     arguments = [argument for argument in arguments if argument != "--debug"]
     # Batch systems end jobs with SIGTERM: what Ctrl-C saves is saved then, too.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         check_jax(importlib.metadata.version("jax"))
+        caches.keep_programs()
         from ffmd_jax import cli
 
         cli.run(arguments)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ffmd_jax import splines
 from ffmd_jax.state import Array
 
 Features = dict[e3nn.Irrep, Array]
@@ -146,46 +147,82 @@ class MLP(nn.Module):
         return hidden @ mix
 
 
-class RadialNetwork(nn.Module):
-    """The weights of edges of every path and channel, as functions of the distance: ``radial @ mix``.
+class Mixture(NamedTuple):
+    """Weights of edges as few functions of the distance, mixed: ``functions @ mix``.
 
-    ``radial`` are the last hidden layer of an MLP or, if the parameters hold a table (see `tables`), the functions
-    in it, which span the distances ``span``, Å.  ``mix`` is ``[n_radial, widths[-1]]``.  The product, which is large,
-    is left to the user.
+    Attributes:
+        functions: ``[n_atoms, n_neighbors, n_functions]``, zero on padding.
+        mix: ``[n_functions, n_paths · channels]``.
+    """
+
+    functions: Array
+    mix: Array
+
+
+class Table(NamedTuple):
+    """Weights of edges as splines of the distance.
+
+    Attributes:
+        place: distances in units of the intervals of the spline, ``[n_atoms, n_neighbors]``.
+        coefficients: see `splines`, ``[n_paths, n_intervals + 3, channels]``.
+    """
+
+    place: Array
+    coefficients: Array
+
+
+RadialWeights = Mixture | Table
+
+
+class RadialNetwork(nn.Module):
+    """The weights of edges of every path and channel, as functions of the distance, in a form to be evaluated later.
+
+    They are large: `products` makes them where they are used.  An MLP of the radial basis; or splines through its
+    values at knots; or, if the parameters hold them already (see `tables`), splines.
+
+    Attributes:
+        widths: of the layers; the last is n_paths · channels.
+        channels: of each path.
+        span: Å, the distances that splines span.
     """
 
     widths: tuple[int, ...]
+    channels: int
     span: tuple[float, float]
 
     @nn.compact
-    def __call__(self, lengths: "Lengths") -> tuple[Array, Array]:
-        if not self.has_variable("params", "spline"):
-            return _network(self, self.widths, lengths.waves)
-        spline, mix = self.get_variable("params", "spline"), self.get_variable("params", "mix")
-        return evaluate_spline(spline, lengths, *self.span), mix
+    def __call__(self, lengths: "Lengths") -> RadialWeights:
+        if self.has_variable("params", "spline"):
+            coefficients = self.get_variable("params", "spline")
+        else:
+            functions, mix = _network(self, self.widths, lengths.waves)
+            if not lengths.at_knots:
+                return Mixture(functions, mix)
+            coefficients = spline_coefficients(functions @ mix, self.channels)
+        place = splines.locate(lengths.distances, *self.span, n_intervals=coefficients.shape[1] - 3)
+        return Table(place, coefficients)
 
 
 class Lengths(NamedTuple):
-    """Distances to the neighbours, Å, ``[n_atoms, n_neighbors]``, which are real, and their `bessel_basis`."""
+    """What radial networks see.
+
+    Attributes:
+        distances: to the neighbours, Å, ``[n_atoms, n_neighbors]``.
+        waves: `bessel_basis`, of the distances and zero on padding, ``[n_atoms, n_neighbors, n_basis]``, or of the
+            knots of splines, ``[n_knots, n_basis]``.
+        at_knots: which of the two.
+    """
 
     distances: Array
-    mask: Array
     waves: Array
+    at_knots: bool
 
 
-def evaluate_spline(spline: Array, lengths: Lengths, start: float, end: float) -> Array:
-    """Values ``[n_atoms, n_neighbors, n_radial]`` of cubics on equal parts of start … end, Å; 0 on padding.
-
-    ``spline`` is ``[n_knots, 4, n_radial]``, from t³ to 1.  Beyond its ends it stays constant.
-    """
-    n_knots = spline.shape[0]
-    spacing = (end - start) / n_knots
-    place = jnp.clip((lengths.distances - start) / spacing, 0.0, n_knots)
-    knot = jnp.minimum(place.astype(jnp.int32), n_knots - 1)
-    t = (place - knot)[..., None]
-    cubic = spline[knot]
-    value = ((cubic[..., 0, :] * t + cubic[..., 1, :]) * t + cubic[..., 2, :]) * t + cubic[..., 3, :]
-    return jnp.where(lengths.mask[..., None], value, 0.0)
+def spline_coefficients(values: Array, channels: int) -> Array:
+    """``[n_paths, n_intervals + 3, channels]`` of the splines through ``[n_intervals + 1, n_paths · channels]``."""
+    matrix = jnp.asarray(splines.fitting_matrix(len(values) - 1), values.dtype)
+    coefficients = matrix @ values
+    return jnp.swapaxes(coefficients.reshape(len(coefficients), -1, channels), 0, 1)
 
 
 def _network(module: nn.Module, widths: Sequence[int], x: Array) -> tuple[Array, Array]:

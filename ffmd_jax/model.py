@@ -20,7 +20,7 @@ from ffmd_jax.rollout import Propagate
 from ffmd_jax.state import Array, Graph, State, System
 
 Params = Any
-Convolution = Callable[[Features, products.Edges, Array, Array, list[products.Path]], Features]
+Convolution = Callable[[Features, products.Edges, layers.RadialWeights, list[products.Path]], Features]
 
 
 class Embedded(NamedTuple):
@@ -52,9 +52,9 @@ class Layer(nn.Module):
         sizes = self.config.architecture
         width = sizes.channels
         paths = self._paths(features)
-        span = (self.config.tables_from, sizes.cutoff)
-        network = layers.RadialNetwork((*sizes.radial_hidden, len(paths) * width), span, name="radial")
-        message = self.convolution(features, embedded.edges, *network(embedded.lengths), paths)
+        span = (self.config.splines_from, sizes.cutoff)
+        network = layers.RadialNetwork((*sizes.radial_hidden, len(paths) * width), width, span, name="radial")
+        message = self.convolution(features, embedded.edges, network(embedded.lengths), paths)
         message = {irrep: x / self.config.average_neighbors for irrep, x in message.items()}
         message = layers.Linear(dict.fromkeys(message, width), name="contract")(message)
 
@@ -112,8 +112,12 @@ class TrajCast(nn.Module):
         distances = layers.norm(vectors)
         n_pi = np.pi * np.arange(1, sizes.radial_basis + 1)
         roots = self.param("bessel_roots", lambda key: jnp.asarray(n_pi, dtype))
-        waves = layers.bessel_basis(distances, roots, sizes.cutoff, sizes.cutoff_power)
-        waves = jnp.where(graph.mask[..., None], waves, 0.0)
+        if sizes.radial_intervals:
+            places = jnp.linspace(config.splines_from, sizes.cutoff, sizes.radial_intervals + 1, dtype=dtype)
+            waves = layers.bessel_basis(places, roots, sizes.cutoff, sizes.cutoff_power)
+        else:
+            waves = layers.bessel_basis(distances, roots, sizes.cutoff, sizes.cutoff_power)
+            waves = jnp.where(graph.mask[..., None], waves, 0.0)
         speeds = layers.norm(state.velocities)
         if config.speed_limits:
             speeds = jnp.minimum(speeds, one_hot @ jnp.asarray(config.speed_limits, dtype))
@@ -123,7 +127,7 @@ class TrajCast(nn.Module):
             one_hot=one_hot,
             speed=mix({EVEN_SCALAR: gaussians[:, None]}, one_hot)[EVEN_SCALAR][:, 0],
             velocity_harmonics=layers.spherical_harmonics(state.velocities, sizes.lmax_harmonics),
-            lengths=layers.Lengths(distances, graph.mask, waves),
+            lengths=layers.Lengths(distances, waves, at_knots=sizes.radial_intervals > 0),
             edges=products.Edges(graph, layers.spherical_harmonics(vectors, sizes.lmax_harmonics)),
         )
 
@@ -152,6 +156,12 @@ def init(key: Array, config: ModelConfig, dtype=jnp.float32) -> Params:
     drawn = jnp.split(jax.random.normal(key, (int(ends[-1]),), dtype), ends[:-1])
     params = structure.unflatten([values.reshape(leaf.shape) for values, leaf in zip(drawn, leaves, strict=True)])
     return {**params, "bessel_roots": jnp.pi * jnp.arange(1, config.architecture.radial_basis + 1, dtype=dtype)}
+
+
+def batches_together(config: ModelConfig) -> bool:
+    """True where a batch of systems by vmap is faster than one after the other, which XLA's CPU code is not."""
+    sizes = config.architecture
+    return jax.default_backend() != "cpu" or (sizes.radial_intervals > 0 and products.kernel_serves(sizes.lmax))
 
 
 def correction(config: ModelConfig) -> conservation.Correct:

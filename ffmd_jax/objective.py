@@ -54,15 +54,14 @@ def make_loss(config: ModelConfig, system: System, convolution: model.Convolutio
     return loss
 
 
-def make_evaluate(loss: Loss, devices: Mesh, at_once: int = 1) -> Callable[[model.Params, Any], Array]:
+def make_evaluate(loss: Loss, devices: Mesh, at_once: int) -> Callable[[model.Params, Any], Array]:
     """Returns ``(params, (examples, weights)) -> [2]``: mean absolute errors of Δr, Å, and v, Å/fs.
 
-    On a CPU pair by pair; on other devices ``at_once`` pairs together.
+    ``at_once`` pairs together.
     """
 
     def share(params, pairs):
-        size = None if jax.default_backend() == "cpu" else at_once
-        errors = jax.lax.map(lambda pair: pair[1] * loss(params, pair[0])[1], pairs, batch_size=size)
+        errors = jax.lax.map(lambda pair: pair[1] * loss(params, pair[0])[1], pairs, batch_size=at_once)
         return jnp.sum(errors, axis=0)
 
     return jax.jit(parallel.map_shares(share, devices))
@@ -83,12 +82,12 @@ def evaluate(config: ModelConfig, params: model.Params, data: datasets.Dataset, 
 
 
 def make_validate(
-    config: ModelConfig, data: datasets.Dataset, loss: Loss, devices: Mesh, at_once: int = 1
+    config: ModelConfig, data: datasets.Dataset, loss: Loss, devices: Mesh, at_once: int = 8
 ) -> Callable[[model.Params], Errors]:
     """Returns ``params -> errors`` on the validation pairs, which stay on the devices."""
     table = examples.make(data.system, data.validation, config.architecture.cutoff)
     pairs = examples.whole(table, devices)
-    absolute = make_evaluate(loss, devices, at_once)
+    absolute = make_evaluate(loss, devices, at_once if model.batches_together(config) else 1)
     values = data.validation.displacements, data.validation.velocities
     means = [float(np.mean(np.abs(x))) for x in values]
 

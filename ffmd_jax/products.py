@@ -1,11 +1,13 @@
 """Tensor products of features with spherical harmonics: over the neighbours of every atom, and with its own velocity.
 
-The product over neighbours, nearly all of the cost of a step, runs over blocks of atoms that fit into the cache, and
-makes the weights of edges, paths and channels inside the block: they would fill gigabytes.  `by_e3nn` is the same
-product in the plain formulation of e3nn-jax, slow and large: the oracle of tests and benchmarks.
+The product over neighbours is nearly all of the cost of a step, and its weights of edges, paths and channels would
+fill gigabytes.  `by_kernel` makes them in registers, on CPUs; `by_blocks`, for XLA, for blocks of atoms that fit into
+the cache; `edge_convolution` takes the faster.  `by_e3nn` is the same product in the plain formulation of e3nn-jax,
+slow and large: the oracle of tests and benchmarks.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import e3nn_jax as e3nn
@@ -13,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.layers import Features, ordered
+from ffmd_jax import cpu_kernel, splines
+from ffmd_jax.layers import Features, Mixture, RadialWeights, Table, ordered
 from ffmd_jax.state import Array, Graph
 
 
@@ -54,11 +57,10 @@ def coupling_paths(
     return sorted(paths, key=lambda path: (path.out.l, path.out.p))
 
 
-def coupling(path: Path, dtype) -> np.ndarray:
+def coupling(l_1: int, l_2: int, l_3: int) -> np.ndarray:
     """Coefficients ``[2l_1 + 1, 2l_2 + 1, 2l_3 + 1]`` of a path: the 3j symbol times sqrt(2 l_3 + 1)."""
-    three_j = e3nn.clebsch_gordan(path.first.l, path.l, path.out.l)
-    three_j = np.asarray(three_j, np.float64) / np.linalg.norm(three_j)
-    return (three_j * np.sqrt(2 * path.out.l + 1)).astype(dtype)
+    three_j = np.asarray(e3nn.clebsch_gordan(l_1, l_2, l_3), np.float64)
+    return three_j / np.linalg.norm(three_j) * np.sqrt(2 * l_3 + 1)
 
 
 def concatenate_paths(paths: Sequence[Path], values: Sequence[Array]) -> Features:
@@ -75,10 +77,10 @@ def coupling_tensors(harmonics: Array, paths: Sequence[Path]) -> list[Array]:
 
     They have no channels and no parity; one matrix product makes them all.
     """
-    kinds = sorted({(path.first.l, path.l, path.out.l) for path in paths})
+    kinds = sorted({_kind(path) for path in paths})
     columns = []
     for l_1, l_2, l_3 in kinds:
-        symbols = coupling(Path(e3nn.Irrep(l_1, 1), l_2, e3nn.Irrep(l_3, 1)), harmonics.dtype)
+        symbols = coupling(l_1, l_2, l_3)
         column = np.zeros((harmonics.shape[-1], symbols.shape[0] * symbols.shape[2]), harmonics.dtype)
         column[l_2**2 : (l_2 + 1) ** 2] = symbols.swapaxes(0, 1).reshape(2 * l_2 + 1, -1)
         columns.append(column)
@@ -88,36 +90,96 @@ def coupling_tensors(harmonics: Array, paths: Sequence[Path]) -> list[Array]:
         (l_1, l_2, l_3): part.reshape(*part.shape[:-1], 2 * l_1 + 1, 2 * l_3 + 1)
         for (l_1, l_2, l_3), part in zip(kinds, parts, strict=True)
     }
-    return [shaped[path.first.l, path.l, path.out.l] for path in paths]
+    return [shaped[_kind(path)] for path in paths]
+
+
+def _kind(path: Path) -> tuple[int, int, int]:
+    """What the 3j symbols of a path depend on."""
+    return path.first.l, path.l, path.out.l
 
 
 def edge_convolution(
-    features: Features, edges: Edges, radial: Array, mix: Array, paths: Sequence[Path], block: int | None = None
+    features: Features, edges: Edges, radial: RadialWeights, paths: Sequence[Path], block: int | None = None
 ) -> Features:
-    """Σ_j w_ij (h_j ⊗ Y(r̂_ij)) over the neighbours of each atom, every path apart, with w_ij = radial_ij @ mix.
+    """Σ_j w_ij (h_j ⊗ Y(r̂_ij)) over the neighbours of each atom, every path apart.
+
+    On CPUs, tables go to the compiled kernel (`by_kernel`) if it is available; all else runs `by_blocks`.
 
     Args:
         features: of the atoms, all with the same number of channels.
         edges: neighbours and their spherical harmonics.
-        radial: functions of the distance, ``[n_atoms, n_neighbors, n_radial]``, zero on padding.
-        mix: their weights, ``[n_radial, n_paths · channels]``.
+        radial: weights w of every path and channel.
         paths: from `coupling_paths`.
-        block: atoms at a time; None: as many as `block_size` says.
+        block: atoms at a time, and no kernel; None: as many as `block_size` says.
     """
+    lmax = max(max(path.first.l, path.out.l) for path in paths)
+    if block is None and isinstance(radial, Table) and kernel_serves(lmax):
+        return by_kernel(features, edges, radial, paths)
+    return by_blocks(features, edges, radial, paths, block)
+
+
+def kernel_serves(lmax: int) -> bool:
+    """True if `edge_convolution` has a kernel for tables and features up to ``lmax`` here."""
+    return jax.default_backend() == "cpu" and lmax <= cpu_kernel.LMAX and cpu_kernel.available()
+
+
+def by_kernel(features: Features, edges: Edges, radial: Table, paths: Sequence[Path]) -> Features:
+    """`edge_convolution` by `cpu_kernel`."""
+    operands = cpu_kernel.Operands(
+        rows=jnp.concatenate([features[irrep] for irrep in ordered(features)], axis=1),
+        senders=edges.graph.senders,
+        mask=edges.graph.mask,
+        harmonics=edges.harmonics,
+        place=radial.place,
+        table=radial.coefficients,
+    )
+    outputs = ordered(path.out for path in paths)
+    found = cpu_kernel.convolve(_kernel_plan(tuple(ordered(features)), tuple(paths)), operands)
+    return dict(zip(outputs, found, strict=True))
+
+
+@functools.cache
+def _kernel_plan(irreps: tuple[e3nn.Irrep, ...], paths: tuple[Path, ...]) -> cpu_kernel.Plan:
+    """What the kernel must know of ``paths`` from features of ``irreps``."""
+    starts = dict(zip(irreps, np.cumsum([0, *(irrep.dim for irrep in irreps)]).tolist(), strict=False))
+    outputs = ordered(path.out for path in paths)
+    tensors, coupled, symbols, n_tensor = {}, [], [], 0
+    for l_1, l_2, l_3 in sorted({_kind(path) for path in paths}):
+        tensors[l_1, l_2, l_3] = n_tensor
+        three_j = coupling(l_1, l_2, l_3)
+        for a, b, c in np.argwhere(np.abs(three_j) > 1e-9).tolist():
+            coupled.append((n_tensor + a * (2 * l_3 + 1) + c, l_2**2 + b))
+            symbols.append(float(three_j[a, b, c]))
+        n_tensor += (2 * l_1 + 1) * (2 * l_3 + 1)
+    described, slots = [], dict.fromkeys(outputs, 0)
+    for path in paths:
+        place = (starts[path.first], path.first.dim, path.out.dim, tensors[_kind(path)])
+        described.append((*place, outputs.index(path.out), slots[path.out]))
+        slots[path.out] += 1
+    sizes = tuple((irrep.dim, slots[irrep]) for irrep in outputs)
+    return cpu_kernel.Plan(tuple(described), tuple(coupled), tuple(symbols), n_tensor, sizes)
+
+
+def by_blocks(
+    features: Features, edges: Edges, radial: RadialWeights, paths: Sequence[Path], block: int | None = None
+) -> Features:
+    """`edge_convolution` by XLA, ``block`` atoms at a time (None: as many as `block_size` says)."""
     n_atoms, n_neighbors = edges.graph.senders.shape
     if block is None:
-        block = block_size(n_atoms, n_neighbors * mix.shape[1])
+        block = block_size(n_atoms, n_neighbors * len(paths) * max(x.shape[-1] for x in features.values()))
     # One gather for all irreps: a row of [Σ (2l + 1), channels] for every neighbour.
     irreps = ordered(features)
     rows = jnp.concatenate([features[irrep] for irrep in irreps], axis=1)
     ends = np.cumsum([irrep.dim for irrep in irreps])
     place = {irrep: slice(end - irrep.dim, end) for irrep, end in zip(irreps, ends, strict=True)}
+    of_edges, evaluate = _weights(radial)
 
-    def convolve(inputs: tuple[Array, Array, Array]) -> list[Array]:
-        senders, harmonics, radial = inputs
+    def convolve(inputs: tuple[Array, Array, Array, Array]) -> list[Array]:
+        senders, mask, harmonics, of_edges = inputs
         size = len(senders)
-        neighbors = rows[senders]
-        weights = jnp.split(radial.reshape(-1, radial.shape[-1]) @ mix, len(paths), axis=-1)
+        # Where there is no neighbour, nothing is added, whatever the weights are.
+        neighbors = jnp.where(mask[..., None, None], rows[senders], 0.0)
+        weights = jnp.split(evaluate(of_edges), len(paths), axis=-1)
         values = []
         for path, tensor, weight in zip(paths, coupling_tensors(harmonics, paths), weights, strict=True):
             # One matrix product over neighbours and components: no array has channels and two sets of components.
@@ -128,8 +190,22 @@ def edge_convolution(
             values.append(jnp.einsum("nxc,nxu->ncu", tensor, weighted))
         return values
 
-    inputs = (edges.graph.senders, edges.harmonics, radial)
+    inputs = (edges.graph.senders, edges.graph.mask, edges.harmonics, of_edges)
     return concatenate_paths(paths, _by_blocks(convolve, inputs, n_atoms, block))
+
+
+def _weights(radial: RadialWeights) -> tuple[Array, Callable[[Array], Array]]:
+    """What depends on the edges, ``[n_atoms, n_neighbors, …]``, and the weights from it, ``[n_edges, n_weights]``.
+
+    The function takes any part of the edges, so that weights exist for a block of atoms at a time.
+    """
+    if isinstance(radial, Mixture):
+        functions, mix = radial
+        # Matrices only: XLA's CPU backend is several times slower in the gradient of a product with a batched array.
+        return functions, lambda part: part.reshape(-1, part.shape[-1]) @ mix
+    coefficients = jnp.swapaxes(radial.coefficients, 0, 1)
+    coefficients = coefficients.reshape(len(coefficients), -1)
+    return radial.place, lambda part: splines.evaluate(coefficients, part.reshape(-1))
 
 
 def block_size(n_atoms: int, numbers_per_atom: int) -> int:
@@ -168,7 +244,7 @@ def atom_product(features: Features, harmonics: Array, weights: Array, paths: Se
     return concatenate_paths(paths, values)
 
 
-def by_e3nn(features: Features, edges: Edges, radial: Array, mix: Array, paths: Sequence[Path]) -> Features:
+def by_e3nn(features: Features, edges: Edges, radial: RadialWeights, paths: Sequence[Path]) -> Features:
     """`edge_convolution` as a user of e3nn-jax writes it: tensor product on edges, weights, scatter."""
     n_atoms, n_neighbors = edges.graph.senders.shape
     (channels,) = {values.shape[-1] for values in features.values()}
@@ -181,12 +257,14 @@ def by_e3nn(features: Features, edges: Edges, radial: Array, mix: Array, paths: 
         e3nn.Irreps([(channels, irrep) for irrep in ordered(features)]),
         [jnp.swapaxes(features[irrep], 1, 2) for irrep in ordered(features)],
         (n_atoms,),
-        radial.dtype,
+        edges.harmonics.dtype,
     )
     outputs = ordered(path.out for path in paths)
     messages = e3nn.tensor_product(x[edges.graph.senders.reshape(-1)], y, filter_ir_out=outputs, regroup_output=False)
     found = sorted(range(len(paths)), key=lambda i: paths[i].out)  # e3nn's order: even parity first
-    weights = jnp.split(radial.reshape(n_atoms * n_neighbors, -1) @ mix, len(paths), axis=-1)
+    of_edges, evaluate = _weights(radial)
+    weights = jnp.where(edges.graph.mask.reshape(-1, 1), evaluate(of_edges), 0.0)
+    weights = jnp.split(weights, len(paths), axis=-1)
     weighted = messages * jnp.concatenate([weights[i] for i in found], axis=-1)
     receivers = jnp.repeat(jnp.arange(n_atoms), n_neighbors)
     sums: Any = e3nn.scatter_sum(weighted, dst=receivers, output_size=n_atoms)

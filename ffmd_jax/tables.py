@@ -1,8 +1,8 @@
-"""Radial networks as tables, for roll-outs.
+"""Radial networks as splines, for roll-outs.
 
-The weights of an edge are functions of its length alone, and the functions of one layer, some thousands, are nearly
-linear combinations of some twenty: w(r) = φ(r) @ mix, by a singular value decomposition.  Each φ is a cubic spline.
-Parameters with tables in them are used like any others: `layers.RadialNetwork` sees which they are.
+The weights of an edge are functions of its length alone.  Interpolated, they cost less than a network on every edge,
+and `cpu_kernel` makes them where it uses them.  Parameters with splines in them are used like any others:
+`layers.RadialNetwork` sees which they are.
 """
 
 from typing import Any
@@ -10,29 +10,69 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.interpolate import CubicSpline
 
-from ffmd_jax import layers, model, neighbors
-from ffmd_jax.config import ModelConfig
+from ffmd_jax import layers, model, neighbors, splines
+from ffmd_jax.config import Architecture, ModelConfig
 from ffmd_jax.state import State, cast, make_system
 
-_SAMPLES = 1024
+_MOST_NUMBERS = 2**23  # of a table: it should stay in a cache
 
 
 def tabulate(config: ModelConfig, params: Any, tolerance: float = 1e-5) -> Any:
-    """The parameters with radial networks replaced by tables, in the precision of ``params``.
+    """The parameters with radial networks replaced by splines, in the precision of ``params``.
 
-    Tables begin at ``config.tables_from`` and stay constant below.  A network that 4,096 knots do not resolve, or
-    that is a table already, is kept.
+    Splines span the distances from ``config.splines_from`` to the cutoff and stay constant below.  A model that is
+    defined by splines (``radial_intervals``) keeps them exactly.  Others get as many intervals as they need; a network
+    that a table of 8 million numbers does not resolve is kept.
 
     Args:
-        tolerance: largest error of any weight of an edge, relative to the RMS of all weights of the layer; from the
-            number of functions and, apart, from the number of knots.
+        tolerance: largest error of any weight of an edge, relative to the RMS of all weights of the layer.
     """
-    names = [f"layer{i}" for i in range(config.architecture.layers)]
-    roots = params["bessel_roots"]
-    tables = {name: _table(config, roots, params[name]["radial"], tolerance) for name in names}
-    return params | {name: params[name] | {"radial": table} for name, table in tables.items() if table}
+    sizes, start, roots = config.architecture, config.splines_from, params["bessel_roots"]
+    tabulated = dict(params)
+    for name in (f"layer{i}" for i in range(sizes.layers)):
+        network = params[name]["radial"]
+        if "spline" in network:
+            continue
+        if sizes.radial_intervals:
+            knots = jnp.linspace(start, sizes.cutoff, sizes.radial_intervals + 1, dtype=network["layer0"].dtype)
+            table = layers.spline_coefficients(_network(sizes, roots, network, knots), sizes.channels)
+        else:
+            table = resolved(sizes, start, roots, network, tolerance)
+        if table is not None:
+            tabulated[name] = params[name] | {"radial": {"spline": table}}
+    return tabulated
+
+
+def resolved(sizes: Architecture, start: float, roots: Any, network: Any, tolerance: float) -> jax.Array | None:
+    """B-spline coefficients ``[n_paths, n_intervals + 3, channels]`` of the weights that a radial network gives.
+
+    With the fewest intervals, a power of two, that meet the tolerance of `tabulate`; or None.
+    """
+    dtype, n_weights = network["layer0"].dtype, network[f"layer{len(sizes.radial_hidden)}"].shape[1]
+    finest = 2 ** int(np.log2(_MOST_NUMBERS / n_weights))
+    with jax.enable_x64(True):
+        distances = jnp.linspace(start, sizes.cutoff, 2 * finest + 1)
+        roots, network = cast((roots, network), jnp.float64)
+        values = np.asarray(_network(sizes, roots, network, distances))
+    allowed = tolerance * np.sqrt(np.mean(values**2))
+    n_intervals = 32
+    while n_intervals <= finest:
+        knots_and_centres = values[:: finest // n_intervals]
+        coefficients = splines.fit(knots_and_centres[::2])
+        if np.abs(splines.centres(coefficients) - knots_and_centres[1::2]).max() <= allowed:
+            coefficients = coefficients.reshape(len(coefficients), -1, sizes.channels).swapaxes(0, 1)
+            return jnp.asarray(coefficients, dtype)
+        n_intervals *= 2
+    return None
+
+
+def _network(sizes: Architecture, roots: Any, network: Any, distances: jax.Array) -> jax.Array:
+    """The weights ``[n_distances, n_weights]`` of a radial network."""
+    matrices = [network[f"layer{k}"] for k in range(len(sizes.radial_hidden) + 1)]
+    waves = layers.bessel_basis(distances, roots, sizes.cutoff, sizes.cutoff_power)
+    hidden = layers.hidden_layers(matrices[:-1], waves)
+    return hidden @ (matrices[-1] / np.sqrt(len(matrices[-1])).astype(distances.dtype))
 
 
 def step_error(config: ModelConfig, params: Any) -> float:
@@ -58,52 +98,3 @@ def step_error(config: ModelConfig, params: Any) -> float:
             np.asarray(network({"params": p}, system, state, graph)) for p in (double, tabulate(config, double))
         )
     return float(np.abs(found - exact).max() / np.sqrt(np.mean(exact**2)))
-
-
-def _table(config: ModelConfig, roots, network: Any, tolerance: float) -> dict[str, jax.Array] | None:
-    """``spline`` and ``mix`` of `layers.RadialNetwork` in place of its matrices, or None."""
-    sizes = config.architecture
-    if "spline" in network:
-        return None
-    matrices = [np.asarray(network[f"layer{k}"], np.float64) for k in range(len(sizes.radial_hidden) + 1)]
-    last = matrices[-1] / np.sqrt(len(matrices[-1]))
-
-    def hidden(distances: np.ndarray) -> np.ndarray:
-        with jax.enable_x64(True):
-            waves = layers.bessel_basis(
-                jnp.asarray(distances), jnp.asarray(roots, jnp.float64), sizes.cutoff, sizes.cutoff_power
-            )
-            return np.asarray(layers.hidden_layers(matrices[:-1], waves))
-
-    start, end = config.tables_from, sizes.cutoff
-    samples = hidden(np.linspace(start, end, _SAMPLES))
-    allowed = tolerance * np.sqrt(np.mean((samples @ last) ** 2))
-    mix = _leading_functions(samples, last, allowed)
-    project = last @ mix.T  # the rows of mix are orthonormal
-    n_knots = 64
-    while True:
-        knots = np.linspace(start, end, n_knots + 1)
-        spline = CubicSpline(knots, hidden(knots) @ project)
-        between = np.linspace(start, end, 8 * n_knots + 5)
-        if np.abs((spline(between) - hidden(between) @ project) @ mix).max() <= allowed:
-            break
-        if n_knots >= 4096:
-            return None
-        n_knots *= 2
-    # In units of the knot spacing: c[k] belongs to t³, t², t, 1.
-    powers = np.diff(knots[:2])[0] ** np.arange(3, -1, -1)
-    coefficients = np.moveaxis(spline.c * powers[:, None, None], 0, 1)
-    dtype = network["layer0"].dtype
-    return {"spline": jnp.asarray(coefficients, dtype), "mix": jnp.asarray(mix, dtype)}
-
-
-def _leading_functions(hidden: np.ndarray, last: np.ndarray, allowed: float) -> np.ndarray:
-    """Orthonormal rows ``[n, n_weights]``, as few as represent all of ``hidden @ last`` to ``allowed``."""
-    basis, triangle = np.linalg.qr(last.T)  # so that the decomposition is of a narrow matrix
-    left, values, rows = np.linalg.svd(hidden @ triangle.T, full_matrices=False)
-    rows = rows @ basis.T
-    weights = hidden @ last
-    n = max(1, int(np.sum(values > allowed)))
-    while n < len(values) and np.abs(weights - (left[:, :n] * values[:n]) @ rows[:n]).max() > allowed:
-        n += 1
-    return rows[:n]

@@ -95,11 +95,14 @@ def model_config(data: datasets.Dataset, architecture: Architecture) -> ModelCon
 
 
 def make_train_step(
-    loss: objective.Loss, training: Training, rule: optax.GradientTransformation, devices: Mesh
+    loss: objective.Loss, training: Training, rule: optax.GradientTransformation, devices: Mesh, together: bool
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Array]]:
     """Returns ``(state, batch) -> (state, [loss, gradient norm])``; every device takes its part of the batch.
 
     A step whose gradient or update is not finite changes nothing but the count of skipped steps.
+
+    Args:
+        together: all pairs of a device at once, not one after the other (`model.batches_together`).
     """
 
     def one(params, batch: Batch):
@@ -107,8 +110,8 @@ def make_train_step(
         return batch.weights * loss(params, turned)[0]
 
     def share(params, batch: Batch):
-        """Loss and gradient summed: at once where there is room, pair by pair where the cache decides."""
-        if jax.default_backend() != "cpu":
+        """Loss and gradient, summed."""
+        if together:
             many = jax.vmap(one, in_axes=(None, 0))
             return jax.value_and_grad(lambda p: jnp.sum(many(p, batch)))(params)
 
@@ -192,7 +195,9 @@ def fit(
     rates = optimizer.schedule(training, n_steps)
     current = initial(config, training, n_steps) if state is None else state
     loss = objective.make_loss(config, objective.single(data.system), convolution)
-    run_block = make_block(make_train_step(loss, training, optimizer.make(training, n_steps), devices), devices)
+    together = model.batches_together(config)
+    take_step = make_train_step(loss, training, optimizer.make(training, n_steps), devices, together)
+    run_block = make_block(take_step, devices)
     with out_of_memory(batch_size, devices.size):
         validate = objective.make_validate(config, data, loss, devices, -(-batch_size // devices.size))
         train = examples.make(data.system, data.train, config.architecture.cutoff)

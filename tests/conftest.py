@@ -104,7 +104,7 @@ def small_config(periodic=True, **sizes):
         speed_max=0.03,
         average_neighbors=20.0,
         conserve_angular_momentum=not periodic,
-        architecture=config.Architecture(radial_hidden=(8,), speed_hidden=(8,), **sizes),
+        architecture=config.Architecture(radial_hidden=(8,), speed_hidden=(8,), **{"radial_intervals": 0, **sizes}),
     )
 
 

@@ -1,6 +1,9 @@
 """The house: import order, a computing jax, no excluded versions."""
 
 import ast
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -52,7 +55,10 @@ ORDER = [
     "nve",
     "dataset_file",
     "dataset",
+    "splines",
     "layers",
+    "caches",
+    "cpu_kernel",
     "products",
     "model",
     "tables",
@@ -145,3 +151,18 @@ def test_excluded_versions_are_those_of_the_requirements():
     (jax_line,) = [line for line in requirements if line.startswith("jax>=")]
     excluded = {part[2:] for part in jax_line.removeprefix("jax").split(",") if part.startswith("!=")}
     assert excluded == set(entry.MISCOMPUTING_JAX)
+
+
+def test_commands_keep_compiled_programs_and_leave_the_users_settings(tmp_path):
+    script = (
+        "import os; from ffmd_jax import caches; caches.keep_programs(); import jax; import jax.numpy as jnp;"
+        "jax.jit(lambda x: jax.lax.sort(jnp.sin(x)))(jnp.ones(8)).block_until_ready();"
+        "print(jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs)"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    folder, seconds = found.stdout.split()
+    assert Path(folder).is_relative_to(tmp_path / "ffmd_jax")
+    assert float(seconds) == 0
+    assert list(Path(folder).iterdir())

@@ -9,63 +9,126 @@ import numpy as np
 import pytest
 from conftest import compiled, perturbed, random_params, small_config
 
-from ffmd_jax import layers, neighbors, products, tables
-from ffmd_jax.state import Graph
+from ffmd_jax import cpu_kernel, layers, neighbors, products, splines, tables
+from ffmd_jax.state import Graph, cast
 
+needs_kernel = pytest.mark.skipif(not cpu_kernel.available(), reason="no C++ compiler")
 IRREPS = [e3nn.Irrep(l, p) for l in range(3) for p in (-1, 1)]
-N_ATOMS, N_NEIGHBORS, CHANNELS, N_RADIAL = 7, 5, 3, 4
+N_ATOMS, N_NEIGHBORS, CHANNELS, N_RADIAL, N_INTERVALS = 7, 5, 3, 4, 6
 
 
-def random_inputs(n_atoms=N_ATOMS, n_neighbors=N_NEIGHBORS, channels=CHANNELS):
-    """Features of all irreps up to l = 2, edges with padding, radial functions and their mixture."""
+def random_inputs(kind="table", n_atoms=N_ATOMS, n_neighbors=N_NEIGHBORS, channels=CHANNELS, irreps=IRREPS, lmax=2):
+    """Features of all irreps up to l = 2, edges with padding, weights that are a table or a mixture."""
     rng = np.random.default_rng(0)
-    paths = products.coupling_paths(IRREPS, 2, 2)
+    paths = products.coupling_paths(irreps, lmax, lmax)
     mask = rng.uniform(size=(n_atoms, n_neighbors)) < 0.8
     senders = jnp.asarray(rng.integers(0, n_atoms, mask.shape))
     graph = Graph(senders, jnp.zeros((*mask.shape, 3), jnp.int8), jnp.asarray(mask))
     vectors = jnp.asarray(rng.normal(size=(*mask.shape, 3)) * mask[..., None])
-    edges = products.Edges(graph, layers.spherical_harmonics(vectors, 2))
-    features = {irrep: jnp.asarray(rng.normal(size=(n_atoms, irrep.dim, channels))) for irrep in IRREPS}
-    radial = jnp.asarray(rng.normal(size=(*mask.shape, N_RADIAL)) * mask[..., None])
-    mix = jnp.asarray(rng.normal(size=(N_RADIAL, len(paths) * channels)))
-    return features, edges, radial, mix, paths
+    edges = products.Edges(graph, layers.spherical_harmonics(vectors, lmax))
+    features = {irrep: jnp.asarray(rng.normal(size=(n_atoms, irrep.dim, channels))) for irrep in irreps}
+    if kind == "table":
+        coefficients = rng.normal(size=(len(paths), N_INTERVALS + 3, channels))
+        radial = layers.Table(jnp.asarray(rng.uniform(0, N_INTERVALS, mask.shape)), jnp.asarray(coefficients))
+    else:
+        functions = rng.normal(size=(*mask.shape, N_RADIAL)) * mask[..., None]
+        mix = rng.normal(size=(N_RADIAL, len(paths) * channels))
+        radial = layers.Mixture(jnp.asarray(functions), jnp.asarray(mix))
+    return features, edges, radial, paths
 
 
-def loss(convolution, features, edges, radial, mix, paths):
+def loss(convolution, features, edges, radial, paths):
     """A scalar that weighs every output differently."""
-    outputs = convolution(features, edges, radial, mix, paths)
+    outputs = convolution(features, edges, radial, paths)
     return sum(jnp.sum(x * jnp.cos(jnp.arange(x.size).reshape(x.shape))) for x in outputs.values()), outputs
 
 
 @functools.lru_cache
-def gradient_and_outputs(convolution):
-    features, edges, radial, mix, paths = random_inputs()
+def gradient_and_outputs(convolution, kind="table", systems=0):
+    """Of one random system, or of the mean over several by vmap, with one table for all; in float64."""
+    features, edges, radial, paths = random_inputs(kind)
 
-    def of(features, harmonics, radial, mix):
-        return loss(convolution, features, edges._replace(harmonics=harmonics), radial, mix, paths)
+    def of(features, harmonics, radial):
+        return loss(convolution, features, edges._replace(harmonics=harmonics), radial, paths)
 
-    gradient = jax.grad(of, argnums=(0, 1, 2, 3), has_aux=True)
+    def of_several(features, harmonics, radial):
+        turned = jax.tree.map(lambda x: jnp.stack([jnp.roll(x, i, 0) for i in range(systems)]), (features, harmonics))
+        values, outputs = jax.vmap(of, in_axes=(0, 0, None))(*turned, radial)
+        return jnp.mean(values), outputs
+
+    gradient = jax.grad(of_several if systems else of, argnums=(0, 1, 2), has_aux=True)
     # Compilation is all of the time of this test; less of it.
     compiled = jax.jit(gradient, compiler_options={"xla_backend_optimization_level": 0})
-    return compiled(features, edges.harmonics, radial, mix)
+    return compiled(features, edges.harmonics, radial)
 
 
-@pytest.mark.parametrize("block", [1, 3, N_ATOMS])
-def test_blocks_of_any_size_give_the_numbers_and_gradients_of_e3nn(block):
-    gradient, outputs = gradient_and_outputs(functools.partial(products.edge_convolution, block=block))
-    expected_gradient, expected = gradient_and_outputs(products.by_e3nn)
-    assert outputs.keys() == expected.keys()
+def assert_same(found, expected):
+    """Gradients and outputs agree to rounding, and no output is near zero."""
+    assert min(np.abs(values).max() for values in found[1].values()) > 0.1
+    for values, others in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(values, others, atol=1e-12 * np.abs(others).max())
+
+
+@pytest.mark.parametrize(("kind", "block"), [("mixture", 1), ("mixture", 3), ("table", 3), ("table", N_ATOMS)])
+def test_blocks_of_any_size_give_the_numbers_and_gradients_of_e3nn(kind, block):
+    blocks = functools.partial(products.by_blocks, block=block)
+    assert_same(gradient_and_outputs(blocks, kind), gradient_and_outputs(products.by_e3nn, kind))
+
+
+@needs_kernel
+@pytest.mark.parametrize("systems", [0, 3])
+def test_the_kernel_gives_the_numbers_and_gradients_of_e3nn(systems):
+    found, expected = (gradient_and_outputs(f, systems=systems) for f in (products.by_kernel, products.by_e3nn))
+    assert_same(found, expected)
+
+
+@needs_kernel
+@pytest.mark.parametrize(("l", "channels"), [(1, 16), (1, 40), (3, 17)])
+def test_the_kernel_takes_any_channels_and_l_up_to_three_in_single_precision(l, channels):
+    irreps = [e3nn.Irrep(k, (-1) ** k) for k in range(l + 1)]
+    features, edges, radial, paths = random_inputs("table", 33, 6, channels, irreps, l)
+    single = cast((features, edges, radial), jnp.float32)
+    found = jax.jit(lambda *x: products.by_kernel(*x, paths))(*single)
+    expected = jax.jit(lambda *x: products.by_blocks(*x, paths))(features, edges, radial)
     for irrep, values in expected.items():
-        assert np.abs(values).max() > 0.1
-        np.testing.assert_allclose(outputs[irrep], values, atol=1e-12)
-    for found, values in zip(*map(jax.tree.leaves, (gradient, expected_gradient)), strict=True):
-        np.testing.assert_allclose(found, values, atol=1e-12 * np.abs(values).max())
+        assert found[irrep].dtype == jnp.float32
+        np.testing.assert_allclose(found[irrep], values, atol=1e-5 * np.abs(values).max())
 
 
-def test_memory_holds_no_array_of_edges_paths_and_channels():
+@needs_kernel
+def test_tables_on_cpus_run_the_kernel_and_repeat_bit_for_bit():
+    features, edges, radial, paths = random_inputs()
+    program = jax.jit(lambda *x: products.edge_convolution(*x, paths)).lower(features, edges, radial)
+    assert "ffmd_forward_float64" in program.as_text()
+    gradient = jax.jit(jax.grad(lambda f, r: loss(products.edge_convolution, f, edges, r, paths)[0], argnums=(0, 1)))
+    first = gradient(features, radial)
+    for _ in range(5):
+        jax.tree.map(np.testing.assert_array_equal, gradient(features, radial), first)
+
+
+def test_without_a_compiler_xla_does_it(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    cpu_kernel.available.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match=r"no C\+\+ compiler found"):
+            assert not cpu_kernel.available()
+        features, edges, radial, paths = random_inputs()
+        program = jax.jit(lambda *x: products.edge_convolution(*x, paths)).lower(features, edges, radial)
+        assert "ffmd_forward" not in program.as_text()
+    finally:
+        cpu_kernel.available.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("kind", "convolution"),
+    [("mixture", products.by_blocks), ("table", products.by_blocks),
+     pytest.param("table", products.by_kernel, marks=needs_kernel)],
+)  # fmt: skip
+def test_memory_holds_no_array_of_edges_paths_and_channels(kind, convolution):
     n_atoms, n_neighbors, channels = 2048, 16, 16
-    features, edges, radial, mix, paths = random_inputs(n_atoms, n_neighbors, channels)
-    compiled = jax.jit(lambda *x: products.edge_convolution(*x, paths)).lower(features, edges, radial, mix).compile()
+    features, edges, radial, paths = random_inputs(kind, n_atoms, n_neighbors, channels)
+    compiled = jax.jit(lambda *x: convolution(*x, paths)).lower(features, edges, radial).compile()
     held = compiled.memory_analysis()
     outputs = n_atoms * sum(path.out.dim for path in paths) * channels * 8
     weights = n_atoms * n_neighbors * len(paths) * channels * 8
@@ -88,8 +151,8 @@ def test_one_step_with_tables_is_exact_to_a_hundred_thousandth():
 def test_networks_that_tables_do_not_resolve_are_kept():
     config = small_config()
     rough = jax.tree.map(jnp.copy, random_params(config))
-    rough["layer0"]["radial"]["layer0"] = rough["layer0"]["radial"]["layer0"] * 1e4  # wiggles
-    tabulated = tables.tabulate(config, rough, 1e-9)
+    rough["layer0"]["radial"]["layer0"] = rough["layer0"]["radial"]["layer0"] * 1e7  # wiggles
+    tabulated = tables.tabulate(config, rough)
     assert tabulated["layer0"]["radial"].keys() == rough["layer0"]["radial"].keys()
     assert "spline" in tabulated["layer1"]["radial"]
     again = tables.tabulate(config, tabulated)
@@ -98,20 +161,66 @@ def test_networks_that_tables_do_not_resolve_are_kept():
 
 def test_tables_vanish_smoothly_at_the_cutoff_and_stay_finite_at_zero_distance():
     config = small_config()
-    tabulated = tables.tabulate(config, random_params(config))["layer0"]["radial"]
-    distances = jnp.array([[0.0, 0.2, 0.5, 3.0, 4.0 - 1e-9, 4.0, 5.0]])
-    lengths = layers.Lengths(distances, distances < 4.5, distances[..., None])
-    values = np.asarray(layers.evaluate_spline(tabulated["spline"], lengths, 0.5, 4.0))[0]
+    table = tables.tabulate(config, random_params(config))["layer0"]["radial"]["spline"]
+    distances = jnp.array([0.0, 0.2, 0.5, 3.0, 4.0 - 1e-9, 4.0, 5.0])
+    n_intervals = table.shape[1] - 3
+    place = splines.locate(distances, config.splines_from, config.architecture.cutoff, n_intervals)
+    values = np.asarray(splines.evaluate(jnp.swapaxes(table, 0, 1).reshape(n_intervals + 3, -1), place))
     np.testing.assert_array_equal(values[0], values[2])
     assert np.abs(values[3]).max() > 1e-3
     np.testing.assert_allclose(values[4:], 0.0, atol=1e-9 * np.abs(values[3]).max())
 
 
-def test_tables_need_no_more_functions_than_the_hidden_layer_has():
-    config = small_config()
-    for layer in (tables.tabulate(config, random_params(config))[f"layer{i}"]["radial"] for i in range(2)):
-        assert layer["spline"].shape[1:] == (4, len(layer["mix"]))
-        assert len(layer["mix"]) <= config.architecture.radial_hidden[-1]
+def test_a_model_of_splines_is_its_tables_and_tends_to_the_network():
+    system, state = perturbed()
+    errors = []
+    for n_intervals in (16, 32, 64):
+        config = small_config(radial_intervals=n_intervals)
+        params = random_params(config)
+        search = neighbors.plan(system, state.positions, config.architecture.cutoff)
+        graph = jax.jit(neighbors.build, static_argnums=0)(search, system, jnp.asarray(state.positions)).graph
+        exact, network = (compiled(c, "network")(params, system, state, graph) for c in (small_config(), config))
+        errors.append(np.abs(network - exact).max())
+        by_table = compiled(config, "network")(tables.tabulate(config, params), system, state, graph)
+        np.testing.assert_allclose(by_table, network, atol=1e-12)
+    assert errors[0] > 8 * errors[1] > 64 * errors[2] > 0
+
+
+def test_gradient_of_splines_is_that_of_plain_arithmetic():
+    rng = np.random.default_rng(0)
+    place, coefficients = jnp.asarray(rng.uniform(0, 6, 20)), jnp.asarray(rng.normal(size=(9, 3)))
+    weights = jnp.asarray(rng.normal(size=(20, 3)))
+
+    def plain(coefficients, place):
+        distance = jnp.abs(place[:, None] - jnp.arange(-1, 8))  # from the middle of each B-spline
+        inner, outer = 2 / 3 - distance**2 + distance**3 / 2, jnp.maximum(2 - distance, 0) ** 3 / 6
+        return jnp.where(distance < 1, inner, outer) @ coefficients
+
+    found, expected = (
+        jax.value_and_grad(lambda *x: jnp.sum(weights * f(*x)), argnums=(0, 1))(coefficients, place)  # noqa: B023
+        for f in (splines.evaluate, plain)
+    )
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11)
+
+
+def test_splines_converge_with_the_fourth_power_of_the_interval():
+    errors = []
+    for n_intervals in (16, 32, 64):
+        knots, between = jnp.linspace(0, 1, n_intervals + 1), jnp.linspace(0, 1, 1001)
+        coefficients = splines.fitting_matrix(n_intervals) @ jnp.exp(jnp.sin(5 * knots))[:, None]
+        found = splines.evaluate(coefficients, splines.locate(between, 0, 1, n_intervals))[:, 0]
+        errors.append(float(jnp.abs(found - jnp.exp(jnp.sin(5 * between))).max()))
+    assert 10 < errors[0] / errors[1] < 32
+    assert 10 < errors[1] / errors[2] < 32
+
+
+def test_splines_are_exact_for_cubics():
+    x = jnp.linspace(2, 5, 31)
+    cubic = lambda x: x**3 - 7 * x**2 + 3 * x - 1  # noqa: E731
+    coefficients = splines.fitting_matrix(6) @ cubic(jnp.linspace(2, 5, 7))[:, None]
+    found = splines.evaluate(coefficients, splines.locate(x, 2, 5, 6))[:, 0]
+    np.testing.assert_allclose(found, cubic(x), rtol=1e-12)
 
 
 def test_selected_graph_gives_the_same_step():

@@ -113,7 +113,7 @@ def test_a_step_without_finite_gradient_changes_nothing(data):
     batch = examples.Batch(pairs, jnp.array([False]), jnp.ones(1, jnp.float32))
     state = train.initial(model_config, training, 10)
     loss = objective.make_loss(model_config, objective.single(data.system))
-    step = jax.jit(train.make_train_step(loss, training, optimizer.make(training, 10), parallel.mesh()))
+    step = jax.jit(train.make_train_step(loss, training, optimizer.make(training, 10), parallel.mesh(), together=False))
     displacements = pairs.displacements.at[0, 0, 0].set(jnp.nan)
     after, _ = step(state, batch._replace(pairs=pairs._replace(displacements=displacements)))
     assert int(after.skipped) == 1

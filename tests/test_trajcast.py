@@ -203,7 +203,7 @@ SETTINGS = {
 def test_other_settings_agree_with_the_plain_recomputation_and_survive_export(setting):
     sizes = {"cutoff": 3.0, "radial_hidden": (8,), "speed_hidden": (8,), **SETTINGS[setting]}
     config = configs.ModelConfig((1, 8, 14), (1.008, 15.999, 28.085), 10.0, 0.03, 0.004, 0.03, 20.0,
-                                 architecture=configs.Architecture(**sizes))  # fmt: skip
+                                 architecture=configs.Architecture(radial_intervals=0, **sizes))  # fmt: skip
     system, state = perturbed()
     rng, shapes = np.random.default_rng(0), jax.eval_shape(lambda: model.init(jax.random.key(0), config))
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)

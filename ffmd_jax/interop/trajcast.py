@@ -58,8 +58,11 @@ def export_model(config: ModelConfig, params: model.Params) -> tuple[dict[str, A
         ValueError: the architecture has an option that the reference does not know.
     """
     sizes = config.architecture
-    if sizes.velocity_input or sizes.natural_parity or sizes.lmax_harmonics != sizes.lmax:
-        raise ValueError("TrajCast knows neither velocity_input nor natural_parity nor a harmonics_lmax above lmax")
+    extras = (sizes.velocity_input, sizes.natural_parity, sizes.radial_intervals, sizes.lmax_harmonics != sizes.lmax)
+    if any(extras):
+        raise ValueError(
+            "TrajCast knows no velocity_input, no natural_parity, no radial_intervals and no harmonics_lmax above lmax"
+        )
     return trajcast_config.from_model_config(config), trajcast_weights.from_params(config, params)
 
 

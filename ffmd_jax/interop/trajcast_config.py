@@ -35,6 +35,7 @@ def to_model_config(
         layers=options.integer("num_mp_layers"),
         radial_basis=options.integer("num_edge_rbf"),
         radial_hidden=options.widths("edge_mlp_kwargs"),
+        radial_intervals=0,
         cutoff_power=options.integer("num_edge_poly_cutoff"),
         speed_basis=options.integer("num_vel_rbf"),
         speed_hidden=options.widths("vel_mlp_kwargs"),

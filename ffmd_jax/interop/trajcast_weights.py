@@ -102,7 +102,7 @@ def _layer_buffers(block: str, config: ModelConfig, shapes: Any, inputs: Sequenc
         for path in paths:
             if min(path.first.l, path.l, path.out.l) > 0:  # the reference writes the others out by hand
                 name = f"_w3j_{path.first.l}_{path.l}_{path.out.l}"
-                three_j = products.coupling(path, np.float64) / np.sqrt(path.out.dim)
+                three_j = products.coupling(path.first.l, path.l, path.out.l) / np.sqrt(path.out.dim)
                 entries[f"{block}.{product}.tp._compiled_main_left_right.{name}"] = three_j
     return entries
 
@@ -193,7 +193,7 @@ def _check_buffer(name: str, values: np.ndarray, expected: StateDict) -> None:
         match = _THREE_J.search(name)
         assert match is not None
         first, second, out = (int(degree) for degree in match.groups())
-        right = products.coupling(products.Path(e3nn.Irrep(first, 1), second, e3nn.Irrep(out, 1)), np.float64)
+        right = products.coupling(first, second, out)
         right = right / np.sqrt(2 * out + 1)
     if values.shape != right.shape:
         raise ValueError(f"{name} is {values.shape}, but the configuration needs {right.shape}")

@@ -1,0 +1,437 @@
+// The product over neighbours on CPUs, forwards and backwards: for atom i, path p, channel u, component m
+//
+//     out[i, m, u] = sum_j w_p[u](r_ij) sum_a T_p[a, m](r_ij) x[j, a, u]
+//
+// with T the spherical harmonics of the edge coupled by 3j symbols, and w a uniform cubic B-spline of the distance.  The
+// weights, T and the products exist in registers only, one vector of channels at a time: the step costs what its
+// multiplications cost.  cpu_kernel.py compiles this file for the machine it runs on and says what the arrays are.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+using I = std::int64_t;
+
+namespace {
+
+constexpr int kBytes = 64;  // of a vector; compilers split it where registers are smaller
+#ifdef __AVX512F__
+constexpr int kUnroll = 2;  // vectors at a time: they share the loads of T
+#else
+constexpr int kUnroll = 1;
+#endif
+
+template <class F>
+struct Vector {
+  typedef F type __attribute__((vector_size(kBytes)));
+};
+template <class F>
+using Vec = typename Vector<F>::type;
+template <class F>
+constexpr int kWidth = kBytes / sizeof(F);
+
+template <class F>
+inline Vec<F> load(const F* from) {
+  Vec<F> v;
+  std::memcpy(&v, from, kBytes);
+  return v;
+}
+
+template <class F>
+inline void store(F* to, Vec<F> v) {
+  std::memcpy(to, &v, kBytes);
+}
+
+template <class F>
+inline void add(F* to, Vec<F> v) {
+  store(to, load(to) + v);
+}
+
+template <class F>
+inline F sum(Vec<F> v) {
+  F total = 0;
+  for (int i = 0; i < kWidth<F>; i++) total += v[i];
+  return total;
+}
+
+// Runs body(0) … body(n - 1), on the threads of XLA's pool and on this one.
+void parallel(ffi::ThreadPool& pool, I n, const std::function<void(I)>& body) {
+  struct Shared {
+    std::atomic<I> next{0}, done{0};
+  };
+  auto shared = std::make_shared<Shared>();
+  // A helper that starts after all is done finds nothing to take, and does not touch the body.
+  std::function<void()> work = [shared, n, &body] {
+    for (I i; (i = shared->next++) < n; shared->done++) body(i);
+  };
+  for (I helpers = std::min<I>(pool.num_threads(), n) - 1; helpers > 0; helpers--) pool.Schedule(std::function<void()>(work));
+  work();
+  while (shared->done < n) std::this_thread::yield();
+}
+
+// Index of an operand that vmap gave leading axes of size 1 or of the batch's size.
+struct Lead {
+  std::vector<I> full, own;
+  I operator()(I batch) const {
+    I index = 0, stride = 1;
+    for (int axis = (int)full.size() - 1; axis >= 0; axis--) {
+      I place = batch % full[axis];
+      batch /= full[axis];
+      if (own[axis] > 1) index += place * stride;
+      stride *= own[axis];
+    }
+    return index;
+  }
+};
+
+// One path: where its inputs, tensor and outputs are.
+struct Path {
+  I row, d1, d3, tensor, output, slot;
+};
+
+// Arrays of one call; `Buffer` knows shapes, this knows what they mean.
+template <class F>
+struct Problem {
+  I batches = 1, atoms, neighbors, components, channels, harmonics, knots, n_tensor;
+  const F *features, *y, *place, *table;
+  const std::int32_t* senders;
+  const bool* mask;
+  Lead lead[6];  // features, senders, mask, harmonics, place, table
+  ffi::Span<const I> paths;
+  ffi::Span<const I> coupling;  // (element of T, spherical harmonic) of every 3j symbol
+  ffi::Span<const double> symbols;
+
+  I n_paths() const { return paths.size() / 6; }
+  Path path(I p) const {
+    const I* d = paths.begin() + 6 * p;
+    return {d[0], d[1], d[2], d[3], d[4], d[5]};
+  }
+  const F* features_of(I b) const { return features + lead[0](b) * atoms * components * channels; }
+  const F* table_of(I b) const { return table + lead[5](b) * n_paths() * knots * channels; }
+};
+
+// The real neighbours of one atom.
+template <class F>
+struct Edges {
+  std::vector<I> sender, column, knot;
+  std::vector<F> spline, slope;  // 4 B-splines and their derivatives, per edge
+  std::vector<F> tensor;         // T of all kinds of coupling, per edge
+  I size = 0;
+
+  void fill(const Problem<F>& p, I b, I atom, bool slopes) {
+    const I n = p.neighbors, first = atom * n;
+    const std::int32_t* senders = p.senders + p.lead[1](b) * p.atoms * n + first;
+    const bool* mask = p.mask + p.lead[2](b) * p.atoms * n + first;
+    const F* y = p.y + (p.lead[3](b) * p.atoms * n + first) * p.harmonics;
+    const F* place = p.place + p.lead[4](b) * p.atoms * n + first;
+    for (auto* v : {&sender, &column, &knot}) v->resize(n);
+    spline.resize(4 * n);
+    slope.resize(4 * n);
+    tensor.assign(n * p.n_tensor, F(0));
+    size = 0;
+    for (I j = 0; j < n; j++) {
+      if (!mask[j]) continue;
+      sender[size] = senders[j];
+      column[size] = j;
+      knot[size] = std::min<I>((I)place[j], p.knots - 4);
+      const F t = place[j] - knot[size], u = 1 - t;
+      const F values[4] = {u * u * u / 6, ((3 * t - 6) * t * t + 4) / 6, ((3 * u - 6) * u * u + 4) / 6, t * t * t / 6};
+      std::copy(values, values + 4, &spline[4 * size]);
+      if (slopes) {
+        const F derivatives[4] = {-u * u / 2, (F(1.5) * t - 2) * t, (2 - F(1.5) * u) * u, t * t / 2};
+        std::copy(derivatives, derivatives + 4, &slope[4 * size]);
+      }
+      F* out = &tensor[size * p.n_tensor];
+      for (std::size_t q = 0; q < p.symbols.size(); q++)
+        out[p.coupling[2 * q]] += F(p.symbols[q]) * y[j * p.harmonics + p.coupling[2 * q + 1]];
+      size++;
+    }
+  }
+};
+
+template <class F>
+inline Vec<F> interpolate(const F* table, I channels, const F* spline) {
+  Vec<F> w = load(table) * spline[0];
+  for (int i = 1; i < 4; i++) w += load(table + i * channels) * spline[i];
+  return w;
+}
+
+// One path of one atom, `V` vectors of channels from `u` on.
+template <class F, int D1, int D3, int V>
+struct Forward {
+  static void run(const Problem<F>& p, const Edges<F>& edges, const Path& path, const F* features, const F* table, I u,
+                  F* out, I stride) {
+    Vec<F> total[D3][V] = {};
+    for (I j = 0; j < edges.size; j++) {
+      const F* x = features + (edges.sender[j] * p.components + path.row) * p.channels + u;
+      const F* t = &edges.tensor[j * p.n_tensor + path.tensor];
+      const F* knots = table + edges.knot[j] * p.channels + u;
+      Vec<F> w[V];
+      for (int v = 0; v < V; v++) w[v] = interpolate(knots + v * kWidth<F>, p.channels, &edges.spline[4 * j]);
+      for (int a = 0; a < D1; a++)
+        for (int v = 0; v < V; v++) {
+          const Vec<F> weighted = w[v] * load(x + a * p.channels + v * kWidth<F>);
+          for (int m = 0; m < D3; m++) total[m][v] += weighted * t[a * D3 + m];
+        }
+    }
+    for (int m = 0; m < D3; m++)
+      for (int v = 0; v < V; v++) store(out + m * stride + v * kWidth<F>, total[m][v]);
+  }
+};
+
+// Where gradients go; those of T and place are vectors of partial sums, and null where not wanted.
+template <class F>
+struct Gradients {
+  F *features, *table, *tensor, *place;
+};
+
+// As `Forward`, from the gradient of `out`.
+template <class F, int D1, int D3, int V>
+struct Backward {
+  static void run(const Problem<F>& p, const Edges<F>& edges, const Path& path, const F* features, const F* table, I u,
+                  const F* gradient, I stride, const Gradients<F>& to, F* to_table) {
+    Vec<F> g[D3][V];
+    for (int m = 0; m < D3; m++)
+      for (int v = 0; v < V; v++) g[m][v] = load(gradient + m * stride + v * kWidth<F>);
+    for (I j = 0; j < edges.size; j++) {
+      const I row = (edges.sender[j] * p.components + path.row) * p.channels + u;
+      const I tensor = j * p.n_tensor + path.tensor, knots = edges.knot[j] * p.channels + u;
+      const F* t = &edges.tensor[tensor];
+      const F* spline = &edges.spline[4 * j];
+      Vec<F> w[V], to_w[V] = {};
+      for (int v = 0; v < V; v++) w[v] = interpolate(table + knots + v * kWidth<F>, p.channels, spline);
+      for (int a = 0; a < D1; a++)
+        for (int v = 0; v < V; v++) {
+          const I place = row + a * p.channels + v * kWidth<F>;
+          const Vec<F> x = load(features + place);
+          Vec<F> back = g[0][v] * t[a * D3];
+          for (int m = 1; m < D3; m++) back += g[m][v] * t[a * D3 + m];
+          to_w[v] += x * back;
+          add(to.features + place, w[v] * back);
+          if (to.tensor)
+            for (int m = 0; m < D3; m++) add(to.tensor + (tensor + a * D3 + m) * kWidth<F>, w[v] * x * g[m][v]);
+        }
+      for (int v = 0; v < V; v++) {
+        for (int i = 0; i < 4; i++) add(to_table + knots + i * p.channels + v * kWidth<F>, to_w[v] * spline[i]);
+        if (to.place)
+          add(to.place + j * kWidth<F>,
+              to_w[v] * interpolate(table + knots + v * kWidth<F>, p.channels, &edges.slope[4 * j]));
+      }
+    }
+  }
+};
+
+// Kernel<F, d1, d3, V>::run(arguments…) for dimensions known at run time only; false beyond l = 3.
+template <template <class, int, int, int> class Kernel, class F, int V, class... Arguments>
+bool dispatch(const Path& path, Arguments&&... arguments) {
+  switch (10 * path.d1 + path.d3) {
+#define CASE(a, b)                                  \
+  case 10 * a + b:                                  \
+    Kernel<F, a, b, V>::run(arguments...);          \
+    return true;
+#define ROW(a) CASE(a, 1) CASE(a, 3) CASE(a, 5) CASE(a, 7)
+    ROW(1) ROW(3) ROW(5) ROW(7)
+#undef ROW
+#undef CASE
+  }
+  return false;
+}
+
+// All channels of a path, in the widest steps that fit.
+template <template <class, int, int, int> class Kernel, class F, class Run>
+void over_channels(I channels, Run run) {
+  I u = 0;
+  for (; u + kUnroll * kWidth<F> <= channels; u += kUnroll * kWidth<F>) run(u, std::integral_constant<int, kUnroll>());
+  for (; u < channels; u += kWidth<F>) run(u, std::integral_constant<int, 1>());
+}
+
+// Arrays [..., d3, n_slots · channels] of the output irreps.
+template <class F>
+struct Outputs {
+  std::vector<F*> data;
+  std::vector<I> dims, strides;
+  F* at(const Path& path, I atom, I channels) const {
+    return data[path.output] + atom * dims[path.output] * strides[path.output] + path.slot * channels;
+  }
+};
+
+template <class F, class Buffer>
+void append(Outputs<F>& outputs, Buffer&& buffer) {
+  auto shape = buffer.dimensions();
+  outputs.data.push_back(const_cast<F*>(buffer.typed_data()));
+  outputs.dims.push_back(shape[shape.size() - 2]);
+  outputs.strides.push_back(shape[shape.size() - 1]);
+}
+
+template <ffi::DataType D>
+ffi::ErrorOr<Problem<ffi::NativeType<D>>> problem(ffi::RemainingArgs args, ffi::Span<const I> paths,
+                                                  ffi::Span<const I> coupling, ffi::Span<const double> symbols,
+                                                  I n_tensor) {
+  using F = ffi::NativeType<D>;
+  Problem<F> p;
+  auto features = args.get<ffi::Buffer<D>>(0), y = args.get<ffi::Buffer<D>>(3), place = args.get<ffi::Buffer<D>>(4),
+       table = args.get<ffi::Buffer<D>>(5);
+  auto senders = args.get<ffi::Buffer<ffi::S32>>(1);
+  auto mask = args.get<ffi::Buffer<ffi::PRED>>(2);
+  if (!features || !y || !place || !table || !senders || !mask)
+    return ffi::Unexpected(ffi::Error::InvalidArgument("edge convolution: wrong types"));
+  const ffi::Span<const I> shapes[6] = {features->dimensions(), senders->dimensions(), mask->dimensions(),
+                                        y->dimensions(),        place->dimensions(),   table->dimensions()};
+  const int own[6] = {3, 2, 2, 3, 2, 3};
+  const std::size_t n_lead = shapes[0].size() - own[0];
+  std::vector<I> full(n_lead, 1);
+  for (int k = 0; k < 6; k++)
+    for (std::size_t axis = 0; axis < n_lead; axis++) full[axis] = std::max(full[axis], shapes[k][axis]);
+  for (int k = 0; k < 6; k++) p.lead[k] = {full, std::vector<I>(shapes[k].begin(), shapes[k].begin() + n_lead)};
+  for (I size : full) p.batches *= size;
+  p.atoms = shapes[0][n_lead];
+  p.components = shapes[0][n_lead + 1];
+  p.channels = shapes[0][n_lead + 2];
+  p.neighbors = shapes[1][n_lead + 1];
+  p.harmonics = shapes[3][n_lead + 2];
+  p.knots = shapes[5][n_lead + 1];
+  p.n_tensor = n_tensor;
+  p.features = features->typed_data();
+  p.y = y->typed_data();
+  p.place = place->typed_data();
+  p.table = table->typed_data();
+  p.senders = senders->typed_data();
+  p.mask = mask->typed_data();
+  p.paths = paths;
+  p.coupling = coupling;
+  p.symbols = symbols;
+  if (p.channels % kWidth<F>) return ffi::Unexpected(ffi::Error::InvalidArgument("edge convolution: odd channels"));
+  return p;
+}
+
+template <ffi::DataType D>
+ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, ffi::Span<const I> paths,
+                   ffi::Span<const I> coupling, ffi::Span<const double> symbols, I n_tensor) {
+  using F = ffi::NativeType<D>;
+  auto given = problem<D>(args, paths, coupling, symbols, n_tensor);
+  if (!given) return given.error();
+  const Problem<F>& p = *given;
+  Outputs<F> outputs;
+  for (std::size_t k = 0; k < rets.size(); k++) append(outputs, **rets.get<ffi::Buffer<D>>(k));
+  constexpr I atoms_at_a_time = 2;
+  const I per_batch = (p.atoms + atoms_at_a_time - 1) / atoms_at_a_time;
+  parallel(pool, p.batches * per_batch, [&](I task) {
+    thread_local Edges<F> edges;
+    const I b = task / per_batch, first = task % per_batch * atoms_at_a_time;
+    for (I i = first; i < std::min(first + atoms_at_a_time, p.atoms); i++) {
+      edges.fill(p, b, i, false);
+      for (I k = 0; k < p.n_paths(); k++) {
+        const Path path = p.path(k);
+        const F* table = p.table_of(b) + k * p.knots * p.channels;
+        F* out = outputs.at(path, b * p.atoms + i, p.channels);
+        over_channels<Forward, F>(p.channels, [&](I u, auto v) {
+          dispatch<Forward, F, decltype(v)::value>(path, p, edges, path, p.features_of(b), table, u, out + u,
+                                                   outputs.strides[path.output]);
+        });
+      }
+    }
+  });
+  return ffi::Error::Success();
+}
+
+// Results: gradients of features and table and, if `positions`, of the spherical harmonics and places.
+template <ffi::DataType D>
+ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, ffi::Span<const I> paths,
+                    ffi::Span<const I> coupling, ffi::Span<const double> symbols, I n_tensor, bool positions) {
+  using F = ffi::NativeType<D>;
+  auto given = problem<D>(args, paths, coupling, symbols, n_tensor);
+  if (!given) return given.error();
+  const Problem<F>& p = *given;
+  Outputs<F> gradients;
+  for (std::size_t k = 6; k < args.size(); k++) append(gradients, *args.get<ffi::Buffer<D>>(k));
+  auto result = [&](int k) { return (**rets.get<ffi::Buffer<D>>(k)).typed_data(); };
+  F *to_features = result(0), *to_table = result(1);
+  F *to_y = positions ? result(2) : nullptr, *to_place = positions ? result(3) : nullptr;
+
+  // Atoms of one system add to the same features and table: every slice of them has arrays of its own, added in order
+  // afterwards, so that results do not depend on which thread was faster.
+  const I slices = std::min(p.atoms, (pool.num_threads() + p.batches - 1) / p.batches);
+  const I n_features = p.atoms * p.components * p.channels, n_table = p.n_paths() * p.knots * p.channels;
+  std::vector<F> more((slices - 1) * p.batches * (n_features + n_table));
+  auto features_of = [&](I b, I s) {
+    return s ? &more[(b * (slices - 1) + s - 1) * (n_features + n_table)] : to_features + b * n_features;
+  };
+  auto table_of = [&](I b, I s) { return s ? features_of(b, s) + n_features : to_table + b * n_table; };
+
+  parallel(pool, p.batches * slices, [&](I task) {
+    thread_local Edges<F> edges;
+    thread_local std::vector<F> to_tensor, to_edge;
+    const I b = task / slices, s = task % slices;
+    Gradients<F> to{features_of(b, s), table_of(b, s), nullptr, nullptr};
+    if (!s) {
+      std::fill(to.features, to.features + n_features, F(0));
+      std::fill(to.table, to.table + n_table, F(0));
+    }
+    for (I i = p.atoms * s / slices; i < p.atoms * (s + 1) / slices; i++) {
+      edges.fill(p, b, i, positions);
+      if (positions) {
+        to_tensor.assign(edges.size * p.n_tensor * kWidth<F>, F(0));
+        to_edge.assign(edges.size * kWidth<F>, F(0));
+        to.tensor = to_tensor.data();
+        to.place = to_edge.data();
+      }
+      for (I k = 0; k < p.n_paths(); k++) {
+        const Path path = p.path(k);
+        const F* table = p.table_of(b) + k * p.knots * p.channels;
+        const F* gradient = gradients.at(path, b * p.atoms + i, p.channels);
+        over_channels<Backward, F>(p.channels, [&](I u, auto v) {
+          dispatch<Backward, F, decltype(v)::value>(path, p, edges, path, p.features_of(b), table, u, gradient + u,
+                                                    gradients.strides[path.output], to,
+                                                    to.table + k * p.knots * p.channels);
+        });
+      }
+      if (!positions) continue;
+      const I row = (b * p.atoms + i) * p.neighbors;
+      std::fill(to_y + row * p.harmonics, to_y + (row + p.neighbors) * p.harmonics, F(0));
+      std::fill(to_place + row, to_place + row + p.neighbors, F(0));
+      for (I j = 0; j < edges.size; j++) {
+        to_place[row + edges.column[j]] = sum<F>(load(&to_edge[j * kWidth<F>]));
+        for (std::size_t q = 0; q < p.symbols.size(); q++)
+          to_y[(row + edges.column[j]) * p.harmonics + p.coupling[2 * q + 1]] +=
+              F(p.symbols[q]) * sum<F>(load(&to_tensor[(j * p.n_tensor + p.coupling[2 * q]) * kWidth<F>]));
+      }
+    }
+  });
+  if (slices > 1)
+    parallel(pool, p.batches * slices, [&](I task) {
+      const I b = task / slices, part = task % slices;
+      for (I s = 1; s < slices; s++) {
+        F *a = features_of(b, 0), *c = table_of(b, 0);
+        const F *from = features_of(b, s), *from_table = table_of(b, s);
+        for (I n = n_features * part / slices; n < n_features * (part + 1) / slices; n++) a[n] += from[n];
+        for (I n = n_table * part / slices; n < n_table * (part + 1) / slices; n++) c[n] += from_table[n];
+      }
+    });
+  return ffi::Error::Success();
+}
+
+auto bind() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .RemainingArgs()
+      .RemainingRets()
+      .Attr<ffi::Span<const I>>("paths")
+      .Attr<ffi::Span<const I>>("coupling")
+      .Attr<ffi::Span<const double>>("symbols")
+      .Attr<I>("n_tensor");
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(forward_float32, forward<ffi::F32>, bind());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(forward_float64, forward<ffi::F64>, bind());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(backward_float32, backward<ffi::F32>, bind().Attr<bool>("positions"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(backward_float64, backward<ffi::F64>, bind().Attr<bool>("positions"));
