@@ -216,7 +216,7 @@ def fit(
             errors = validate(current.average) if block.ends_epoch else None
         done, skipped, compiled = done + block.n_steps, int(current.skipped), True
         failed = failed + block.n_steps if skipped - before == block.n_steps else 0
-        _check_converges(done, failed, losses, errors)
+        check_converges(done, failed, losses, errors)
         rate = float(np.asarray(rates(max(0, done - skipped - 1))))
         yield Progress(current, done / per_epoch, _mean(losses), _mean(norms), rate, speed, errors)
 
@@ -236,7 +236,7 @@ def out_of_memory(batch_size: int, n_devices: int) -> Iterator[None]:
         ) from error
 
 
-def _check_converges(done: int, failed: int, losses: np.ndarray, errors: objective.Errors | None) -> None:
+def check_converges(done: int, failed: int, losses: np.ndarray, errors: objective.Errors | None) -> None:
     """Raises Diverged if steps or validation gave no finite numbers, or most losses of a block are beyond all reason.
 
     One step without a finite gradient may be a bad pair; ``failed`` counts those in a row.
