@@ -183,12 +183,19 @@ def initial(config: ModelConfig, training: Training, n_steps: int, params: model
     """The state before the first step, from random or given weights, on all devices."""
 
     @jax.jit  # one program instead of a hundred small ones
+<<<<<<< HEAD
     def begin(weights: Any) -> TrainState:
         if weights is None:
             weights = model.init(jax.random.fold_in(jax.random.key(training.seed), 0), config)
         weights = cast(weights, jnp.float32)
+=======
+    def begin(weights: model.Params | None) -> TrainState:
+        random = jax.random.fold_in(jax.random.key(training.seed), 0)
+        given = model.init(random, config) if weights is None else weights
+        start: Any = cast(given, jnp.float32)
+>>>>>>> train-parallel
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(weights, weights, optimizer.make(training, n_steps).init(weights), zero, zero)
+        return TrainState(start, start, optimizer.make(training, n_steps).init(start), zero, zero)
 
     return parallel.replicate(begin(params), parallel.mesh())
 
@@ -236,7 +243,7 @@ def fit(
             errors = validate(current.average) if block.ends_epoch else None
         done, skipped, compiled = done + block.n_steps, int(current.skipped), True
         failed = failed + block.n_steps if skipped - before == block.n_steps else 0
-        _check_converges(done, failed, losses, errors)
+        check_converges(done, failed, losses, errors)
         rate = float(np.asarray(rates(max(0, done - skipped - 1))))
         yield Progress(current, done / per_epoch, _mean(losses), _mean(norms), rate, speed, errors)
 
@@ -256,7 +263,7 @@ def out_of_memory(batch_size: int, n_devices: int) -> Iterator[None]:
         ) from error
 
 
-def _check_converges(done: int, failed: int, losses: np.ndarray, errors: objective.Errors | None) -> None:
+def check_converges(done: int, failed: int, losses: np.ndarray, errors: objective.Errors | None) -> None:
     """Raises Diverged if steps or validation gave no finite numbers, or most losses of a block are beyond all reason.
 
     One step without a finite gradient may be a bad pair; ``failed`` counts those in a row.

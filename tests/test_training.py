@@ -139,6 +139,7 @@ def test_a_step_without_finite_gradient_changes_nothing(data):
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (good.params, state.params)), strict=True))
 
 
+<<<<<<< HEAD
 def test_noise_moves_the_start_and_neither_the_end_nor_the_momenta(data):
     pairs = examples.make(data.system, jax.tree.map(lambda x: x[:150], data.train), SIZES.cutoff)
     system, sigma = objective.single(data.system), State(np.float32(0.02), np.float32(3e-4))
@@ -173,6 +174,40 @@ def test_training_with_noise_and_adamw_learns(data):
     )
     _, progress = fit(data, training)
     assert progress[-1].loss < 0.5 * progress[0].loss
+=======
+def test_pairs_together_and_one_by_one_give_the_same_step(data):
+    model_config, training = train.model_config(data, SIZES), config.Training(optimizer="adam", warmup_steps=0)
+    loss, devices = objective.make_loss(model_config, objective.single(data.system)), parallel.mesh()
+    table = examples.make(data.system, jax.tree.map(lambda x: x[:3], data.validation), SIZES.cutoff)
+    weights = jnp.array([0.5, 0.3, 0.2], jnp.float32)
+    batch = examples.Batch(jax.tree.map(jnp.asarray, table), jnp.array([True, False, True]), weights)
+    state = train.initial(model_config, training, 10)
+    found = []
+    for together in (False, True):
+        step = train.make_train_step(loss, training, optimizer.make(training, 10), devices, together)
+        errors = objective.make_evaluate(loss, devices, 2 if together else 1)(state.params, (batch.pairs, weights))
+        found.append((jax.jit(step)(state, batch)[1], errors))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("failed", "losses", "errors", "message"),
+    [
+        (2, [np.nan, np.nan], None, "no finite gradient in the last 2 steps"),
+        (0, [2e4, 3e4, 0.5], None, "the loss is 2.0e"),
+        (0, [0.5, 0.4], objective.Errors(np.nan, 1.0, 1.0, 1.0), "validation error"),
+        (1, [np.nan], None, None),  # one bad pair
+        (0, [2e4, 0.5, 0.4], objective.Errors(1.0, 1.0, 1.0, 1.0), None),
+    ],
+)
+def test_divergence_is_told_from_a_bad_pair(failed, losses, errors, message):
+    if message is None:
+        train.check_converges(7, failed, np.array(losses), errors)
+    else:
+        with pytest.raises(train.Diverged, match=message):
+            train.check_converges(7, failed, np.array(losses), errors)
+>>>>>>> train-parallel
 
 
 def test_reversed_pairs_run_backwards(data):

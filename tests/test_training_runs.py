@@ -22,8 +22,8 @@ from ffmd_jax.cli import learn
 TINY = ["--config.cutoff", 4.5, "--config.lmax", 1, "--config.channels", 4, "--config.layers", 1]
 TINY += ["--config.radial-hidden", 4, "--config.speed-hidden", 4, "--config.velocity-input"]
 # 26 pairs in batches of 6: neither 8 devices nor 4 divide them, and two pairs wait for the next epoch.
-OPTIONS = ["--epochs", 4, "--batch-size", 6, "--optimizer", "adam", "--learning-rate", 0.01, *TINY]
-N_STEPS = 16
+OPTIONS = ["--epochs", 3, "--batch-size", 6, "--optimizer", "adam", "--learning-rate", 0.01, *TINY]
+N_STEPS = 12
 
 pytestmark = pytest.mark.usefixtures("restore_precision", "single_precision")
 
@@ -90,7 +90,7 @@ def wait_for_metrics(process, model, n_lines):
 def test_a_killed_training_ends_with_the_same_bits(folder):
     random_moment = random.Random(7)
     killed, options = 0, []
-    for n_lines in (1, 2, 3):
+    for n_lines in (1, 2):
         process, _ = start_ffmd("train", folder / "data.h5", "--out", folder / "killed", *OPTIONS, *options)
         # A line is written just before the state is saved, which takes most of an epoch here.
         wait_for_metrics(process, folder / "killed", n_lines)
@@ -100,7 +100,7 @@ def test_a_killed_training_ends_with_the_same_bits(folder):
         process.communicate()
         killed += process.returncode == -signal.SIGKILL
         options = ["--resume"]
-    assert killed >= 2  # a fast machine may be done before the third
+    assert killed  # a fast machine may be done before the second
     ffmd("train", folder / "data.h5", "--out", folder / "killed", *OPTIONS, "--resume")
     assert_same_training(folder / "whole", folder / "killed")
 
@@ -128,17 +128,15 @@ def test_a_stopped_training_is_saved_and_goes_on(folder, monkeypatch, capsys):
     for a, b in zip(*map(jax.tree.leaves, (state, whole)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert best == 1
-    assert saved_steps(out) == [4, 16]
+    assert saved_steps(out) == [4, 12]
     assert (out / "weights.npz").read_bytes() == exported
 
 
-@pytest.mark.parametrize(("rate", "what"), [(1e30, "no finite gradient"), (2.0, "the loss is")])
-def test_a_diverged_training_keeps_its_best_weights(folder, monkeypatch, capsys, rate, what):
-    monkeypatch.setattr(optimizer, "schedule", lambda *_: lambda step: jnp.where(step < 5, 1e-3, rate))
-    out = folder / f"wild{rate}"
+def test_a_diverged_training_keeps_its_best_weights(folder, monkeypatch, capsys):
+    monkeypatch.setattr(optimizer, "schedule", lambda *_: lambda step: jnp.where(step < 5, 1e-3, 1e30))
+    out = folder / "wild"
     message = fails(capsys, "train", folder / "data.h5", "--out", out, *OPTIONS)
     assert "diverged by step" in message
-    assert what in message
     assert "keeps the weights" in message
     assert saved_steps(out)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(checkpoint.load_model(out)[1]))

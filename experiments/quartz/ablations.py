@@ -126,8 +126,13 @@ def table() -> None:
     print("| change | Δr error, % | v error, % | v error after 16 / 128 free steps | kinetic ratio after 128 |"
           " temperature O / Si, K | broken | ms/step |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
     for name in VARIANTS:
-        mine = [row for row in rows if row["variant"] == name]
+        all_seeds = [row for row in rows if row["variant"] == name]
+        mine = [row for row in all_seeds if "diverged" not in row]
+        if len(mine) < len(all_seeds):
+            name += f" ({len(all_seeds) - len(mine)} of {len(all_seeds)} diverged)"
         if not mine:
+            if all_seeds:
+                print(f"| {name} |  |  |  |  |  |  |  |")
             continue
 
         def spread(values, digits=2):
@@ -169,7 +174,10 @@ def main() -> None:
     for seed in options.seeds:
         for name in options.variants:
             if (name, seed) not in done:
-                found = run_one(name, seed, options.steps, data, test)
+                try:
+                    found = run_one(name, seed, options.steps, data, test)
+                except train.Diverged:
+                    found = {"variant": name, "seed": seed, "diverged": True}
                 with open(RESULTS, "a") as file:
                     file.write(json.dumps(found) + "\n")
 
