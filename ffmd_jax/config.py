@@ -153,26 +153,21 @@ class ModelConfig:
 class Training:
     """How to train.
 
-        Attributes:
-            epochs: Passes over the training pairs.
-    <<<<<<< HEAD
-            batch_size: Pairs per optimizer step; small batches win on CPU.
-            optimizer: muon (matrices by Muon, the rest by Adam), adam (with AMSGrad, as in the paper) or adamw.
-    =======
-            batch_size: Pairs per optimizer step, on all devices together; small batches win on CPU.
-            optimizer: muon (matrices by Muon, the rest by Adam) or adam (with AMSGrad, as in the paper).
-    >>>>>>> train-parallel
-            learning_rate: Peak learning rate, after warm-up, before cosine decay to zero.
-            weight_decay: Decoupled decay, of the matrices under Muon, of all weights under AdamW.  Without it they grow
-                without bound, and the network explodes on rare configurations that a small validation error does not show.
-            warmup_steps: Steps of linear warm-up.
-            clip_norm: Largest global norm of the gradient.
-            ema_decay: Decay of the moving average of the weights, which is what is validated and exported.
-            noise: Gaussian noise on the state that a pair starts from, in units of the RMS displacement (positions) and
-                velocity (velocities); the end stays, so that the network learns to come back.
-            kinetic_energy_penalty: Weight, in the loss, of the squared relative error of the total kinetic energy.
-            time_reversal: Train half of the steps on the reversed pair, (r', −v') → (r, −v).
-            seed: Of weights and data order.
+    Attributes:
+        epochs: Passes over the training pairs.
+        batch_size: Pairs per optimizer step, on all devices together; small batches win on CPU.
+        optimizer: muon (matrices by Muon, the rest by Adam), adam (with AMSGrad, as in the paper) or adamw.
+        learning_rate: Peak learning rate, after warm-up, before cosine decay to zero.
+        weight_decay: Decoupled decay, of the matrices under Muon, of all weights under AdamW.  Without it they grow
+            without bound, and the network explodes on rare configurations that a small validation error does not show.
+        warmup_steps: Steps of linear warm-up.
+        clip_norm: Largest global norm of the gradient.
+        ema_decay: Decay of the moving average of the weights, which is what is validated and exported.
+        noise: Gaussian noise on the state that a pair starts from, in units of the RMS displacement (positions) and
+            velocity (velocities); the end stays, so that the network learns to come back.
+        kinetic_energy_penalty: Weight, in the loss, of the squared relative error of the total kinetic energy.
+        time_reversal: Train half of the steps on the reversed pair, (r', −v') → (r, −v).
+        seed: Of weights and data order.
     """
 
     epochs: int = 100

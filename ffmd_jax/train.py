@@ -183,17 +183,10 @@ def initial(config: ModelConfig, training: Training, n_steps: int, params: model
     """The state before the first step, from random or given weights, on all devices."""
 
     @jax.jit  # one program instead of a hundred small ones
-<<<<<<< HEAD
-    def begin(weights: Any) -> TrainState:
-        if weights is None:
-            weights = model.init(jax.random.fold_in(jax.random.key(training.seed), 0), config)
-        weights = cast(weights, jnp.float32)
-=======
     def begin(weights: model.Params | None) -> TrainState:
         random = jax.random.fold_in(jax.random.key(training.seed), 0)
         given = model.init(random, config) if weights is None else weights
         start: Any = cast(given, jnp.float32)
->>>>>>> train-parallel
         zero = jnp.zeros((), jnp.int32)
         return TrainState(start, start, optimizer.make(training, n_steps).init(start), zero, zero)
 

@@ -139,7 +139,6 @@ def test_a_step_without_finite_gradient_changes_nothing(data):
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (good.params, state.params)), strict=True))
 
 
-<<<<<<< HEAD
 def test_noise_moves_the_start_and_neither_the_end_nor_the_momenta(data):
     pairs = examples.make(data.system, jax.tree.map(lambda x: x[:150], data.train), SIZES.cutoff)
     system, sigma = objective.single(data.system), State(np.float32(0.02), np.float32(3e-4))
@@ -174,17 +173,21 @@ def test_training_with_noise_and_adamw_learns(data):
     )
     _, progress = fit(data, training)
     assert progress[-1].loss < 0.5 * progress[0].loss
-=======
+
+
 def test_pairs_together_and_one_by_one_give_the_same_step(data):
     model_config, training = train.model_config(data, SIZES), config.Training(optimizer="adam", warmup_steps=0)
-    loss, devices = objective.make_loss(model_config, objective.single(data.system)), parallel.mesh()
+    system, devices = objective.single(data.system), parallel.mesh()
+    loss, prepare = objective.make_loss(model_config, system), train.make_prepare(model_config, system, training)
     table = examples.make(data.system, jax.tree.map(lambda x: x[:3], data.validation), SIZES.cutoff)
     weights = jnp.array([0.5, 0.3, 0.2], jnp.float32)
-    batch = examples.Batch(jax.tree.map(jnp.asarray, table), jnp.array([True, False, True]), weights)
+    batch = examples.Batch(
+        jax.tree.map(jnp.asarray, table), jnp.array([True, False, True]), weights, jnp.zeros(3, jnp.uint32)
+    )
     state = train.initial(model_config, training, 10)
     found = []
     for together in (False, True):
-        step = train.make_train_step(loss, training, optimizer.make(training, 10), devices, together)
+        step = train.make_train_step(loss, prepare, training, optimizer.make(training, 10), devices, together)
         errors = objective.make_evaluate(loss, devices, 2 if together else 1)(state.params, (batch.pairs, weights))
         found.append((jax.jit(step)(state, batch)[1], errors))
     for one, other in zip(*found, strict=True):
@@ -207,7 +210,6 @@ def test_divergence_is_told_from_a_bad_pair(failed, losses, errors, message):
     else:
         with pytest.raises(train.Diverged, match=message):
             train.check_converges(7, failed, np.array(losses), errors)
->>>>>>> train-parallel
 
 
 def test_reversed_pairs_run_backwards(data):
