@@ -3,7 +3,7 @@
     ffmd reference quartz --runs 3 --length-ps 6 --frame-fs 10 --seed 20 --out experiments/quartz/data/held.h5
     python experiments/quartz/calibrate.py ffmd_jax/pretrained/quartz experiments/quartz/data/held_?.h5
 
-Models trained by `ffmd train` are calibrated at its end; the shipped one is older.  Two minutes on one core.
+Models trained by `ffmd train` are calibrated at its end; the shipped one is older.  One minute on one core.
 """
 
 import dataclasses

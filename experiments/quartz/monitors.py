@@ -3,7 +3,7 @@
     ffmd reference quartz --runs 3 --length-ps 6 --frame-fs 10 --seed 20 --out experiments/quartz/data/held.h5
     python experiments/quartz/monitors.py
 
-About ten minutes on one core.  Prints a table; the runs are kept in runs/monitors/.
+Some ten to twenty minutes on one core.  Prints a table; the runs are kept in runs/monitors/.
 """
 
 import subprocess
