@@ -38,7 +38,7 @@ def draw(lines: list[dict], out: Path) -> None:
     for axes, label in ((left, "time per step / ms"), (right, "memory of the program / MiB")):
         axes.set(xscale="log", yscale="log", xlabel="atoms", ylabel=label)
         axes.grid(alpha=0.3)
-    left.legend(fontsize=6)
+    right.legend(*left.get_legend_handles_labels(), fontsize=6, loc="lower right")
     figure.suptitle(f"{lines[0]['device']}, {lines[0]['date']}, paper-size network", fontsize=9)
     figure.tight_layout()
     figure.savefig(out, dpi=150)
