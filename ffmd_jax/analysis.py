@@ -63,6 +63,7 @@ class Analysis(NamedTuple):
     potential_energy_eV: np.ndarray
     msd: dict[str, MeanSquareDisplacement]
     torsions: dict[str, torsions.Profile]
+    torsion_surfaces: dict[str, tuple[np.ndarray, np.ndarray]]
     metadata: dict[str, Any]
 
 
@@ -176,13 +177,8 @@ def analyze(trajectory: Trajectory) -> Analysis:
     if n_frames < 8:
         raise ValueError(f"an analysis needs at least 8 frames, not {n_frames}")
     halves = _part(trajectory, slice(0, n_frames // 2)), _part(trajectory, slice(n_frames // 2, None))
-    # g(r) is linear in the frames: the halves give that of the whole by their mean, and its noise.
-    rdf_halves = [
-        {_pair_name(pair): radial_distribution(half, pair, max_frames=250) for pair in _pairs(system)}
-        for half in halves
-    ]
-    rdf = {name: curve._replace(g=0.5 * (curve.g + rdf_halves[1][name].g)) for name, curve in rdf_halves[0].items()}
-    rmse = [rdf_rmse(curve, rdf_halves[1][name]) for name, curve in rdf_halves[0].items()]
+    found = {_pair_name(pair): _rdf_of_blocks(trajectory, pair) for pair in _pairs(system)}
+    rdf, rmse = {name: curve for name, (curve, _) in found.items()}, [rmse for _, rmse in found.values()]
     # Windows that fit a half give the halves the resolution of the whole, else their overlap is no floor.
     segment_ps = min(4.0, n_frames // 2 * frame_interval(trajectory.times) / units.PS)
     spectra = {chemical_symbols[number]: vdos(trajectory, number, segment_ps) for number in _elements(system)}
@@ -202,8 +198,24 @@ def analyze(trajectory: Trajectory) -> Analysis:
         potential_energy_eV=np.asarray(trajectory.observables.get("potential_energy_eV", unknown)),
         msd={chemical_symbols[z]: mean_square_displacement(trajectory, z) for z in _elements(system)},
         torsions=torsions.profiles(trajectory, kelvins.mean),
+        torsion_surfaces=torsions.surfaces(trajectory, kelvins.mean),
         metadata=trajectory.metadata,
     )
+
+
+def _rdf_of_blocks(trajectory: Trajectory, pair: tuple[int, int]) -> tuple[RadialDistribution, float]:
+    """g(r) with its standard error over four parts of the run, and the RMS difference of the halves.
+
+    g(r) is linear in the frames: the parts give that of the whole by their mean, and its noise.
+    """
+    n_frames = len(trajectory.times)
+    ends = np.linspace(0, n_frames, 5).round().astype(int)
+    parts = [_part(trajectory, slice(a, b)) for a, b in itertools.pairwise(ends)]
+    curves = [radial_distribution(part, pair, max_frames=125) for part in parts]
+    g = np.array([curve.g for curve in curves])
+    halves = (curves[0]._replace(g=g[:2].mean(axis=0)), curves[0]._replace(g=g[2:].mean(axis=0)))
+    whole = curves[0]._replace(g=g.mean(axis=0), error=np.std(g, axis=0, ddof=1) / 2)
+    return whole, rdf_rmse(*halves)
 
 
 def summarize(analysis: Analysis) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from ffmd_jax.trajectory import Trajectory, frame_interval
 
 
 class RadialDistribution(NamedTuple):
-    """Bin centres r, Å ``[n_bins]``, and g(r) ``[n_bins]``; a density, Å⁻¹, unless fully periodic."""
+    """Bin centres r, Å, g(r) (a density, Å⁻¹, unless fully periodic), and its standard error if known; ``[n_bins]``."""
 
     r_A: np.ndarray
     g: np.ndarray
+    error: np.ndarray | None = None
 
 
 class VDOS(NamedTuple):

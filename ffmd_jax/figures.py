@@ -61,7 +61,10 @@ def rdf(analysis: Analysis, reference: Analysis | None = None) -> Figure:
     for i, (name, axes) in enumerate(panels.items()):
         for run, run_name, color in runs_of(analysis, reference):
             if name in run.rdf:
-                _curve(axes, *run.rdf[name], run_name, color)
+                found = run.rdf[name]
+                _curve(axes, found.r_A, found.g, run_name, color)
+                if found.error is not None:
+                    axes.fill_between(found.r_A, found.g - found.error, found.g + found.error, color=color, alpha=0.25)
         _finish(axes, "r / Å", label, name.replace("-", "–"), legend=i == 0)
     return figure
 
@@ -133,6 +136,26 @@ def torsions(analysis: Analysis, reference: Analysis | None = None) -> Figure:
     return figure
 
 
+def torsion_surfaces(analysis: Analysis, reference: Analysis | None = None) -> Figure:
+    """Free energy of pairs of torsions: a row for each run, the reference first, one colour scale."""
+    runs, names = runs_of(analysis, reference), list(analysis.torsion_surfaces)
+    figure = Figure(figsize=(_WIDTH, _HEIGHT * len(runs)), layout="constrained", dpi=_DPI)
+    rows = figure.subplots(len(runs), len(names), squeeze=False)
+    image = None
+    for row, (run, run_name, _) in zip(rows, runs, strict=True):
+        for axes, name in zip(row, names, strict=True):
+            angle, energy = run.torsion_surfaces[name]
+            edge = np.degrees(angle)
+            image = axes.pcolormesh(edge, edge, energy.T, vmin=0, vmax=200, cmap="viridis")
+            first, second = name.replace("-", "–").split(", ")
+            axes.set_xlabel(f"{first} / °", fontsize=7)
+            axes.set_ylabel(f"{second} / °", fontsize=7)
+            axes.set_title(run_name, fontsize=8)
+    if image is not None:
+        figure.colorbar(image, ax=rows, label="free energy / meV")
+    return figure
+
+
 def error_growth(growth: ErrorGrowth, time_step_fs: float | None = None) -> Figure:
     """Position and velocity error and kinetic-energy ratio against steps, or time where Δt is given."""
     figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained", dpi=_DPI)
@@ -188,6 +211,10 @@ def make(
     drawn["msd"] = msd(analysis, reference)
     if analysis.torsions:
         drawn["torsions"] = torsions(analysis, reference)
+    if analysis.torsion_surfaces and (
+        reference is None or reference.torsion_surfaces.keys() == analysis.torsion_surfaces.keys()
+    ):
+        drawn["torsion_surfaces"] = torsion_surfaces(analysis, reference)
     if growth is not None:
         drawn["error_growth"] = error_growth(growth, time_step_fs)
     return drawn

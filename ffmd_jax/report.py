@@ -163,10 +163,11 @@ def write(
 _CAPTIONS = {
     "vdos": "Vibrational density of states.",
     "temperature": "Kinetic temperature: series, distribution, mean of each element with its block error.",
-    "rdf": "Structure: pair distributions.",
+    "rdf": "Structure: pair distributions; bands are standard errors over four parts of the run.",
     "potential_energy": "Potential energy by the reference method along both runs; dotted lines are means.",
     "msd": "Mean square displacement of every element; bands are standard errors over four parts of the run.",
     "torsions": "Free energy of the torsions; bars are standard errors over five blocks of the run.",
+    "torsion_surfaces": "Free energy of pairs of torsions, from 0 at the minimum; white: never visited.",
     "error_growth": "Growth of the errors from common starts; bars are standard errors over the starts.",
 }
 

@@ -1,5 +1,6 @@
 """Free-energy profiles of the torsions of a molecule; lengths are Å, angles rad, energies meV."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -81,13 +82,27 @@ def profile(series: np.ndarray, temperature_K: float, n_bins: int = 36, n_blocks
 
 def profiles(trajectory: Trajectory, temperature_K: float) -> dict[str, Profile]:
     """Profile of every dihedral of a molecule, by the names of its atoms, e.g. ``C3-C4-O7-H19``."""
+    return {name: profile(series, temperature_K) for name, series in _series(trajectory).items()}
+
+
+def surfaces(trajectory: Trajectory, temperature_K: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """`surface` of pairs of dihedrals that do not end in hydrogen (methyl groups just turn); at most six."""
+    heavy = {name: series for name, series in _series(trajectory).items() if "H" not in _elements_of(name)}
+    pairs = list(itertools.combinations(heavy, 2))[:6]
+    return {f"{a}, {b}": surface(heavy[a], heavy[b], temperature_K) for a, b in pairs}
+
+
+def _series(trajectory: Trajectory) -> dict[str, np.ndarray]:
+    """The angles of every dihedral, by the names of its atoms."""
     positions, species = np.asarray(trajectory.frames.positions), np.asarray(trajectory.system.species)
     return {
-        "-".join(f"{chemical_symbols[species[atom]]}{atom}" for atom in dihedral): profile(
-            angles(positions, dihedral), temperature_K
-        )
+        "-".join(f"{chemical_symbols[species[atom]]}{atom}" for atom in dihedral): angles(positions, dihedral)
         for dihedral in dihedrals(trajectory.system, positions[0])
     }
+
+
+def _elements_of(name: str) -> list[str]:
+    return [atom.rstrip("0123456789") for atom in name.split("-")]
 
 
 def surface(

@@ -329,3 +329,26 @@ def test_a_surface_of_two_independent_angles_is_the_sum_of_their_profiles():
     kT = 1000 * units.BOLTZMANN * 300
     exact = -kT * (np.cos(angle)[:, None] + 0.5 * np.cos(angle - 1))
     assert np.std(energy - exact) < 0.1 * kT
+
+
+def test_errors_of_rdf_cover_the_scatter_between_runs_of_an_ideal_gas():
+    rng, system = np.random.default_rng(5), make_system([8] * 20, [16.0] * 20, HEXAGONAL, True)
+    deviations = []
+    for _ in range(6):
+        positions = rng.uniform(size=(400, 20, 3)) @ HEXAGONAL
+        curve, _ = analysis._rdf_of_blocks(make_trajectory(system, positions), (8, 8))
+        far = curve.r_A > 2.0  # bins with many pairs; 1 − 1/N, but at lattice vectors
+        inside = far & (curve.r_A < 6.0)
+        deviations.append((curve.g[inside] - 0.95) / curve.error[inside])
+    # Of Student's t with three degrees of freedom, half lies within 0.765.
+    assert 0.4 < np.mean(np.abs(np.concatenate(deviations)) < 0.765) < 0.6
+
+
+def test_surfaces_are_of_torsions_that_do_not_end_in_hydrogen():
+    from ase.build import molecule
+
+    atoms = molecule("trans-butane")
+    system = make_system(atoms.numbers, atoms.get_masses(), np.zeros((3, 3)), False)
+    trajectory = make_trajectory(system, np.array([atoms.positions] * 4))
+    assert len(torsions.profiles(trajectory, 300.0)) == 3
+    assert torsions.surfaces(trajectory, 300.0) == {}  # methyl groups aside, one torsion is left
