@@ -141,7 +141,8 @@ struct Edges {
       if (!mask[j]) continue;
       sender[size] = senders[j];
       column[size] = j;
-      knot[size] = std::min<I>((I)place[j], p.knots - 4);
+      // A place that is no number stays one in t; the index made of it could be anywhere.
+      knot[size] = place[j] > 0 ? (I)std::min(place[j], F(p.knots - 4)) : 0;
       const F t = place[j] - knot[size], u = 1 - t;
       const F values[4] = {u * u * u / 6, ((3 * t - 6) * t * t + 4) / 6, ((3 * u - 6) * u * u + 4) / 6, t * t * t / 6};
       std::copy(values, values + 4, &spline[4 * size]);

@@ -106,6 +106,23 @@ def test_tables_on_cpus_run_the_kernel_and_repeat_bit_for_bit():
         jax.tree.map(np.testing.assert_array_equal, gradient(features, radial), first)
 
 
+@needs_kernel
+def test_the_kernel_gives_nan_where_a_distance_is_no_number():
+    # An exploded roll-out meets neighbours that were found before; an index made of a NaN would be anywhere.
+    features, edges, radial, paths = random_inputs()
+    edges = edges._replace(graph=edges.graph._replace(mask=jnp.ones_like(edges.graph.mask)))
+    bad = radial._replace(place=radial.place.at[2, 1].set(jnp.nan))
+    convolve = jax.jit(lambda radial: products.by_kernel(features, edges, radial, paths))
+    found, expected = convolve(bad), convolve(radial)
+    for irrep, values in expected.items():
+        assert np.isnan(found[irrep][2]).all()
+        others = np.arange(N_ATOMS) != 2
+        np.testing.assert_array_equal(found[irrep][others], values[others])
+    place = jnp.full_like(radial.place, jnp.nan)
+    gradient = jax.grad(lambda p: sum(jnp.sum(x) for x in convolve(radial._replace(place=p)).values()))(place)
+    assert np.isnan(gradient).all()
+
+
 def test_without_a_compiler_xla_does_it(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
