@@ -108,6 +108,7 @@ def make_validate(
 
 
 def check_fits(config: ModelConfig, data: datasets.Dataset) -> None:
+    """Raises ValueError if the data have another Δt than the model, other elements or masses."""
     """Raises ValueError for data at another Δt than the model's, of other elements or masses."""
     if abs(data.time_step_fs - config.time_step_fs) > 1e-6:
         raise ValueError(f"the data have Δt = {data.time_step_fs:g} fs, the model {config.time_step_fs:g} fs")
