@@ -72,11 +72,11 @@ def measure(name: str, network: str, formulation: str, seconds: float) -> dict:
     together = formulation == "e3nn" or model.batches_together(model_config)
     system = objective.single(data.system)
     loss = objective.make_loss(model_config, system, convolution)
-    prepare = train.make_prepare(model_config, system, training)
+    prepare = train.make_prepare(model_config, system, training, convolution)
     step = train.make_train_step(loss, prepare, training, optimizer.make(training, 10_000), devices, together)
     state = train.initial(model_config, training, 10_000)
     table = examples.make(data.system, data.train, cutoff)
-    block = next(examples.blocks(table, training, 0, BLOCK_STEPS, devices))
+    block = next(examples.blocks(table, examples.chains(data.train, 1), training, 0, BLOCK_STEPS, devices))
     began = time.perf_counter()
     run = train.make_block(step, devices).lower(state, block.batches, np.int32(1)).compile()
     compile_s = time.perf_counter() - began

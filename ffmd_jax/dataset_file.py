@@ -6,12 +6,14 @@ attribute ``facts``, a JSON string with sizes and statistics.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
+import jax
 import numpy as np
 
 from ffmd_jax.state import State, System
@@ -130,6 +132,14 @@ def read(path) -> Dataset:
             return Dataset(system, float(np.asarray(file.attrs["time_step_fs"])), *parts, metadata=metadata)
     except (OSError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be read as a dataset (truncated?): {error}") from None
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256 of system, Δt and pairs: what tells one dataset from another, wherever their files are."""
+    digest = hashlib.sha256(repr(dataset.time_step_fs).encode())
+    for values in jax.tree.leaves((dataset.system, *(getattr(dataset, split) for split in SPLITS))):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def facts(path) -> dict[str, Any]:

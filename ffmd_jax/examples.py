@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ffmd_jax import mechanics, neighbors, parallel
 from ffmd_jax.config import Training
 from ffmd_jax.dataset import Pairs
+from ffmd_jax.rollout import Propagate
 from ffmd_jax.state import Array, Graph, State, System, cast
 
 _TABLE_CHUNK = 256  # pairs whose tables are on the device at a time
@@ -33,10 +34,10 @@ class Examples(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The pairs of an optimizer step, ``[n_pairs, …]``.
+    """What an optimizer step learns from, ``[n_pairs, …]``.
 
     Attributes:
-        pairs: the examples.
+        pairs: chains of pairs that follow each other in time, ``[n_pairs, push_forward + 1, …]``.
         backwards: which to reverse in time, bool.
         weights: in the mean; they sum to 1, and padding has 0.
         seeds: of random numbers that belong to a pair, another at every step, uint32.
@@ -96,6 +97,31 @@ def reverse(pair: Examples) -> Examples:
     )
 
 
+def reverse_chain(chain: Examples) -> Examples:
+    """Pairs that follow each other, ``[n_links, …]``, with time running backwards."""
+    return jax.tree.map(lambda x: x[::-1], reverse(chain))
+
+
+def push_forward(propagate: Propagate, system: System, chain: Examples, n_own: Array) -> Examples:
+    """The last pair of a chain, from where ``n_own`` steps of the propagator before it lead; the end where it was.
+
+    No gradient passes through these steps.  Their neighbour tables are those of the true states: what they miss of
+    the propagator's own lies at the cutoff, where its weight is zero.
+    """
+    n_before = len(chain.displacements) - 1
+    first = jax.tree.map(lambda x: x[n_before - n_own], chain.before)
+
+    def step(state: State, link: tuple[Array, Examples]) -> tuple[State, None]:
+        place, pair = link
+        after = propagate(system, state, pair.graph_before)
+        return jax.tree.map(lambda a, b: jnp.where(place >= n_before - n_own, a, b), after, state), None
+
+    links = jnp.arange(n_before), jax.tree.map(lambda x: x[:-1], chain)
+    start = jax.lax.stop_gradient(jax.lax.scan(step, first, links)[0])
+    pair = jax.tree.map(lambda x: x[-1], chain)
+    return pair._replace(before=start, displacements=pair.displacements - (start.positions - pair.before.positions))
+
+
 def perturb(key: Array, system: System, pair: Examples, sigma: State) -> Examples:
     """The pair with Gaussian noise of width ``sigma`` (Å, Å/fs) on its start, and the end where it was.
 
@@ -112,9 +138,33 @@ def perturb(key: Array, system: System, pair: Examples, sigma: State) -> Example
     return pair._replace(before=before, displacements=pair.displacements - shifts)
 
 
-def n_batches(n_pairs: int, training: Training) -> int:
-    """Optimizer steps per epoch; the remainder of a shuffled epoch waits for the next."""
-    return max(1, n_pairs // training.batch_size)
+def chains(pairs: Pairs, n_links: int) -> np.ndarray:
+    """Rows of pairs of which each starts where the one before ends, ``[n_chains, n_links]``.
+
+    Raises:
+        ValueError: there are none.
+    """
+    starts = {velocities.tobytes(): i for i, velocities in enumerate(pairs.state.velocities)}
+    following = np.array([starts.get(velocities.tobytes(), -1) for velocities in pairs.velocities])
+    rows = np.arange(len(following))[:, None]
+    for _ in range(n_links - 1):
+        rows = np.column_stack([rows, following[rows[:, -1]]])
+        rows = rows[rows[:, -1] >= 0]
+    if not len(rows):
+        raise ValueError(
+            f"--push-forward {n_links - 1} needs training pairs that follow each other, one interval Δt apart; there "
+            "are none: make the dataset without --stride-fs and --train-pairs"
+        )
+    return rows
+
+
+def steps_per_epoch(pairs: Pairs, training: Training) -> int:
+    """Optimizer steps of an epoch; the remainder of a shuffled epoch waits for the next."""
+    return _n_batches(len(chains(pairs, training.push_forward + 1)), training)
+
+
+def _n_batches(n_chains: int, training: Training) -> int:
+    return max(1, n_chains // training.batch_size)
 
 
 def whole(examples: Examples, devices: Mesh) -> tuple[Examples, Array]:
@@ -123,45 +173,54 @@ def whole(examples: Examples, devices: Mesh) -> tuple[Examples, Array]:
     return parallel.divide(examples, rows, devices), parallel.divide(weights, np.arange(len(rows)), devices)
 
 
-def blocks(examples: Examples, training: Training, done: int, block_steps: int, devices: Mesh) -> Iterator[Block]:
-    """The batches after ``done`` steps, in blocks of one length; without end."""
-    n_pairs = len(examples.displacements)
-    per_epoch = n_batches(n_pairs, training)
-    size = block_length(examples, min(training.batch_size, n_pairs), per_epoch, block_steps, devices.size)
+def blocks(
+    examples: Examples, rows: np.ndarray, training: Training, done: int, block_steps: int, devices: Mesh
+) -> Iterator[Block]:
+    """The batches after ``done`` steps, in blocks of one length; without end.
+
+    Args:
+        rows: from `chains`.
+    """
+    n_chains, n_links = rows.shape
+    per_epoch = _n_batches(n_chains, training)
+    on_device = n_links * -(-min(training.batch_size, n_chains) // devices.size)
+    size = block_length(examples, on_device, per_epoch, block_steps)
     while True:
         epoch, place = divmod(done, per_epoch)
-        order, *drawn = _order(training, epoch, n_pairs)
+        order, *drawn = _order(training, epoch, n_chains)
         for first in range(place, per_epoch, size):
             used = slice(first, min(first + size, per_epoch))
-            batches = _place(examples, order[used], [values[used] for values in drawn], size, devices)
+            batches = _place(examples, rows, order[used], [values[used] for values in drawn], size, devices)
             yield Block(batches, used.stop - used.start, used.stop == per_epoch)
         done = (epoch + 1) * per_epoch
 
 
-def block_length(examples: Examples, batch_size: int, per_epoch: int, block_steps: int, n_devices: int) -> int:
+def block_length(examples: Examples, pairs_on_device: int, per_epoch: int, block_steps: int) -> int:
     """Steps of a block: about ``block_steps``, fewer where they would fill a device, in equal parts of the epoch."""
     bytes_of_pair = sum(np.asarray(leaf)[0].nbytes for leaf in jax.tree.leaves(examples))
-    most = _BLOCK_BYTES // max(1, -(-batch_size // n_devices) * bytes_of_pair)
+    most = _BLOCK_BYTES // max(1, pairs_on_device * bytes_of_pair)
     return -(-per_epoch // -(-per_epoch // max(1, min(block_steps, most))))
 
 
-def _order(training: Training, epoch: int, n_pairs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which pairs the steps of an epoch see, which of them backwards, and their seeds, ``[n_steps, batch_size]``."""
+def _order(training: Training, epoch: int, n_chains: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which chains the steps of an epoch see, which of them backwards, and their seeds, ``[n_steps, batch_size]``."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(training.seed), 1), epoch)
     key_order, key_time, key_seeds = jax.random.split(key, 3)
-    per_epoch, batch_size = n_batches(n_pairs, training), min(training.batch_size, n_pairs)
-    order = jax.random.permutation(key_order, n_pairs)[: per_epoch * batch_size].reshape(per_epoch, batch_size)
+    per_epoch, batch_size = _n_batches(n_chains, training), min(training.batch_size, n_chains)
+    order = jax.random.permutation(key_order, n_chains)[: per_epoch * batch_size].reshape(per_epoch, batch_size)
     half = jnp.float32(0.5)  # a Python number would draw other bits in double precision
     backwards = jax.random.bernoulli(key_time, half, order.shape) & training.time_reversal
     seeds = jax.random.bits(key_seeds, order.shape, jnp.uint32)
     return np.asarray(order), np.asarray(backwards), np.asarray(seeds)
 
 
-def _place(examples: Examples, order: np.ndarray, drawn: list[np.ndarray], size: int, devices: Mesh) -> Batch:
-    """The batches of some steps on the devices, padded to ``size`` steps and to equal shares of pairs."""
+def _place(
+    examples: Examples, rows: np.ndarray, order: np.ndarray, drawn: list[np.ndarray], size: int, devices: Mesh
+) -> Batch:
+    """The batches of some steps on the devices, padded to ``size`` steps and to equal shares of chains."""
     steps = np.minimum(np.arange(size), len(order) - 1)
-    rows, weights = parallel.padded(order[steps], devices.size)
+    order, weights = parallel.padded(order[steps], devices.size)
     backwards, seeds = (parallel.padded(values[steps], devices.size)[0].reshape(-1) for values in drawn)
-    flat = np.arange(rows.size).reshape(rows.shape)
+    flat = np.arange(order.size).reshape(order.shape)
     rest = parallel.divide((backwards, np.tile(weights, size), seeds), flat, devices)
-    return Batch(parallel.divide(examples, rows, devices), *rest)
+    return Batch(parallel.divide(examples, rows[order], devices, axis=1), *rest)

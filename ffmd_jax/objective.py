@@ -36,6 +36,11 @@ class Errors(NamedTuple):
         """MAE of the velocities relative to their mean absolute value, %."""
         return 100 * self.velocity_mae / self.velocity_mean
 
+    @property
+    def mean_percent(self) -> float:
+        """What makes a model the best: mean of the relative errors of displacements and velocities, %."""
+        return 0.5 * (self.displacement_percent + self.velocity_percent)
+
 
 def make_loss(
     config: ModelConfig,
@@ -108,7 +113,6 @@ def make_validate(
 
 
 def check_fits(config: ModelConfig, data: datasets.Dataset) -> None:
-    """Raises ValueError if the data have another Δt than the model, other elements or masses."""
     """Raises ValueError for data at another Δt than the model's, of other elements or masses."""
     if abs(data.time_step_fs - config.time_step_fs) > 1e-6:
         raise ValueError(f"the data have Δt = {data.time_step_fs:g} fs, the model {config.time_step_fs:g} fs")

@@ -1,13 +1,19 @@
 """The optimizer of a training and its learning rate."""
 
+from typing import Any
+
+import jax
+import numpy as np
 import optax
 
 from ffmd_jax.config import Training
 
 
 def schedule(training: Training, n_steps: int) -> optax.Schedule:
-    """Learning rate of a step: linear warm-up, then cosine decay to zero over ``n_steps``."""
+    """Learning rate of a step: linear warm-up, then cosine decay to zero over ``n_steps``, or none before a plateau."""
     warmup = min(training.warmup_steps, max(1, n_steps // 10))
+    if training.schedule == "plateau":
+        return optax.warmup_constant_schedule(0.0, training.learning_rate, warmup)
     return optax.warmup_cosine_decay_schedule(0.0, training.learning_rate, warmup, n_steps)
 
 
@@ -21,3 +27,14 @@ def make(training: Training, n_steps: int) -> optax.GradientTransformation:
     else:
         rule = optax.amsgrad(rates)
     return optax.chain(optax.clip_by_global_norm(training.clip_norm), rule)
+
+
+def plateau(training: Training) -> optax.GradientTransformationExtraArgs:
+    """What scales the learning rate by validation errors, one at the end of each epoch."""
+    return optax.contrib.reduce_on_plateau(training.plateau_factor, training.plateau_patience)
+
+
+def after_epoch(training: Training, state: Any, error: float) -> Any:
+    """The plateau's state after an epoch with this validation error."""
+    update = jax.jit(lambda state, value: plateau(training).update((), state, value=value)[1])
+    return update(state, np.float32(error))

@@ -91,17 +91,18 @@ def replicate(tree: Any, devices: Mesh) -> Any:
     return jax.tree.map(copy, tree)
 
 
-def divide(tree: Any, rows: np.ndarray, devices: Mesh) -> Any:
-    """Rows of host arrays, the last axis of ``rows`` divided over the devices.
+def divide(tree: Any, rows: np.ndarray, devices: Mesh, axis: int = -1) -> Any:
+    """Rows of host arrays, one axis of ``rows`` divided over the devices.
 
     Args:
         tree: arrays ``[n, …]``.
-        rows: indices ``[…, n_rows]`` into the first axis; n_rows is a multiple of the number of devices.
+        rows: indices ``[…]`` into the first axis.
+        axis: of ``rows``; its length is a multiple of the number of devices.
 
     Returns:
-        arrays ``[…, n_rows, …]``, of which a process has read only what its devices hold.
+        arrays ``[*rows.shape, …]``, of which a process has read only what its devices hold.
     """
-    sharding = NamedSharding(devices, PartitionSpec(*[None] * (rows.ndim - 1), AXIS))
+    sharding = NamedSharding(devices, PartitionSpec(*[None] * (axis % rows.ndim), AXIS))
 
     def place(values):
         values = np.asarray(values)

@@ -17,18 +17,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ffmd_jax import dataset as datasets
 from ffmd_jax import examples, model, neighbors, objective, optimizer, parallel, products
 from ffmd_jax.config import Architecture, ModelConfig, Training
-from ffmd_jax.examples import Batch, n_batches
+from ffmd_jax.examples import Batch
 from ffmd_jax.state import Array, State, System, cast
 
 _DIVERGED_LOSS = 1e4  # a network that predicts that nothing moves has about 1
 
 
 class TrainState(NamedTuple):
-    """What changes in training: weights, their moving average, optimizer state, step, and steps skipped for NaN."""
+    """What changes in training: weights, their moving average, optimizer, plateau, step, steps skipped for NaN."""
 
     params: model.Params
     average: model.Params
     optimizer: Any
+    plateau: Any
     step: Array
     skipped: Array
 
@@ -94,23 +95,35 @@ def model_config(data: datasets.Dataset, architecture: Architecture) -> ModelCon
     )
 
 
-def make_prepare(config: ModelConfig, system: System, training: Training) -> Callable[[Batch], examples.Examples]:
-    """Returns what makes of an entry of a batch the pair to learn from: reversed in time or not, with noise or not."""
+Prepare = Callable[[model.Params, Batch], examples.Examples]
+
+
+def make_prepare(config: ModelConfig, system: System, training: Training, convolution: model.Convolution) -> Prepare:
+    """Returns what makes of weights and an entry of a batch the pair to learn from.
+
+    The entry's chain is reversed in time or not; the network takes some steps along it (push-forward); noise is added.
+    """
     sigma = State(
         jnp.float32(training.noise * config.displacement_rms), jnp.float32(training.noise * config.velocity_rms)
     )
 
-    def prepare(entry: Batch) -> examples.Examples:
-        pair = entry.pairs
-        pair = jax.tree.map(lambda a, b: jnp.where(entry.backwards, a, b), examples.reverse(pair), pair)
-        return examples.perturb(jax.random.key(entry.seeds), system, pair, sigma) if training.noise else pair
+    def prepare(params: model.Params, entry: Batch) -> examples.Examples:
+        turned = examples.reverse_chain(entry.pairs)
+        chain = jax.tree.map(lambda a, b: jnp.where(entry.backwards, a, b), turned, entry.pairs)
+        pair = jax.tree.map(lambda x: x[-1], chain)
+        key_steps, key_noise = jax.random.split(jax.random.key(entry.seeds))
+        if training.push_forward:
+            propagate = model.make_propagate(config, jax.lax.stop_gradient(params), convolution)
+            n_own = jax.random.randint(key_steps, (), 0, training.push_forward + 1)
+            pair = examples.push_forward(propagate, system, chain, n_own)
+        return examples.perturb(key_noise, system, pair, sigma) if training.noise else pair
 
     return prepare
 
 
 def make_train_step(
     loss: objective.Loss,
-    prepare: Callable[[Batch], examples.Examples],
+    prepare: Prepare,
     training: Training,
     rule: optax.GradientTransformation,
     devices: Mesh,
@@ -126,7 +139,7 @@ def make_train_step(
     """
 
     def one(params, batch: Batch):
-        return batch.weights * loss(params, prepare(batch))[0]
+        return batch.weights * loss(params, prepare(params, batch))[0]
 
     def share(params, batch: Batch):
         """Loss and gradient, summed."""
@@ -148,12 +161,13 @@ def make_train_step(
         finite = jnp.isfinite(norm)
         gradient = jax.tree.map(lambda g: jnp.where(finite, g, 0), gradient)
         updates, moments = rule.update(gradient, state.optimizer, state.params)
+        updates = jax.tree.map(lambda u: state.plateau.scale * u, updates)
         finite &= jnp.isfinite(optax.tree.norm(updates))
         params: Any = optax.apply_updates(state.params, updates)
         # The average starts as a plain mean, so that it forgets the random weights.
         decay = jnp.minimum(training.ema_decay, (1 + state.step) / (10 + state.step)).astype(jnp.float32)
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
-        new = TrainState(params, average, moments, state.step + 1, state.skipped)
+        new = TrainState(params, average, moments, state.plateau, state.step + 1, state.skipped)
         kept = state._replace(step=state.step + 1, skipped=state.skipped + 1)
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, kept), jnp.stack([value, norm])
 
@@ -188,7 +202,8 @@ def initial(config: ModelConfig, training: Training, n_steps: int, params: model
         given = model.init(random, config) if weights is None else weights
         start: Any = cast(given, jnp.float32)
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(start, start, optimizer.make(training, n_steps).init(start), zero, zero)
+        moments = optimizer.make(training, n_steps).init(start)
+        return TrainState(start, start, moments, optimizer.plateau(training).init(zero.astype(jnp.float32)), zero, zero)
 
     return parallel.replicate(begin(params), parallel.mesh())
 
@@ -208,20 +223,20 @@ def fit(
         RuntimeError: the devices have too little memory; the message names a smaller batch.
     """
     objective.check_fits(config, data)
-    devices, n_pairs = parallel.mesh(), len(data.train.displacements)
-    per_epoch, batch_size = n_batches(n_pairs, training), min(training.batch_size, n_pairs)
+    devices, rows = parallel.mesh(), examples.chains(data.train, training.push_forward + 1)
+    per_epoch, batch_size = examples.steps_per_epoch(data.train, training), min(training.batch_size, len(rows))
     n_steps = training.epochs * per_epoch
     rates = optimizer.schedule(training, n_steps)
     current = initial(config, training, n_steps) if state is None else state
     system, together = objective.single(data.system), model.batches_together(config)
     loss = objective.make_loss(config, system, convolution, training.kinetic_energy_penalty)
-    prepare = make_prepare(config, system, training)
+    prepare = make_prepare(config, system, training, convolution)
     take_step = make_train_step(loss, prepare, training, optimizer.make(training, n_steps), devices, together)
     run_block = make_block(take_step, devices)
     with out_of_memory(batch_size, devices.size):
         validate = objective.make_validate(config, data, loss, devices, -(-batch_size // devices.size))
         train = examples.make(data.system, data.train, config.architecture.cutoff)
-        feed = examples.blocks(train, training, int(current.step), block_steps, devices)
+        feed = examples.blocks(train, rows, training, int(current.step), block_steps, devices)
         coming, compiled, failed = next(feed), False, 0
     while (done := int(current.step)) < n_steps:
         block, before, began = coming, int(current.skipped), time.perf_counter()
@@ -234,10 +249,12 @@ def fit(
             losses, norms = np.asarray(values)[: block.n_steps].T
             speed = block.n_steps * batch_size / (time.perf_counter() - began) if compiled else None
             errors = validate(current.average) if block.ends_epoch else None
+        rate = float(np.asarray(rates(max(0, done + block.n_steps - int(current.skipped) - 1)) * current.plateau.scale))
+        if errors is not None and training.schedule == "plateau":
+            current = current._replace(plateau=optimizer.after_epoch(training, current.plateau, errors.mean_percent))
         done, skipped, compiled = done + block.n_steps, int(current.skipped), True
         failed = failed + block.n_steps if skipped - before == block.n_steps else 0
         check_converges(done, failed, losses, errors)
-        rate = float(np.asarray(rates(max(0, done - skipped - 1))))
         yield Progress(current, done / per_epoch, _mean(losses), _mean(norms), rate, speed, errors)
 
 

@@ -20,11 +20,13 @@ def test_padding_counts_nothing(n_devices):
 
 def test_an_epoch_sees_every_pair_once_in_any_blocks():
     data, training = springs(12, 2), config.Training(batch_size=4, seed=3)
-    table = examples.make(data.system, data.train, 4.5)
+    table, rows = examples.make(data.system, data.train, 4.5), examples.chains(data.train, 1)
     seen = {}
     for length, done in ((1, 0), (2, 0), (7, 0), (7, 2)):
-        feed = examples.blocks(table, training, done, length, parallel.mesh())
-        batches = [block.batches.pairs.displacements[: block.n_steps] for block, _ in zip(feed, range(6), strict=False)]
+        feed = examples.blocks(table, rows, training, done, length, parallel.mesh())
+        batches = [
+            block.batches.pairs.displacements[: block.n_steps, :, 0] for block, _ in zip(feed, range(6), strict=False)
+        ]
         seen[length, done] = np.concatenate(batches)
     for (_, done), found in seen.items():
         np.testing.assert_array_equal(found[: 6 - done], seen[1, 0][done:])

@@ -53,6 +53,16 @@ def fit(data, training, state=None, **options):
     return model_config, list(train.fit(model_config, data, training, state, **options))
 
 
+def preparation(model_config, system, training):
+    return train.make_prepare(model_config, system, training, products.edge_convolution)
+
+
+def as_batch(table, backwards, weights):
+    """Chains of one pair, as `examples.blocks` makes them."""
+    links = jax.tree.map(lambda x: jnp.asarray(x)[:, None], table)
+    return examples.Batch(links, jnp.asarray(backwards), jnp.float32(weights), jnp.zeros(len(weights), jnp.uint32))
+
+
 def test_training_learns_and_the_average_is_better_than_chance(data):
     training = config.Training(epochs=6, batch_size=4, learning_rate=0.03, warmup_steps=5)
     _, progress = fit(data, training)
@@ -62,21 +72,47 @@ def test_training_learns_and_the_average_is_better_than_chance(data):
     assert progress[-1].loss < 0.2 * progress[0].loss
 
 
-def test_training_resumes_bit_for_bit(data, tmp_path):
-    # 12 steps an epoch in blocks of 6: the stop is inside the second epoch.
-    training = config.Training(epochs=2, batch_size=13, optimizer="adam", learning_rate=1e-3)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "adam", "learning_rate": 1e-3},
+        # A plateau at the end of the first epoch, since no epoch is better by a factor of 100 than none at all.
+        {"schedule": "plateau", "plateau_patience": 1, "push_forward": 2, "noise": 0.01},
+    ],
+)
+def test_training_resumes_bit_for_bit(data, tmp_path, options, monkeypatch):
+    # 12 steps an epoch (11 of chains) in blocks of 6: the stop is inside the second epoch.
+    training = config.Training(epochs=2, batch_size=13, **options)
+    worse = itertools.chain([1.0, 2.0], itertools.repeat(3.0))
+    monkeypatch.setattr(objective.Errors, "mean_percent", property(lambda _: next(worse)))
     _, whole = fit(data, training, block_steps=6)
     model_config = train.model_config(data, SIZES)
+    worse = itertools.chain([1.0, 2.0], itertools.repeat(3.0))
     stopped = list(itertools.islice(train.fit(model_config, data, training, block_steps=6), 3))[-1].state
     with checkpoint.TrainingStates(tmp_path / "states") as states:
         states.save(int(stopped.step), stopped, best=1.5, validation=2.0)
     with checkpoint.TrainingStates(tmp_path / "states") as states:
-        fresh = train.initial(model_config, training, 2 * examples.n_batches(158, training))
-        restored, best = states.restore(fresh)
+        steps = 2 * examples.steps_per_epoch(data.train, training)
+        restored, best = states.restore(train.initial(model_config, training, steps))
     assert best == 1.5
     _, rest = fit(data, training, restored, block_steps=6)
     for a, b in zip(jax.tree.leaves(whole[-1].state), jax.tree.leaves(rest[-1].state), strict=True):
         np.testing.assert_array_equal(a, b)
+    if training.schedule == "plateau":
+        assert float(whole[-1].state.plateau.scale) == np.float32(0.8)
+
+
+def test_the_rate_falls_at_a_plateau_and_not_before(data, monkeypatch):
+    training = config.Training(schedule="plateau", plateau_factor=0.5, plateau_patience=2, warmup_steps=1)
+    state = train.initial(train.model_config(data, SIZES), training, 10).plateau
+    scales = []
+    for error in (5.0, 4.0, 4.5, 4.5, 3.0, 3.0, 3.0, 3.0, 3.0):
+        state = optimizer.after_epoch(training, state, error)
+        scales.append(float(state.scale))
+    assert scales == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125]
+    monkeypatch.setattr(objective.Errors, "mean_percent", property(lambda _: 1.0))
+    _, progress = fit(data, dataclasses.replace(training, epochs=5, batch_size=158))
+    assert [p.learning_rate for p in progress] == pytest.approx([0.0, 0.02, 0.02, 0.01, 0.01])
 
 
 def test_all_blocks_of_all_epochs_are_one_program_that_reuses_its_memory(data, monkeypatch):
@@ -122,15 +158,14 @@ def test_newest_and_best_states_are_both_kept(data, tmp_path):
 def test_a_step_without_finite_gradient_changes_nothing(data):
     model_config, training = train.model_config(data, SIZES), config.Training(batch_size=1, optimizer="adam")
     few = jax.tree.map(lambda x: x[:1], data.validation)
-    pairs = jax.tree.map(jnp.asarray, examples.make(data.system, few, SIZES.cutoff))
-    batch = examples.Batch(pairs, jnp.array([False]), jnp.ones(1, jnp.float32), jnp.zeros(1, jnp.uint32))
+    batch = as_batch(examples.make(data.system, few, SIZES.cutoff), [False], [1.0])
     state = train.initial(model_config, training, 10)
     system = objective.single(data.system)
-    loss, prepare = objective.make_loss(model_config, system), train.make_prepare(model_config, system, training)
+    loss, prepare = objective.make_loss(model_config, system), preparation(model_config, system, training)
     rule = optimizer.make(training, 10)
     step = jax.jit(train.make_train_step(loss, prepare, training, rule, parallel.mesh(), together=False))
-    displacements = pairs.displacements.at[0, 0, 0].set(jnp.nan)
-    after, _ = step(state, batch._replace(pairs=pairs._replace(displacements=displacements)))
+    displacements = batch.pairs.displacements.at[0, 0, 0, 0].set(jnp.nan)
+    after, _ = step(state, batch._replace(pairs=batch.pairs._replace(displacements=displacements)))
     assert int(after.skipped) == 1
     for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -154,6 +189,57 @@ def test_noise_moves_the_start_and_neither_the_end_nor_the_momenta(data):
         np.testing.assert_allclose(noise.mean(axis=1), 0, atol=1e-2 * width)
 
 
+def rotation(data):
+    """The exact propagator of independent oscillators about the first frame, 0.2 rad a step, and a dataset of it."""
+    sites, omega = data.train.state.positions[0], 0.01
+    cos, sin = np.cos(0.2).item(), np.sin(0.2).item()
+
+    def propagate(system, state, graph):
+        away, speed = state.positions - sites, state.velocities
+        return State(sites + away * cos + speed * (sin / omega), speed * cos - away * (sin * omega))
+
+    states = [State(sites, data.train.state.velocities[0])]
+    for _ in range(6):
+        states.append(propagate(None, states[-1], None))
+    positions, velocities = (np.stack(x).astype(np.float32) for x in zip(*states, strict=True))
+    part = dataset.Pairs(State(positions[:-1], velocities[:-1]), np.diff(positions, axis=0), velocities[1:])
+    return propagate, dataclasses.replace(data, train=part)
+
+
+@pytest.mark.parametrize("n_own", [0, 1, 2])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_push_forward_starts_where_the_own_steps_lead_and_ends_where_the_truth_is(data, n_own, backwards):
+    propagate, exact = rotation(data)
+    rows = examples.chains(exact.train, 3)
+    np.testing.assert_array_equal(rows, np.arange(4)[:, None] + np.arange(3))
+    table = examples.make(exact.system, exact.train, SIZES.cutoff)
+    chain = jax.tree.map(lambda x: jnp.asarray(x)[rows[1]], table)
+    truth = jax.tree.map(lambda x: x[rows[1][-1]], table)
+    if backwards:
+        chain, truth = examples.reverse_chain(chain), examples.reverse(jax.tree.map(lambda x: x[rows[1][0]], table))
+    same = examples.push_forward(propagate, exact.system, chain, jnp.int32(n_own))
+    for a, b in zip((*same.before, same.displacements), (*truth.before, truth.displacements), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+    def slower(system, state, graph):
+        after = propagate(system, state, graph)
+        return after._replace(velocities=0.9 * after.velocities)
+
+    pair = examples.push_forward(slower, exact.system, chain, jnp.int32(n_own))
+    np.testing.assert_allclose(pair.before.positions + pair.displacements, truth.after.positions, atol=1e-5)
+    expected = jax.tree.map(lambda x: x[2 - n_own], chain.before)
+    for _ in range(n_own):
+        expected = slower(None, expected, None)
+    for a, b in zip(pair.before, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert np.array_equal(pair.before.velocities, truth.before.velocities) == (n_own == 0)
+
+
+def test_push_forward_needs_pairs_that_follow_each_other(data):
+    with pytest.raises(ValueError, match="without --stride-fs and --train-pairs"):
+        fit(dataset.thinned(data, 50), config.Training(push_forward=1))
+
+
 def test_penalty_adds_the_squared_relative_error_of_the_kinetic_energy(data):
     model_config, system = train.model_config(data, SIZES), objective.single(data.system)
     pair = jax.tree.map(lambda x: x[0], examples.make(data.system, data.validation, SIZES.cutoff))
@@ -167,9 +253,9 @@ def test_penalty_adds_the_squared_relative_error_of_the_kinetic_energy(data):
     np.testing.assert_allclose(penalised(params, pair)[0] - plain(params, pair)[0], 2 * (ratio - 1) ** 2, rtol=1e-3)
 
 
-def test_training_with_noise_and_adamw_learns(data):
+def test_training_with_noise_push_forward_and_adamw_learns(data):
     training = config.Training(
-        epochs=4, batch_size=4, warmup_steps=5, noise=0.02, optimizer="adamw", learning_rate=0.02
+        epochs=4, batch_size=4, warmup_steps=5, noise=0.02, push_forward=1, optimizer="adamw", learning_rate=0.02
     )
     _, progress = fit(data, training)
     assert progress[-1].loss < 0.5 * progress[0].loss
@@ -178,17 +264,16 @@ def test_training_with_noise_and_adamw_learns(data):
 def test_pairs_together_and_one_by_one_give_the_same_step(data):
     model_config, training = train.model_config(data, SIZES), config.Training(optimizer="adam", warmup_steps=0)
     system, devices = objective.single(data.system), parallel.mesh()
-    loss, prepare = objective.make_loss(model_config, system), train.make_prepare(model_config, system, training)
+    loss, prepare = objective.make_loss(model_config, system), preparation(model_config, system, training)
     table = examples.make(data.system, jax.tree.map(lambda x: x[:3], data.validation), SIZES.cutoff)
-    weights = jnp.array([0.5, 0.3, 0.2], jnp.float32)
-    batch = examples.Batch(
-        jax.tree.map(jnp.asarray, table), jnp.array([True, False, True]), weights, jnp.zeros(3, jnp.uint32)
-    )
+    pairs = jax.tree.map(jnp.asarray, table)
+    batch = as_batch(table, [True, False, True], [0.5, 0.3, 0.2])
     state = train.initial(model_config, training, 10)
     found = []
     for together in (False, True):
         step = train.make_train_step(loss, prepare, training, optimizer.make(training, 10), devices, together)
-        errors = objective.make_evaluate(loss, devices, 2 if together else 1)(state.params, (batch.pairs, weights))
+        evaluate = objective.make_evaluate(loss, devices, 2 if together else 1)
+        errors = evaluate(state.params, (pairs, batch.weights))
         found.append((jax.jit(step)(state, batch)[1], errors))
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from conftest import fails, ffmd, springs, start_ffmd
 
-from ffmd_jax import checkpoint, config, dataset, optimizer, train, training_log
-from ffmd_jax.cli import learn
+from ffmd_jax import checkpoint, config, dataset, objective, optimizer, train, training_log
 
 TINY = ["--config.cutoff", 4.5, "--config.lmax", 1, "--config.channels", 4, "--config.layers", 1]
 TINY += ["--config.radial-hidden", 4, "--config.speed-hidden", 4, "--config.velocity-input"]
@@ -115,7 +114,9 @@ def test_a_stopped_training_is_saved_and_goes_on(folder, monkeypatch, capsys):
             yield progress
 
     out = folder / "stopped"
-    monkeypatch.setattr(learn, "mean_percent", lambda errors: float(next(worse)))  # the first epoch stays the best
+    monkeypatch.setattr(
+        objective.Errors, "mean_percent", property(lambda _: float(next(worse)))
+    )  # the first epoch stays the best
     with monkeypatch.context() as patch:
         patch.setattr(train, "fit", stopped)
         message = fails(capsys, "train", folder / "data.h5", "--out", out, *OPTIONS, code=130)
@@ -130,6 +131,14 @@ def test_a_stopped_training_is_saved_and_goes_on(folder, monkeypatch, capsys):
     assert best == 1
     assert saved_steps(out) == [4, 12]
     assert (out / "weights.npz").read_bytes() == exported
+
+
+def test_a_training_goes_on_only_with_its_own_pairs(folder, tmp_path, capsys):
+    dataset.write(tmp_path / "other.h5", springs(seed=1))
+    message = fails(capsys, "train", tmp_path / "other.h5", "--out", folder / "whole", *OPTIONS, "--resume")
+    assert f"began with other ones, then in {folder / 'data.h5'}" in message
+    (tmp_path / "moved.h5").write_bytes((folder / "data.h5").read_bytes())
+    ffmd("train", tmp_path / "moved.h5", "--out", folder / "whole", *OPTIONS, "--resume")
 
 
 def test_a_diverged_training_keeps_its_best_weights(folder, monkeypatch, capsys):
@@ -218,7 +227,7 @@ def finish(process, errors):
 def test_eight_devices_go_on_where_one_stopped(folder):
     half = folder / "half"
     half.mkdir()
-    for name in ("training.json", "architecture.json", "model.json"):
+    for name in ("training.json", "architecture.json", "model.json", "dataset.json"):
         shutil.copy(folder / "whole" / name, half)
     lines = (folder / "whole" / "metrics.jsonl").read_text().splitlines(keepends=True)
     (half / "metrics.jsonl").write_text(lines[0])

@@ -49,6 +49,8 @@ VARIANTS = {  # changes of the architecture, changes of the training
     "no weight decay": ({}, {"weight_decay": 0.0}),
     "noise 0.003": ({}, {"noise": 0.003}),
     "noise 0.03": ({}, {"noise": 0.03}),
+    "push-forward 1": ({}, {"push_forward": 1}),
+    "push-forward 4": ({}, {"push_forward": 4}),
     "kinetic-energy penalty 1": ({}, {"kinetic_energy_penalty": 1.0}),
 }
 N_STARTS, N_FREE, N_REPLICAS, N_NVT = 16, 128, 4, 1500

@@ -120,11 +120,6 @@ def finish(model: Path, pairs) -> None:
     print(f"{model}: {_describe(objective.evaluate(config, params, pairs, pairs.test), config.time_step_fs)}")
 
 
-def mean_percent(errors) -> float:
-    """What makes a model the best: mean of the relative errors of displacements and velocities, %."""
-    return 0.5 * (errors.displacement_percent + errors.velocity_percent)
-
-
 def as_dict(errors) -> dict[str, float]:
     """Errors by their names in JSON."""
     return {

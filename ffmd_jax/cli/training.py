@@ -1,6 +1,7 @@
 """``ffmd train``."""
 
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -17,7 +18,7 @@ from ffmd_jax.cli import common, learn
 _SAVE_EVERY_S = 120.0
 _DRAW_EVERY_S = 5.0
 # Files that define a training; it goes on only with the same.
-_TRAINING, _ARCHITECTURE, _MODEL = "training.json", "architecture.json", "model.json"
+_TRAINING, _ARCHITECTURE, _MODEL, _DATA = "training.json", "architecture.json", "model.json", "dataset.json"
 
 
 def train(
@@ -77,25 +78,29 @@ def _train(
     _check_folder(out, training, config, resume, overwrite)
     import jax
 
-    from ffmd_jax import checkpoint, parallel, training_log
+    from ffmd_jax import checkpoint, examples, parallel, training_log
     from ffmd_jax import dataset as datasets
     from ffmd_jax import train as trainer
 
     if tensorboard:
         training_log.check_tensorboard()
     pairs, weights = datasets.read(data), None
+    source = {"file": str(data), "sha256": datasets.fingerprint(pairs)}
     if resume:
+        _check_same_data(out, source)
         model_config = configs.from_json((out / _MODEL).read_text(), configs.ModelConfig)
     elif init:
         model_config, weights = checkpoint.load_model(init)
     else:
         model_config = trainer.model_config(pairs, config)
-    n_steps = training.epochs * trainer.n_batches(len(pairs.train.displacements), training)
+    n_steps = training.epochs * examples.steps_per_epoch(pairs.train, training)
     state, best = trainer.initial(model_config, training, n_steps, weights), float("inf")
     n_weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(f"{n_weights} weights, {n_steps} steps on {_devices()}; compiling, up to a minute")
     if not resume:
-        _make_folder(out, {_TRAINING: training, _ARCHITECTURE: config, _MODEL: model_config})
+        settings = {_TRAINING: training, _ARCHITECTURE: config, _MODEL: model_config}
+        texts = {name: configs.to_json(values) for name, values in settings.items()}
+        _make_folder(out, {**texts, _DATA: json.dumps(source, indent=2) + "\n"})
     with checkpoint.TrainingStates(out / "checkpoints") as states:
         if resume and (saved := states.restore(state)):
             state, best = saved
@@ -123,7 +128,7 @@ def _follow(out: Path, states, log, progress, model_config: configs.ModelConfig,
     with _StopRequest() as request, common.progress(n_steps, "training", "steps", hidden=not first) as bar:
         for now in progress:
             step, errors = int(now.state.step), now.validation
-            validation = float("inf") if errors is None else learn.mean_percent(errors)
+            validation = float("inf") if errors is None else errors.mean_percent
             if validation < best:
                 best = validation
                 if first:
@@ -180,7 +185,7 @@ def _check_folder(
 
 def _check_same_settings(out: Path, training: configs.Training, architecture: configs.Architecture) -> None:
     """Raises ValueError unless ``out`` holds a training with these settings."""
-    if not all((out / name).is_file() for name in (_TRAINING, _ARCHITECTURE, _MODEL)):
+    if not all((out / name).is_file() for name in (_TRAINING, _ARCHITECTURE, _MODEL, _DATA)):
         raise FileNotFoundError(f"{out} holds no training to resume")
     for name, now in ((_TRAINING, training), (_ARCHITECTURE, architecture)):
         before = configs.from_json((out / name).read_text(), type(now))
@@ -192,7 +197,17 @@ def _check_same_settings(out: Path, training: configs.Training, architecture: co
                 )
 
 
-def _make_folder(out: Path, settings: dict[str, Any]) -> None:
+def _check_same_data(out: Path, source: dict[str, str]) -> None:
+    """Raises ValueError unless the training in ``out`` began with these pairs."""
+    before = json.loads((out / _DATA).read_text())
+    if before["sha256"] != source["sha256"]:
+        raise ValueError(
+            f"cannot resume with the pairs in {source['file']}: the training in {out} began with other ones, "
+            f"then in {before['file']}"
+        )
+
+
+def _make_folder(out: Path, settings: dict[str, str]) -> None:
     """Makes the folder of a training, complete with its settings, in place of an older one."""
     from ffmd_jax import checkpoint, parallel
 
@@ -201,8 +216,8 @@ def _make_folder(out: Path, settings: dict[str, Any]) -> None:
         partial = out.with_name(out.name + ".partial")
         common.remove(partial)
         partial.mkdir()
-        for name, values in settings.items():
-            checkpoint.write_atomically(partial / name, configs.to_json(values).encode())
+        for name, text in settings.items():
+            checkpoint.write_atomically(partial / name, text.encode())
         common.remove(out)
         os.replace(partial, out)
     parallel.wait_for_all("folder made")
