@@ -158,8 +158,8 @@ class Training:
         batch_size: Pairs per optimizer step, on all devices together; small batches win on CPU.
         optimizer: muon (matrices by Muon, the rest by Adam), adam (with AMSGrad, as in the paper) or adamw.
         learning_rate: Peak learning rate, after warm-up.
-        schedule: cosine (decay to zero over all epochs) or plateau (of one length with --epochs as its bound: the rate
-            falls by --plateau-factor after --plateau-patience epochs without a better validation error).
+        schedule: cosine: decay to zero over all epochs.  plateau: the rate falls by --plateau-factor whenever
+            --plateau-patience epochs have passed without a better validation error.
         plateau_factor: What the learning rate is multiplied by at a plateau; as in the paper.
         plateau_patience: Epochs without a better validation error that make a plateau; as in the paper.
         weight_decay: Decoupled decay, of the matrices under Muon, of all weights under AdamW.  Without it they grow

@@ -155,18 +155,20 @@ def make_from_pairs(paths: Sequence[Any], time_step_fs: float) -> Dataset:
     return Dataset(first, float(time_step_fs), *joined, metadata={"sources": [str(path) for path in paths]})
 
 
-def thinned(data: Dataset, n_train: int) -> Dataset:
-    """The dataset with at most ``n_train`` training pairs, evenly chosen.
+def thinned(data: Dataset, n_train: int | None = None, n_test: int | None = None) -> Dataset:
+    """The dataset with at most ``n_train`` pairs to train on and ``n_test`` to validate and to test, evenly chosen.
 
     Raises:
         ValueError: a number below one.
     """
-    if n_train < 1:
-        raise ValueError(f"the number of training pairs must be at least 1, not {n_train}")
-    n_pairs = len(data.train.displacements)
-    if n_train >= n_pairs:
-        return data
-    return dataclasses.replace(data, train=_take(data.train, np.arange(n_train) * n_pairs // n_train))
+    for split, n_most in zip(SPLITS, (n_train, n_test, n_test), strict=True):
+        part = getattr(data, split)
+        n_pairs = len(part.displacements)
+        if n_most is not None and n_most < 1:
+            raise ValueError(f"the number of {split} pairs must be at least 1, not {n_most}")
+        if n_most is not None and n_most < n_pairs:
+            data = dataclasses.replace(data, **{split: _take(part, np.arange(n_most) * n_pairs // n_most)})
+    return data
 
 
 def _check_same_system(name: str, first: System, other: System) -> None:

@@ -94,6 +94,17 @@ def test_resume_with_other_settings_and_existing_outputs_are_refused(chain, caps
     assert "no training to resume" in fails(capsys, "train", data, "--out", chain / "none", "--resume")
 
 
+def test_energies_of_frames_are_those_of_the_reference_run(chain, tmp_path, capsys):
+    run, found = trajectory.read(chain / "ref.h5"), {}
+    trajectory.write(tmp_path / "bare.h5", run._replace(observables={}))
+    for name, options in (("ref", []), ("bare", ["--force-field", "argon"])):
+        path = {"ref": chain, "bare": tmp_path}[name] / f"{name}.h5"
+        capsys.readouterr()
+        ffmd("analyze", path, "--out", tmp_path / name, "--json", *options)
+        found[name] = json.loads(capsys.readouterr().out.splitlines()[-1])["potential_energy_meV_per_atom"]
+    assert found["bare"] == pytest.approx(found["ref"], abs=1e-3)
+
+
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
     """A model folder with random weights for Si and O."""

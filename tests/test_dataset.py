@@ -102,7 +102,13 @@ def test_three_trajectories_are_split_by_trajectory():
     # Even: both trajectories give half.
     from_first = [any(np.array_equal(v, w) for w in data.train.velocities[:96]) for v in few.train.velocities]
     assert sum(from_first) == 25
-    assert dataset.thinned(data, 1000) is data
+    assert dataset.thinned(data, 1000, 1000) is data
+    fewer = dataset.thinned(data, None, 12)
+    counts = [len(getattr(fewer, split).displacements) for split in dataset.SPLITS]
+    assert counts == [192, 12, 12]
+    np.testing.assert_array_equal(fewer.test.velocities, data.test.velocities[::8])
+    with pytest.raises(ValueError, match="validation pairs must be at least 1"):
+        dataset.thinned(data, None, 0)
 
 
 @pytest.mark.parametrize(

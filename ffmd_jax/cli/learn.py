@@ -17,6 +17,7 @@ def dataset(
     time_step: float,
     stride_fs: float | None = None,
     train_pairs: int | None = None,
+    test_pairs: int | None = None,
     hints: Annotated[Hints, tyro.conf.arg(name="")] = Hints(),  # noqa: B008
     overwrite: bool = False,
 ) -> None:
@@ -40,6 +41,7 @@ def dataset(
         time_step: Δt of the model, fs; a multiple of the frame interval.
         stride_fs: Time between the starts of two pairs, fs (default: Δt, so that no two pairs share an interval).
         train_pairs: Keep this many training pairs, evenly chosen (default: all).
+        test_pairs: Keep this many pairs to validate on, and to test on, evenly chosen (default: all).
         hints: What the files leave unstated.
         overwrite: Replace an existing file.
     """
@@ -49,11 +51,10 @@ def dataset(
     if not trajectories:
         raise ValueError("give at least one trajectory")
     data = _read_dataset(trajectories, time_step, stride_fs, hints)
-    if train_pairs is not None:
-        data = datasets.thinned(data, train_pairs)
+    data = datasets.thinned(data, train_pairs, test_pairs)
     datasets.write(out, data, overwrite=overwrite)
     counts = [len(getattr(data, split).displacements) for split in datasets.SPLITS]
-    if train_pairs is None and counts[0] < counts[1] + counts[2]:
+    if train_pairs is None and test_pairs is None and counts[0] < counts[1] + counts[2]:
         print("note: fewer pairs to train on than to validate and test; of three files one trains, of five three")
     sizes = ", ".join(f"{count} {split}" for count, split in zip(counts, datasets.SPLITS, strict=True))
     scales = datasets.statistics(data.train)

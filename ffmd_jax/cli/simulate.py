@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from ffmd_jax.cli import common
 
+_FRAMES_AT_ONCE = 500
 
 def energy(system: Positional[str], structure: Positional[Path], /, json: bool = False) -> None:
     """Prints the reference energy and forces of a structure.
@@ -35,6 +36,7 @@ def analyze(
     /,
     out: Path,
     reference: Path | None = None,
+    force_field: str | None = None,
     json: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -44,6 +46,8 @@ def analyze(
         trajectory: H5MD, or anything that ASE reads with velocities and times.
         out: Folder to write report.html, figures and summary.json to.
         reference: Reference trajectory of the same system.
+        force_field: Prepared system (quartz, water, …) that gives the potential energies of the frames, which a
+            force-free run does not know.
         json: Print the summary as one JSON object.
         overwrite: Write into an existing folder.
     """
@@ -51,7 +55,10 @@ def analyze(
     from ffmd_jax import analysis, checkpoint, report
     from ffmd_jax import trajectory as trajectories
 
-    own = analysis.analyze(trajectories.read(trajectory))
+    found = trajectories.read(trajectory)
+    if force_field is not None:
+        found = _with_energies(found, force_field)
+    own = analysis.analyze(found)
     other = None if reference is None else analysis.analyze(trajectories.read(reference))
     summary = analysis.summarize(own) if other is None else analysis.compare(own, other)
     out.mkdir(exist_ok=True)
@@ -63,3 +70,20 @@ def analyze(
     else:
         print(report.verdict(own, other))
         print(f"report: {out / 'report.html'}")
+
+
+def _with_energies(found, force_field: str):
+    """The trajectory with the potential energies of its frames by a prepared system's force field."""
+    common.use_double_precision()
+    from ffmd_jax.reference import production, systems
+
+    positions = np.asarray(found.frames.positions, float)
+    prepared = systems.get(force_field, structure=(found.system, positions[0]))
+    whole = positions + (prepared.positions - positions[0])  # molecules that the first frame has cut are joined
+    energies = []
+    with common.progress(len(whole), "reference energies", "frames") as bar:
+        for first in range(0, len(whole), _FRAMES_AT_ONCE):
+            part = whole[first : first + _FRAMES_AT_ONCE]
+            energies.append(np.asarray(production.potential_energies(prepared, prepared.system, part)))
+            bar.update(len(part))
+    return found._replace(observables={**found.observables, "potential_energy_eV": np.concatenate(energies)})

@@ -1,0 +1,29 @@
+"""Paracetamol in vacuum (OPLS-AA), Δt = 7 fs: from reference MD to the numbers of the paper's table.
+
+    python experiments/paracetamol/run.py                    # everything; stopped, it goes on where it was
+    python experiments/paracetamol/run.py reference train    # only these stages
+    python experiments/paracetamol/run.py --smoke /tmp/try   # the same commands in two minutes, of no meaning
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import pipeline  # noqa: E402
+
+EXPERIMENT = pipeline.Experiment(
+    system="paracetamol",
+    time_step=7.0,
+    length_ps=100.0,
+    frame=7.0,
+    n_train=10_000,
+    network="--config.cutoff 4 --config.lmax 2 --config.channels 32 --config.natural-parity --config.radial-hidden 32 32 "
+    "--config.speed-hidden 32".split(),
+    training="--epochs 30 --batch-size 5 --learning-rate 0.03 --weight-decay 0.003".split(),
+    tau=70.0,
+)
+
+if __name__ == "__main__":
+    pipeline.main(EXPERIMENT, HERE, __doc__, ["reference", "train", "evaluate", "rollout"])

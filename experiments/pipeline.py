@@ -1,0 +1,158 @@
+"""What the experiments of the paper's table have in common: reference MD, training, roll-outs, analyses, numbers.
+
+Every stage is a list of `ffmd` commands, printed before they run.  A stopped stage goes on when it is started again.
+"""
+
+import argparse
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ALARM = 3  # exit code of a roll-out that a monitor has stopped
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One system.
+
+    Attributes:
+        system: prepared system, and name of the shipped model.
+        time_step: Δt, fs.
+        network, training: options of `ffmd train`.
+        tau: the paper's relaxation time of the thermostat, fs.
+        length_ps: of each of the five reference runs.
+        frame: interval of their frames, fs.
+        n_train: training pairs.
+        n_steps: of the long roll-out.
+        n_spectrum: steps of the roll-out and the reference run whose spectra are compared; every frame is kept.
+    """
+
+    system: str
+    time_step: float
+    network: tuple[str, ...]
+    training: tuple[str, ...]
+    tau: float
+    length_ps: float
+    frame: float
+    n_train: int
+    n_steps: int = 100_000
+    n_spectrum: int = 10_000
+
+
+# For --smoke: the same commands, too short for their numbers to mean anything.
+_SMOKE_NETWORK = "--config.lmax 1 --config.channels 4 --config.layers 1 --config.radial-hidden 4 --config.speed-hidden 4"
+
+
+class Stages:
+    """The stages of one experiment.
+
+    Args:
+        folder: holds data/, runs/ and results.json.
+        model: folder or name of the model to roll out; None: the trained one.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, smoke: bool, model: str | None = None):
+        self.experiment, self.folder, self.smoke = experiment, folder, smoke
+        self.data, self.runs = folder / "data", folder / "runs"
+        self.trained = self.runs / "model"
+        self.model = model or str(self.trained)
+        for path in (self.data, self.runs):
+            path.mkdir(parents=True, exist_ok=True)
+        self.pairs = self.data / f"pairs_{experiment.time_step:g}fs.h5"
+
+    def reference(self) -> None:
+        """NVE runs to train, validate and test on, their pairs, and an NVT run to compare roll-outs with."""
+        of = self.experiment
+        length_ps = 0.03 * of.time_step if self.smoke else of.length_ps
+        runs = ["--runs", 5, "--length-ps", length_ps, "--frame-fs", of.time_step if self.smoke else of.frame]
+        short = ["--equilibrate-ps", 0.1, "--spacing-ps", 0.1] if self.smoke else []
+        _ffmd("reference", of.system, *runs, *short, "--out", self.data / "nve.h5", "--resume")
+        if not self.pairs.exists():
+            files = [self.data / f"nve_{i}.h5" for i in range(5)]
+            sizes = ["--train-pairs", of.n_train, "--test-pairs", 1000]
+            _ffmd("dataset", *files, "--time-step", of.time_step, *sizes, "--out", self.pairs)
+        n_frames = 20 if self.smoke else of.n_spectrum
+        run = ["--ensemble", "nvt", "--tau-fs", of.tau, "--seed", 100, "--frame-fs", of.time_step]
+        run += ["--length-ps", n_frames * of.time_step / 1000, *short]
+        _ffmd("reference", of.system, *run, "--out", self.data / "nvt.h5", "--resume")
+
+    def train(self) -> None:
+        """The model."""
+        network, training = self.experiment.network, self.experiment.training
+        if self.smoke:
+            network, training = _SMOKE_NETWORK.split(), ["--epochs", "1", "--batch-size", "4"]
+        go_on = ["--resume"] if (self.trained / "training.json").exists() else []
+        _ffmd("train", self.pairs, "--out", self.trained, *training, *network, *go_on)
+
+    def evaluate(self) -> None:
+        """One step, on the test pairs."""
+        self._note("one_step", _ffmd("evaluate", self.model, self.pairs, "--json", json_line=True))
+
+    def rollout(self) -> None:
+        """NVT with the paper's thermostat: a long run, and one with every frame for spectra and energies."""
+        of = self.experiment
+        self._run("long", self.data / "nvt.h5", n_steps=of.n_steps, every=20, tau=of.tau)
+        self._run("spectrum", self.data / "nvt.h5", n_steps=of.n_spectrum, every=1, tau=of.tau)
+        self._run("weak", self.data / "nvt.h5", n_steps=of.n_steps, every=20, tau=100 * of.time_step)
+        self._run("free", self.data / "nve_4.h5", n_steps=of.n_steps, every=20, tau=None)
+
+    def transfer(self) -> None:
+        """NVT of 2 × 2 × 2 cells, from eight copies of a state of the small one with other velocities."""
+        from ase import Atoms
+        from ase.io import write
+
+        from ffmd_jax import trajectory
+
+        of, start = self.experiment, self.runs / "start_222.extxyz"
+        atoms, state = trajectory.read_start(self.data / "nvt.h5", need_velocities=False)
+        small = Atoms(atoms.species, state.positions, cell=atoms.cell, pbc=atoms.pbc, masses=atoms.masses)
+        write(start, small.repeat((2, 2, 2)))
+        n_steps = of.n_spectrum // 2
+        self._run("supercell", start, n_steps=n_steps, every=1, tau=of.tau, more=["--draw-velocities"])
+
+    def _run(self, name: str, start: Path, n_steps: int, every: int, tau: float | None, more: list = ()) -> None:
+        """A roll-out and its analysis beside the reference run; alarms end it, and are noted."""
+        steps = (20 if every == 1 else 40) if self.smoke else n_steps
+        path, report = self.runs / f"{name}.h5", self.runs / f"{name}_report"
+        bath = ["--ensemble", "nve"] if tau is None else ["--temperature", 300, "--tau-fs", tau]
+        options = [*bath, "--steps", steps, "--every", every, *more]
+        code = _ffmd("rollout", self.model, "--start", start, *options, "--out", path, "--resume", may_alarm=True)
+        # Energies of the frames of long runs would take longer than the runs.
+        energies = ["--force-field", self.experiment.system] if every == 1 and name != "supercell" else []
+        options = ["--reference", self.data / "nvt.h5", *energies, "--out", report, "--overwrite", "--json"]
+        found = _ffmd("analyze", path, *options, json_line=True)
+        self._note(name, {"stopped_by_alarm": code == ALARM, **found})
+
+    def _note(self, name: str, found: dict) -> None:
+        """Adds to results.json."""
+        path = self.folder / "results.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**known, name: found}, indent=1) + "\n")
+
+
+def _ffmd(*arguments, json_line: bool = False, may_alarm: bool = False):
+    """Runs a command; returns the JSON object of its last line, or its exit code.  Stops the script if it fails."""
+    words = [str(argument) for argument in arguments]
+    print("\n$ ffmd", shlex.join(words), flush=True)
+    command = [sys.executable, "-m", "ffmd_jax", *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE if json_line else None, text=True)
+    if done.returncode not in ((0, ALARM) if may_alarm else (0,)):
+        sys.exit(done.returncode)
+    return json.loads(done.stdout.splitlines()[-1]) if json_line else done.returncode
+
+
+def main(experiment: Experiment, folder: Path, description: str, stages: list[str]) -> None:
+    """Runs the stages that the command line names, all by default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(stages)} (default: all, in this order)")
+    parser.add_argument("--model", help="roll this model out instead of the trained one (folder, or a shipped name)")
+    parser.add_argument("--smoke", type=Path, metavar="DIR", help="run the smallest sizes, in DIR, to see that all works")
+    options = parser.parse_args()
+    if unknown := set(options.stages) - set(stages):
+        parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(stages)}")
+    run = Stages(experiment, options.smoke or folder, options.smoke is not None, options.model)
+    for stage in options.stages or stages:
+        getattr(run, stage)()
