@@ -6,10 +6,17 @@ Every stage is a list of `ffmd` commands, printed before they run.  A stopped st
 import argparse
 import dataclasses
 import json
+import os
 import shlex
+import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+from ase import Atoms
+from ase.io import write
+
+from ffmd_jax import training_log, trajectory
 
 ALARM = 3  # exit code of a roll-out that a monitor has stopped
 
@@ -32,8 +39,8 @@ class Experiment:
 
     system: str
     time_step: float
-    network: tuple[str, ...]
-    training: tuple[str, ...]
+    network: str
+    training: str
     tau: float
     length_ps: float
     frame: float
@@ -43,7 +50,8 @@ class Experiment:
 
 
 # For --smoke: the same commands, too short for their numbers to mean anything.
-_SMOKE_NETWORK = "--config.lmax 1 --config.channels 4 --config.layers 1 --config.radial-hidden 4 --config.speed-hidden 4"
+_SMOKE_NETWORK = "--config.lmax 1 --config.channels 4 --config.layers 1 --config.radial-hidden 4"
+_SMOKE_TRAINING = "--epochs 4 --batch-size 4"
 
 
 class Stages:
@@ -83,29 +91,32 @@ class Stages:
         """The model."""
         network, training = self.experiment.network, self.experiment.training
         if self.smoke:
-            network, training = _SMOKE_NETWORK.split(), ["--epochs", "1", "--batch-size", "4"]
+            network, training = _SMOKE_NETWORK, _SMOKE_TRAINING
         go_on = ["--resume"] if (self.trained / "training.json").exists() else []
-        _ffmd("train", self.pairs, "--out", self.trained, *training, *network, *go_on)
+        _ffmd("train", self.pairs, "--out", self.trained, *training.split(), *network.split(), *go_on)
+        lines = training_log.read(self.trained / training_log.METRICS)
+        speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
+        batch = json.loads((self.trained / "training.json").read_text())["batch_size"]
+        hours = lines[-1]["step"] * batch / statistics.harmonic_mean(speeds) / 3600
+        cores = len(os.sched_getaffinity(0))
+        self._note("training", {"steps": lines[-1]["step"], "batch_size": batch, "hours": hours, "cores": cores})
 
     def evaluate(self) -> None:
         """One step, on the test pairs."""
         self._note("one_step", _ffmd("evaluate", self.model, self.pairs, "--json", json_line=True))
 
     def rollout(self) -> None:
-        """NVT with the paper's thermostat: a long run, and one with every frame for spectra and energies."""
-        of = self.experiment
-        self._run("long", self.data / "nvt.h5", n_steps=of.n_steps, every=20, tau=of.tau)
-        self._run("spectrum", self.data / "nvt.h5", n_steps=of.n_spectrum, every=1, tau=of.tau)
-        self._run("weak", self.data / "nvt.h5", n_steps=of.n_steps, every=20, tau=100 * of.time_step)
-        self._run("free", self.data / "nve_4.h5", n_steps=of.n_steps, every=20, tau=None)
+        """NVT, with every frame for spectra and energies, and long; NVT with a weak thermostat; NVE."""
+        of, nvt = self.experiment, self.data / "nvt.h5"
+        self._run("spectrum", nvt, n_steps=of.n_spectrum, every=1, tau=of.tau)
+        if self.smoke:
+            return
+        self._run("long", nvt, n_steps=of.n_steps, every=20, tau=of.tau)
+        self._run("weak", nvt, n_steps=of.n_steps // 4, every=20, tau=100 * of.time_step)
+        self._run("free", self.data / "nve_4.h5", n_steps=of.n_steps // 10, every=20, tau=None)
 
     def transfer(self) -> None:
         """NVT of 2 × 2 × 2 cells, from eight copies of a state of the small one with other velocities."""
-        from ase import Atoms
-        from ase.io import write
-
-        from ffmd_jax import trajectory
-
         of, start = self.experiment, self.runs / "start_222.extxyz"
         atoms, state = trajectory.read_start(self.data / "nvt.h5", need_velocities=False)
         small = Atoms(atoms.species, state.positions, cell=atoms.cell, pbc=atoms.pbc, masses=atoms.masses)
@@ -115,10 +126,11 @@ class Stages:
 
     def _run(self, name: str, start: Path, n_steps: int, every: int, tau: float | None, more: list = ()) -> None:
         """A roll-out and its analysis beside the reference run; alarms end it, and are noted."""
-        steps = (20 if every == 1 else 40) if self.smoke else n_steps
+        steps = 20 if self.smoke else n_steps
         path, report = self.runs / f"{name}.h5", self.runs / f"{name}_report"
         bath = ["--ensemble", "nve"] if tau is None else ["--temperature", 300, "--tau-fs", tau]
-        options = [*bath, "--steps", steps, "--every", every, *more]
+        untrained = ["--no-monitors"] if self.smoke else []  # would stop it before the first frame
+        options = [*bath, "--steps", steps, "--every", every, *more, *untrained]
         code = _ffmd("rollout", self.model, "--start", start, *options, "--out", path, "--resume", may_alarm=True)
         # Energies of the frames of long runs would take longer than the runs.
         energies = ["--force-field", self.experiment.system] if every == 1 and name != "supercell" else []
@@ -147,9 +159,11 @@ def _ffmd(*arguments, json_line: bool = False, may_alarm: bool = False):
 def main(experiment: Experiment, folder: Path, description: str, stages: list[str]) -> None:
     """Runs the stages that the command line names, all by default."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(stages)} (default: all, in this order)")
+    parser.add_argument(
+        "stages", nargs="*", metavar="STAGE", help=f"of {', '.join(stages)} (default: all, in this order)"
+    )
     parser.add_argument("--model", help="roll this model out instead of the trained one (folder, or a shipped name)")
-    parser.add_argument("--smoke", type=Path, metavar="DIR", help="run the smallest sizes, in DIR, to see that all works")
+    parser.add_argument("--smoke", type=Path, metavar="DIR", help="run the smallest sizes, in DIR")
     options = parser.parse_args()
     if unknown := set(options.stages) - set(stages):
         parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(stages)}")

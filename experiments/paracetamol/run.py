@@ -1,8 +1,10 @@
 """Paracetamol in vacuum (OPLS-AA), Δt = 7 fs: from reference MD to the numbers of the paper's table.
 
-    python experiments/paracetamol/run.py                    # everything; stopped, it goes on where it was
+    python experiments/paracetamol/run.py                    # everything
     python experiments/paracetamol/run.py reference train    # only these stages
     python experiments/paracetamol/run.py --smoke /tmp/try   # the same commands in two minutes, of no meaning
+
+A stage that was stopped goes on when it is started again.
 """
 
 import sys
@@ -19,9 +21,9 @@ EXPERIMENT = pipeline.Experiment(
     length_ps=100.0,
     frame=7.0,
     n_train=10_000,
-    network="--config.cutoff 4 --config.lmax 2 --config.channels 32 --config.natural-parity --config.radial-hidden 32 32 "
-    "--config.speed-hidden 32".split(),
-    training="--epochs 30 --batch-size 5 --learning-rate 0.03 --weight-decay 0.003".split(),
+    network="--config.cutoff 4 --config.lmax 2 --config.channels 32 --config.natural-parity "
+    "--config.radial-hidden 32 32 --config.speed-hidden 32",
+    training="--epochs 30 --batch-size 5 --learning-rate 0.03 --weight-decay 0.003",
     tau=70.0,
 )
 

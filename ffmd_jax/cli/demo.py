@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from tyro.conf import arg
@@ -12,14 +12,15 @@ from ffmd_jax import units
 from ffmd_jax.cli import common
 
 _GROWTH_STARTS, _GROWTH_STEPS = 8, 128
+_PAPER_TAU_FS = {"paracetamol": 70.0, "quartz": 75.0, "water": 50.0}
 
 
 def demo(
     out: Path = Path("ffmd_demo"),
-    system: Literal["quartz"] = "quartz",
+    system: str = "quartz",
     temperature: Annotated[float, arg(metavar="K")] = 300.0,
     length_ps: float = 30.0,
-    tau_fs: float = 50.0,
+    tau_fs: float | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
@@ -30,13 +31,15 @@ def demo(
 
     Args:
         out: Folder to write.
-        system: Shipped model and prepared system.
+        system: Shipped model and prepared system: paracetamol, quartz or water.
         temperature: Temperature, K; the shipped models were trained at 300 K.
         length_ps: Length of both trajectories, ps.
-        tau_fs: Relaxation time of the CSVR thermostat of both, fs.
+        tau_fs: Relaxation time of the CSVR thermostat of both, fs (default: the paper's; paracetamol 70, quartz 75,
+            water 50).
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
     """
+    _check_system(system)
     common.check_output(out, overwrite)
     common.use_double_precision()
     import jax
@@ -55,7 +58,8 @@ def demo(
     out.mkdir(exist_ok=True)
     keys = jax.random.split(jax.random.key(seed), 4)
     start = _equilibrate(prepared, temperature, keys[0])
-    facts = {"system": system, "ensemble": "nvt", "temperature_K": temperature, "tau_fs": tau_fs, "seed": seed}
+    facts = {"system": system, "ensemble": "nvt", "temperature_K": temperature, "seed": seed}
+    facts["tau_fs"] = _PAPER_TAU_FS[system] if tau_fs is None else tau_fs
     speed = _force_free(out / "force_free.h5", prepared, config, params, start, n_frames, keys[1], facts)
     reference_speed = _reference(out / "reference.h5", prepared, config, start, n_frames, keys[2], facts)
     growth = _growth(prepared, config, params, trajectory.read(out / "reference.h5").frames)
@@ -89,6 +93,15 @@ def demo(
     checkpoint.write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     _print_table(summary)
     print(f"\n{report.verdict(own, other)}\n\nreport: {out / 'report.html'}")
+
+
+def _check_system(system: str) -> None:
+    """Raises ValueError unless there are a shipped model and a prepared system of that name."""
+    from ffmd_jax import checkpoint
+
+    shipped = [name for name in _PAPER_TAU_FS if name in checkpoint.pretrained()]
+    if system not in shipped:
+        raise ValueError(f"no model of '{system}' is shipped; choose one of {', '.join(shipped)}")
 
 
 def _equilibrate(prepared, temperature: float, key):

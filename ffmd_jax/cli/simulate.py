@@ -10,6 +10,7 @@ from ffmd_jax.cli import common
 
 _FRAMES_AT_ONCE = 500
 
+
 def energy(system: Positional[str], structure: Positional[Path], /, json: bool = False) -> None:
     """Prints the reference energy and forces of a structure.
 
