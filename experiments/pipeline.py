@@ -34,7 +34,8 @@ class Experiment:
         frame: interval of their frames, fs.
         n_train: training pairs.
         n_steps: of the long roll-out.
-        n_spectrum: steps of the roll-out and the reference run whose spectra are compared; every frame is kept.
+        n_spectrum: steps of the roll-out and the reference run whose spectra are compared; every frame is kept.  One
+            molecule needs many, and then this run is the long one, too.
     """
 
     system: str
@@ -111,7 +112,8 @@ class Stages:
         self._run("spectrum", nvt, n_steps=of.n_spectrum, every=1, tau=of.tau)
         if self.smoke:
             return
-        self._run("long", nvt, n_steps=of.n_steps, every=20, tau=of.tau)
+        if of.n_spectrum < of.n_steps:
+            self._run("long", nvt, n_steps=of.n_steps, every=20, tau=of.tau)
         self._run("weak", nvt, n_steps=of.n_steps // 4, every=20, tau=100 * of.time_step)
         self._run("free", self.data / "nve_4.h5", n_steps=of.n_steps // 10, every=20, tau=None)
 

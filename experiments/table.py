@@ -31,6 +31,7 @@ PAPER = {
 def ours(results: dict) -> dict[str, str]:
     """The rows of one system."""
     rows, one = {}, results.get("one_step")
+    results = {"long": results.get("spectrum"), **results}
     if one:
         displacement, velocity = one["displacement_mae_A"], one["velocity_mae_A_per_fs"]
         rows["MAE Δr, 1e-5 Å"] = f"{1e5 * displacement:.2f} ({one['displacement_mae_relative_percent']:.2f} %)"

@@ -1,9 +1,9 @@
-"""What the monitors say about the shipped quartz model: healthy runs of 100 ps, and runs that must not be trusted.
+"""What the monitors say about the shipped quartz model: healthy runs of 120 ps, and runs that must not be trusted.
 
-    ffmd reference quartz --runs 3 --length-ps 6 --frame-fs 10 --seed 20 --out experiments/quartz/data/held.h5
+    python experiments/quartz/run.py reference
     python experiments/quartz/monitors.py
 
-Some ten to twenty minutes on one core.  Prints a table; the runs are kept in runs/monitors/.
+Ten minutes on one core.  Prints a table; the runs are kept in runs/monitors/.
 """
 
 import subprocess
@@ -16,9 +16,9 @@ import numpy as np
 from ffmd_jax import analysis, checkpoint, model, trajectory
 
 HERE = Path(__file__).parent
-START, RUNS = HERE / "data" / "held_0.h5", HERE / "runs" / "monitors"
+START, RUNS = HERE / "data" / "nve_4.h5", HERE / "runs" / "monitors"
 PERTURBED = [(("readout", "1o"), 10), (("initial", "0e"), 10), (("readout", "1o"), 1.03), (("initial", "0e"), 1.03)]
-NVT, NVE = ("--temperature", "300", "--tau-fs", "1000"), ("--ensemble", "nve")
+NVT, NVE = ("--temperature", "300", "--tau-fs", "3000"), ("--ensemble", "nve")
 
 
 def damaged_models() -> None:
@@ -71,9 +71,9 @@ def main() -> None:
             rollout(f"{layer} weight × {factor}, {ensemble}", str(RUNS / f"{layer}_{factor}"), 1000, *options)
     hot = ("--draw-velocities", "--temperature", "900")
     rollout("start at 900 K, NVE", "quartz", 1000, *hot, *NVE)
-    rollout("start at 900 K, NVT", "quartz", 1000, *hot, "--tau-fs", "1000")
-    rollout("healthy, NVT 300 K, tau 100 Δt", "quartz", 10_000, "--every", "10", *NVT)
-    rollout("healthy, NVE", "quartz", 10_000, "--every", "10", "--on-alarm", "warn", *NVE)
+    rollout("start at 900 K, NVT", "quartz", 1000, *hot, "--tau-fs", "3000")
+    rollout("healthy, NVT 300 K, tau 100 Δt", "quartz", 4000, "--every", "10", *NVT)
+    rollout("healthy, NVE", "quartz", 4000, "--every", "10", "--on-alarm", "warn", *NVE)
 
 
 if __name__ == "__main__":
