@@ -72,7 +72,7 @@ def measure(name: str, network: str, formulation: str, seconds: float) -> dict:
     together = formulation == "e3nn" or model.batches_together(model_config)
     system = objective.single(data.system)
     loss = objective.make_loss(model_config, system, convolution)
-    prepare = train.make_prepare(model_config, system, training, convolution)
+    prepare = objective.make_prepare(model_config, system, training, convolution)
     step = train.make_train_step(loss, prepare, training, optimizer.make(training, 10_000), devices, together)
     state = train.initial(model_config, training, 10_000)
     table = examples.make(data.system, data.train, cutoff)

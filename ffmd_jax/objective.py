@@ -11,11 +11,12 @@ from jax.sharding import Mesh
 
 from ffmd_jax import dataset as datasets
 from ffmd_jax import examples, mechanics, model, parallel, products
-from ffmd_jax.config import ModelConfig
-from ffmd_jax.examples import Examples
-from ffmd_jax.state import Array, System, cast
+from ffmd_jax.config import ModelConfig, Training
+from ffmd_jax.examples import Batch, Examples
+from ffmd_jax.state import Array, State, System, cast
 
 Loss = Callable[[model.Params, Examples], tuple[Array, Array]]
+Prepare = Callable[[model.Params, Batch], Examples]
 
 
 class Errors(NamedTuple):
@@ -40,6 +41,29 @@ class Errors(NamedTuple):
     def mean_percent(self) -> float:
         """What makes a model the best: mean of the relative errors of displacements and velocities, %."""
         return 0.5 * (self.displacement_percent + self.velocity_percent)
+
+
+def make_prepare(config: ModelConfig, system: System, training: Training, convolution: model.Convolution) -> Prepare:
+    """Returns what makes of weights and an entry of a batch the pair to learn from.
+
+    The entry's chain is reversed in time or not; the network takes some steps along it (push-forward); noise is added.
+    """
+    sigma = State(
+        jnp.float32(training.noise * config.displacement_rms), jnp.float32(training.noise * config.velocity_rms)
+    )
+
+    def prepare(params: model.Params, entry: Batch) -> Examples:
+        turned = examples.reverse_chain(entry.pairs)
+        chain = jax.tree.map(lambda a, b: jnp.where(entry.backwards, a, b), turned, entry.pairs)
+        pair = jax.tree.map(lambda x: x[-1], chain)
+        key_steps, key_noise = jax.random.split(jax.random.key(entry.seeds))
+        if training.push_forward:
+            propagate = model.make_propagate(config, jax.lax.stop_gradient(params), convolution)
+            n_own = jax.random.randint(key_steps, (), 0, training.push_forward + 1)
+            pair = examples.push_forward(propagate, system, chain, n_own)
+        return examples.perturb(key_noise, system, pair, sigma) if training.noise else pair
+
+    return prepare
 
 
 def make_loss(

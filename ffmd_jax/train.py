@@ -1,4 +1,4 @@
-"""Training: the loss, one optimizer step, and `fit`, on one or many devices, in one or many processes.
+"""Training: one optimizer step, and `fit`, on one or many devices, in one or many processes.
 
 Several steps run per call of one compiled program, which is the same for every block of every epoch.
 """
@@ -18,7 +18,7 @@ from ffmd_jax import dataset as datasets
 from ffmd_jax import examples, model, neighbors, objective, optimizer, parallel, products
 from ffmd_jax.config import Architecture, ModelConfig, Training
 from ffmd_jax.examples import Batch
-from ffmd_jax.state import Array, State, System, cast
+from ffmd_jax.state import Array, cast
 
 _DIVERGED_LOSS = 1e4  # a network that predicts that nothing moves has about 1
 
@@ -95,35 +95,9 @@ def model_config(data: datasets.Dataset, architecture: Architecture) -> ModelCon
     )
 
 
-Prepare = Callable[[model.Params, Batch], examples.Examples]
-
-
-def make_prepare(config: ModelConfig, system: System, training: Training, convolution: model.Convolution) -> Prepare:
-    """Returns what makes of weights and an entry of a batch the pair to learn from.
-
-    The entry's chain is reversed in time or not; the network takes some steps along it (push-forward); noise is added.
-    """
-    sigma = State(
-        jnp.float32(training.noise * config.displacement_rms), jnp.float32(training.noise * config.velocity_rms)
-    )
-
-    def prepare(params: model.Params, entry: Batch) -> examples.Examples:
-        turned = examples.reverse_chain(entry.pairs)
-        chain = jax.tree.map(lambda a, b: jnp.where(entry.backwards, a, b), turned, entry.pairs)
-        pair = jax.tree.map(lambda x: x[-1], chain)
-        key_steps, key_noise = jax.random.split(jax.random.key(entry.seeds))
-        if training.push_forward:
-            propagate = model.make_propagate(config, jax.lax.stop_gradient(params), convolution)
-            n_own = jax.random.randint(key_steps, (), 0, training.push_forward + 1)
-            pair = examples.push_forward(propagate, system, chain, n_own)
-        return examples.perturb(key_noise, system, pair, sigma) if training.noise else pair
-
-    return prepare
-
-
 def make_train_step(
     loss: objective.Loss,
-    prepare: Prepare,
+    prepare: objective.Prepare,
     training: Training,
     rule: optax.GradientTransformation,
     devices: Mesh,
@@ -134,7 +108,7 @@ def make_train_step(
     A step whose gradient or update is not finite changes nothing but the count of skipped steps.
 
     Args:
-        prepare: from `make_prepare`.
+        prepare: from `objective.make_prepare`.
         together: all pairs of a device at once, not one after the other (`model.batches_together`).
     """
 
@@ -230,7 +204,7 @@ def fit(
     current = initial(config, training, n_steps) if state is None else state
     system, together = objective.single(data.system), model.batches_together(config)
     loss = objective.make_loss(config, system, convolution, training.kinetic_energy_penalty)
-    prepare = make_prepare(config, system, training, convolution)
+    prepare = objective.make_prepare(config, system, training, convolution)
     take_step = make_train_step(loss, prepare, training, optimizer.make(training, n_steps), devices, together)
     run_block = make_block(take_step, devices)
     with out_of_memory(batch_size, devices.size):

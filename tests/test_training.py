@@ -54,7 +54,7 @@ def fit(data, training, state=None, **options):
 
 
 def preparation(model_config, system, training):
-    return train.make_prepare(model_config, system, training, products.edge_convolution)
+    return objective.make_prepare(model_config, system, training, products.edge_convolution)
 
 
 def as_batch(table, backwards, weights):
