@@ -254,22 +254,25 @@ void over_channels(I channels, Run run) {
   for (; u < channels; u += kWidth<F>) run(u, std::integral_constant<int, 1>());
 }
 
-// Arrays [..., d3, n_slots · channels] of the output irreps.
+// Arrays [..., n_atoms, d3, n_slots · channels] of the output irreps.
 template <class F>
 struct Outputs {
   std::vector<F*> data;
   std::vector<I> dims, strides;
-  F* at(const Path& path, I atom, I channels) const {
-    return data[path.output] + atom * dims[path.output] * strides[path.output] + path.slot * channels;
+  std::vector<Lead> leads;  // gradients that are zero have no batch of their own
+  F* at(const Path& path, I b, I i, const Problem<F>& p) const {
+    const I k = path.output;
+    return data[k] + (leads[k](b) * p.atoms + i) * dims[k] * strides[k] + path.slot * p.channels;
   }
 };
 
 template <class F, class Buffer>
-void append(Outputs<F>& outputs, Buffer&& buffer) {
+void append(Outputs<F>& outputs, Buffer&& buffer, const Problem<F>& p) {
   auto shape = buffer.dimensions();
   outputs.data.push_back(const_cast<F*>(buffer.typed_data()));
   outputs.dims.push_back(shape[shape.size() - 2]);
   outputs.strides.push_back(shape[shape.size() - 1]);
+  outputs.leads.push_back({p.lead[0].full, std::vector<I>(shape.begin(), shape.end() - 3)});
 }
 
 template <ffi::DataType D>
@@ -289,8 +292,15 @@ ffi::ErrorOr<Problem<ffi::NativeType<D>>> problem(ffi::RemainingArgs args, ffi::
   const int own[6] = {3, 2, 2, 3, 2, 3};
   const std::size_t n_lead = shapes[0].size() - own[0];
   std::vector<I> full(n_lead, 1);
-  for (int k = 0; k < 6; k++)
-    for (std::size_t axis = 0; axis < n_lead; axis++) full[axis] = std::max(full[axis], shapes[k][axis]);
+  auto widen = [&](ffi::Span<const I> shape) {
+    for (std::size_t axis = 0; axis < n_lead; axis++) full[axis] = std::max(full[axis], shape[axis]);
+  };
+  for (int k = 0; k < 6; k++) widen(shapes[k]);
+  for (std::size_t k = 6; k < args.size(); k++) {  // gradients of the outputs
+    auto gradient = args.get<ffi::Buffer<D>>(k);
+    if (!gradient) return ffi::Unexpected(ffi::Error::InvalidArgument("edge convolution: wrong types"));
+    widen(gradient->dimensions());
+  }
   for (int k = 0; k < 6; k++) p.lead[k] = {full, std::vector<I>(shapes[k].begin(), shapes[k].begin() + n_lead)};
   for (I size : full) p.batches *= size;
   p.atoms = shapes[0][n_lead];
@@ -321,7 +331,7 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   if (!given) return given.error();
   const Problem<F>& p = *given;
   Outputs<F> outputs;
-  for (std::size_t k = 0; k < rets.size(); k++) append(outputs, **rets.get<ffi::Buffer<D>>(k));
+  for (std::size_t k = 0; k < rets.size(); k++) append(outputs, **rets.get<ffi::Buffer<D>>(k), p);
   constexpr I atoms_at_a_time = 2;
   const I per_batch = (p.atoms + atoms_at_a_time - 1) / atoms_at_a_time;
   parallel(pool, p.batches * per_batch, [&](I task) {
@@ -332,7 +342,7 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
       for (I k = 0; k < p.n_paths(); k++) {
         const Path path = p.path(k);
         const F* table = p.table_of(b) + k * p.knots * p.channels;
-        F* out = outputs.at(path, b * p.atoms + i, p.channels);
+        F* out = outputs.at(path, b, i, p);
         over_channels<Forward, F>(p.channels, [&](I u, auto v) {
           dispatch<Forward, F, decltype(v)::value>(path, p, edges, path, p.features_of(b), table, u, out + u,
                                                    outputs.strides[path.output]);
@@ -352,7 +362,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   if (!given) return given.error();
   const Problem<F>& p = *given;
   Outputs<F> gradients;
-  for (std::size_t k = 6; k < args.size(); k++) append(gradients, *args.get<ffi::Buffer<D>>(k));
+  for (std::size_t k = 6; k < args.size(); k++) append(gradients, *args.get<ffi::Buffer<D>>(k), p);
   auto result = [&](int k) { return (**rets.get<ffi::Buffer<D>>(k)).typed_data(); };
   F *to_features = result(0), *to_table = result(1);
   F *to_y = positions ? result(2) : nullptr, *to_place = positions ? result(3) : nullptr;
@@ -387,7 +397,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
       for (I k = 0; k < p.n_paths(); k++) {
         const Path path = p.path(k);
         const F* table = p.table_of(b) + k * p.knots * p.channels;
-        const F* gradient = gradients.at(path, b * p.atoms + i, p.channels);
+        const F* gradient = gradients.at(path, b, i, p);
         over_channels<Backward, F>(p.channels, [&](I u, auto v) {
           dispatch<Backward, F, decltype(v)::value>(path, p, edges, path, p.features_of(b), table, u, gradient + u,
                                                     gradients.strides[path.output], to,

@@ -83,6 +83,24 @@ def test_the_kernel_gives_the_numbers_and_gradients_of_e3nn(systems):
 
 
 @needs_kernel
+def test_gradients_of_several_systems_where_only_some_outputs_are_used():
+    # The gradient of the others is a zero without the systems' axis.
+    features, edges, radial, paths = random_inputs()
+    many = jax.tree.map(lambda x: jnp.stack([jnp.roll(x, i, 0) for i in range(40)]), features)
+
+    def of_vectors(convolution, features):
+        outputs = jax.vmap(lambda x: convolution(x, edges, radial, paths))(features)
+        return jnp.sum(jnp.sin(outputs[layers.VECTOR]))
+
+    found, expected = (
+        jax.jit(jax.grad(functools.partial(of_vectors, convolution)))(many)
+        for convolution in (products.by_kernel, products.by_blocks)
+    )
+    for values, others in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(values, others, atol=1e-12 * np.abs(others).max())
+
+
+@needs_kernel
 @pytest.mark.parametrize(("l", "channels"), [(1, 16), (1, 40), (3, 17)])
 def test_the_kernel_takes_any_channels_and_l_up_to_three_in_single_precision(l, channels):
     irreps = [e3nn.Irrep(k, (-1) ** k) for k in range(l + 1)]
