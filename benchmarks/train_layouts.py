@@ -57,7 +57,7 @@ def main() -> None:
                 np.max(np.abs(a - b)) / np.sqrt(np.mean(np.square(b))) for a, b in zip(weights, first, strict=True)
             ]
             last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
-            facts = {"layout": name, "steps": last["step"], "velocity_percent": last["velocity_mae_relative_percent"]}
+            facts = {"layout": name, "steps": last["step"], "loss": last["loss"]}
             print(json.dumps({**facts, "largest_difference": float(max(differences))}), flush=True)
 
 

@@ -66,8 +66,7 @@ class Stages:
     def __init__(self, experiment: Experiment, folder: Path, smoke: bool, model: str | None = None):
         self.experiment, self.folder, self.smoke = experiment, folder, smoke
         self.data, self.runs = folder / "data", folder / "runs"
-        self.trained = self.runs / "model"
-        self.model = model or str(self.trained)
+        self.model = model or str(self.runs / "model")
         for path in (self.data, self.runs):
             path.mkdir(parents=True, exist_ok=True)
         self.pairs = self.data / f"pairs_{experiment.time_step:g}fs.h5"
@@ -90,17 +89,16 @@ class Stages:
 
     def train(self) -> None:
         """The model."""
-        network, training = self.experiment.network, self.experiment.training
+        out, network, training = self.runs / "model", self.experiment.network, self.experiment.training
         if self.smoke:
             network, training = _SMOKE_NETWORK, _SMOKE_TRAINING
-        go_on = ["--resume"] if (self.trained / "training.json").exists() else []
-        _ffmd("train", self.pairs, "--out", self.trained, *training.split(), *network.split(), *go_on)
-        lines = training_log.read(self.trained / training_log.METRICS)
+        go_on = ["--resume"] if (out / "training.json").exists() else []
+        _ffmd("train", self.pairs, "--out", out, *training.split(), *network.split(), *go_on)
+        lines = training_log.read(out / training_log.METRICS)
         speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
-        batch = json.loads((self.trained / "training.json").read_text())["batch_size"]
-        hours = lines[-1]["step"] * batch / statistics.harmonic_mean(speeds) / 3600
-        cores = len(os.sched_getaffinity(0))
-        self._note("training", {"steps": lines[-1]["step"], "batch_size": batch, "hours": hours, "cores": cores})
+        batch_size = json.loads((out / "training.json").read_text())["batch_size"]
+        hours = lines[-1]["step"] * batch_size / statistics.harmonic_mean(speeds) / 3600
+        self._note("training", {"hours": hours, "cores": len(os.sched_getaffinity(0))})
 
     def evaluate(self) -> None:
         """One step, on the test pairs."""

@@ -22,7 +22,7 @@ def test_an_experiment_runs_and_goes_on_where_it_was(tmp_path):
     assert first.returncode == 0, first.stderr[-2000:]
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results) == {"training", "one_step", "spectrum"}
-    assert results["training"]["steps"] == 84
+    assert results["training"]["hours"] > 0
     assert 0 < results["one_step"]["velocity_mae_relative_percent"] < 200
     assert results["spectrum"]["potential_energy_shift_meV_per_atom"] is not None
     again = run("paracetamol/run.py", "reference", "--smoke", tmp_path)
