@@ -31,7 +31,7 @@ def demo(
 
     Args:
         out: Folder to write.
-        system: Shipped model and prepared system: paracetamol, quartz or water.
+        system: Shipped model and prepared system: quartz or paracetamol.
         temperature: Temperature, K; the shipped models were trained at 300 K.
         length_ps: Length of both trajectories, ps.
         tau_fs: Relaxation time of the CSVR thermostat of both, fs (default: the paper's; paracetamol 70, quartz 75,
