@@ -38,9 +38,9 @@ def train(data: str, out: Path, n_processes: int, n_devices: int, options: list[
     joined = ["--coordinator", coordinator, "--num-processes", str(n_processes), "--process-id"]
     several = [[*joined, str(i)] for i in range(n_processes)] if n_processes > 1 else [[]]
     running = [subprocess.Popen([*command, *place], env=environment, stdout=subprocess.DEVNULL) for place in several]
-    for process in running:
-        if process.wait():
-            raise subprocess.CalledProcessError(process.returncode, command)
+    for code in [process.wait() for process in running]:  # of all, so that none is left behind
+        if code:
+            raise subprocess.CalledProcessError(code, command)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from ase import Atoms
 from ase.io import write
 
 from ffmd_jax import training_log, trajectory
+from ffmd_jax.training_log import METRICS
 
 ALARM = 3  # exit code of a roll-out that a monitor has stopped
 
@@ -88,13 +89,15 @@ class Stages:
         _ffmd("reference", of.system, *run, "--out", self.data / "nvt.h5", "--resume")
 
     def train(self) -> None:
-        """The model."""
+        """The model; hours of its steps at their mean speed, and how many cores it could use."""
         out, network, training = self.runs / "model", self.experiment.network, self.experiment.training
         if self.smoke:
             network, training = _SMOKE_NETWORK, _SMOKE_TRAINING
-        go_on = ["--resume"] if (out / "training.json").exists() else []
+        go_on, before = ["--resume"] if (out / "training.json").exists() else [], training_log.read(out / METRICS)
         _ffmd("train", self.pairs, "--out", out, *training.split(), *network.split(), *go_on)
-        lines = training_log.read(out / training_log.METRICS)
+        lines = training_log.read(out / METRICS)
+        if len(lines) == len(before):  # had finished, perhaps on other cores
+            return
         speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
         batch_size = json.loads((out / "training.json").read_text())["batch_size"]
         hours = lines[-1]["step"] * batch_size / statistics.harmonic_mean(speeds) / 3600
@@ -122,9 +125,11 @@ class Stages:
         small = Atoms(atoms.species, state.positions, cell=atoms.cell, pbc=atoms.pbc, masses=atoms.masses)
         write(start, small.repeat((2, 2, 2)))
         n_steps = of.n_spectrum // 2
-        self._run("supercell", start, n_steps=n_steps, every=1, tau=of.tau, more=["--draw-velocities"])
+        self._run("supercell", start, n_steps=n_steps, every=1, tau=of.tau, more=("--draw-velocities",))
 
-    def _run(self, name: str, start: Path, n_steps: int, every: int, tau: float | None, more: list = ()) -> None:
+    def _run(
+        self, name: str, start: Path, n_steps: int, every: int, tau: float | None, more: tuple[str, ...] = ()
+    ) -> None:
         """A roll-out and its analysis beside the reference run; alarms end it, and are noted."""
         steps = 20 if self.smoke else n_steps
         path, report = self.runs / f"{name}.h5", self.runs / f"{name}_report"

@@ -1,6 +1,8 @@
 """The paper's table with our numbers beside it, as Markdown, from the results.json of each experiment.
 
-python experiments/table.py
+    python experiments/table.py
+
+experiments/README.md holds what it prints.
 """
 
 import json
@@ -39,10 +41,9 @@ def ours(results: dict) -> dict[str, str]:
     if training := results.get("training"):
         rows["training"] = f"{training['hours'] * training['cores']:.1f} core-hours"
     if run := results.get("long"):
-        end = "stopped by an alarm" if run["stopped_by_alarm"] else "not its end"
-        rows["longest stable roll-out, ns"] = f"{run['length_ps'] / 1000:.2f} ({end})"
+        rows["longest stable roll-out, ns"] = f"{run['length_ps'] / 1000:.2f}" + (alarm(run) or " (not its end)")
         rows["its temperature, K"] = with_error(run, "temperature_K")
-        rows["by element, K"] = by_element(run, "temperature", "_K")
+        rows["by element, K"] = by_element(run)
     if run := results.get("spectrum"):
         rows["VDOS overlap"] = (
             f"{run['vdos_overlap']:.3f} (halves of the reference: {run['reference_vdos_halves_overlap']:.3f})"
@@ -51,12 +52,11 @@ def ours(results: dict) -> dict[str, str]:
         rows["potential energy, shift, meV/atom"] = with_error(run, "potential_energy_shift_meV_per_atom")
     for name, row in (("weak", "temperature at τ = 100 Δt, K"), ("supercell", "temperature of 2 × 2 × 2 cells, K")):
         if run := results.get(name):
-            rows[row] = with_error(run, "temperature_K") + (" (alarm)" if run["stopped_by_alarm"] else "")
-    if run := results.get("supercell"):
+            rows[row] = with_error(run, "temperature_K") + alarm(run)
+    if (run := results.get("supercell")) and not run["stopped_by_alarm"]:
         rows["VDOS overlap of 2 × 2 × 2 cells"] = f"{run['vdos_overlap']:.3f}"
-    if (run := results.get("free")) is not None:
-        end = "an alarm" if run["stopped_by_alarm"] else "no alarm"
-        rows["NVE without a thermostat"] = f"{with_error(run, 'temperature_K')} K in {run['length_ps']:.0f} ps, {end}"
+    if run := results.get("free"):
+        rows["temperature in NVE, K"] = with_error(run, "temperature_K") + alarm(run)
     if (run := results.get("long")) and "H" in run["diffusion_cm2_per_s"] and "C" not in run["diffusion_cm2_per_s"]:
         found, reference = (diffusion(run, of) for of in ("", "reference_"))
         rows["D of O, 1e-9 m²/s (reference)"] = f"{found} ({reference})"
@@ -71,13 +71,20 @@ def with_error(run: dict, key: str) -> str:
     raise ValueError(f"no unit in {key}")
 
 
+def alarm(run: dict) -> str:
+    """When a monitor stopped the run, if one did."""
+    return f" (alarm after {run['length_ps']:.0f} ps)" if run["stopped_by_alarm"] else ""
+
+
 def diffusion(run: dict, of: str) -> str:
+    """The diffusion coefficient of O, 1e-9 m²/s; ``of`` "reference_" for that of the reference."""
     value, error = (1e5 * run[f"{of}{name}_cm2_per_s"]["O"] for name in ("diffusion", "diffusion_error"))
     return f"{value:.2f} ± {error:.2f}"
 
 
-def by_element(run: dict, key: str, unit: str) -> str:
-    values, errors = run[f"{key}_by_species{unit}"], run[f"{key}_error_by_species{unit}"]
+def by_element(run: dict) -> str:
+    """Temperatures of the elements, K."""
+    values, errors = run["temperature_by_species_K"], run["temperature_error_by_species_K"]
     return ", ".join(f"{name} {value:.1f} ± {errors[name]:.1f}" for name, value in values.items())
 
 

@@ -105,8 +105,8 @@ def reverse_chain(chain: Examples) -> Examples:
 def push_forward(propagate: Propagate, system: System, chain: Examples, n_own: Array) -> Examples:
     """The last pair of a chain, from where ``n_own`` steps of the propagator before it lead; the end where it was.
 
-    No gradient passes through these steps.  Their neighbour tables are those of the true states: what they miss of
-    the propagator's own lies at the cutoff, where its weight is zero.
+    No gradient passes through these steps (Brandstetter et al. 2022, arXiv:2202.03376).  Their neighbour tables are
+    those of the true states: what they miss of the propagator's own lies at the cutoff, where its weight is zero.
     """
     n_before = len(chain.displacements) - 1
     first = jax.tree.map(lambda x: x[n_before - n_own], chain.before)
@@ -159,11 +159,12 @@ def chains(pairs: Pairs, n_links: int) -> np.ndarray:
 
 
 def steps_per_epoch(pairs: Pairs, training: Training) -> int:
-    """Optimizer steps of an epoch; the remainder of a shuffled epoch waits for the next."""
-    return _n_batches(len(chains(pairs, training.push_forward + 1)), training)
+    """Optimizer steps of an epoch."""
+    return n_batches(len(chains(pairs, training.push_forward + 1)), training)
 
 
-def _n_batches(n_chains: int, training: Training) -> int:
+def n_batches(n_chains: int, training: Training) -> int:
+    """Optimizer steps of an epoch of so many chains; the remainder of a shuffled epoch waits for the next."""
     return max(1, n_chains // training.batch_size)
 
 
@@ -182,7 +183,7 @@ def blocks(
         rows: from `chains`.
     """
     n_chains, n_links = rows.shape
-    per_epoch = _n_batches(n_chains, training)
+    per_epoch = n_batches(n_chains, training)
     on_device = n_links * -(-min(training.batch_size, n_chains) // devices.size)
     size = block_length(examples, on_device, per_epoch, block_steps)
     while True:
@@ -206,7 +207,7 @@ def _order(training: Training, epoch: int, n_chains: int) -> tuple[np.ndarray, n
     """Which chains the steps of an epoch see, which of them backwards, and their seeds, ``[n_steps, batch_size]``."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(training.seed), 1), epoch)
     key_order, key_time, key_seeds = jax.random.split(key, 3)
-    per_epoch, batch_size = _n_batches(n_chains, training), min(training.batch_size, n_chains)
+    per_epoch, batch_size = n_batches(n_chains, training), min(training.batch_size, n_chains)
     order = jax.random.permutation(key_order, n_chains)[: per_epoch * batch_size].reshape(per_epoch, batch_size)
     half = jnp.float32(0.5)  # a Python number would draw other bits in double precision
     backwards = jax.random.bernoulli(key_time, half, order.shape) & training.time_reversal

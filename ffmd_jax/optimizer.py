@@ -1,5 +1,6 @@
 """The optimizer of a training and its learning rate."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,7 +35,8 @@ def plateau(training: Training) -> optax.GradientTransformationExtraArgs:
     return optax.contrib.reduce_on_plateau(training.plateau_factor, training.plateau_patience)
 
 
-def after_epoch(training: Training, state: Any, error: float) -> Any:
-    """The plateau's state after an epoch with this validation error."""
-    update = jax.jit(lambda state, value: plateau(training).update((), state, value=value)[1])
-    return update(state, np.float32(error))
+def make_after_epoch(training: Training) -> Callable[[Any, float], Any]:
+    """Returns ``(state, validation error) -> state`` of `plateau` at the end of an epoch; compiled once."""
+    rule = plateau(training)
+    update = jax.jit(lambda state, value: rule.update((), state, value=value)[1])
+    return lambda state, error: update(state, np.float32(error))

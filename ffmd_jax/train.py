@@ -198,9 +198,9 @@ def fit(
     """
     objective.check_fits(config, data)
     devices, rows = parallel.mesh(), examples.chains(data.train, training.push_forward + 1)
-    per_epoch, batch_size = examples.steps_per_epoch(data.train, training), min(training.batch_size, len(rows))
+    per_epoch, batch_size = examples.n_batches(len(rows), training), min(training.batch_size, len(rows))
     n_steps = training.epochs * per_epoch
-    rates = optimizer.schedule(training, n_steps)
+    rates, after_epoch = optimizer.schedule(training, n_steps), optimizer.make_after_epoch(training)
     current = initial(config, training, n_steps) if state is None else state
     system, together = objective.single(data.system), model.batches_together(config)
     loss = objective.make_loss(config, system, convolution, training.kinetic_energy_penalty)
@@ -223,12 +223,12 @@ def fit(
             losses, norms = np.asarray(values)[: block.n_steps].T
             speed = block.n_steps * batch_size / (time.perf_counter() - began) if compiled else None
             errors = validate(current.average) if block.ends_epoch else None
-        rate = float(np.asarray(rates(max(0, done + block.n_steps - int(current.skipped) - 1)) * current.plateau.scale))
-        if errors is not None and training.schedule == "plateau":
-            current = current._replace(plateau=optimizer.after_epoch(training, current.plateau, errors.mean_percent))
         done, skipped, compiled = done + block.n_steps, int(current.skipped), True
         failed = failed + block.n_steps if skipped - before == block.n_steps else 0
         check_converges(done, failed, losses, errors)
+        rate = float(np.asarray(rates(max(0, done - skipped - 1)) * current.plateau.scale))
+        if errors is not None and training.schedule == "plateau":
+            current = current._replace(plateau=after_epoch(current.plateau, errors.mean_percent))
         yield Progress(current, done / per_epoch, _mean(losses), _mean(norms), rate, speed, errors)
 
 

@@ -35,7 +35,8 @@ def test_stages_that_an_experiment_does_not_have_are_refused(system):
     assert done.returncode == 2 and "unknown stage nonsense" in done.stderr
 
 
-def test_the_table_of_the_paper_has_a_row_for_every_number():
+def test_the_table_in_the_readme_is_the_one_of_the_results():
     done = run("table.py")
     assert done.returncode == 0
     assert "| MAE v, 1e-5 Å/fs |" in done.stdout
+    assert done.stdout in (EXPERIMENTS / "README.md").read_text()

@@ -114,9 +114,8 @@ def test_a_stopped_training_is_saved_and_goes_on(folder, monkeypatch, capsys):
             yield progress
 
     out = folder / "stopped"
-    monkeypatch.setattr(
-        objective.Errors, "mean_percent", property(lambda _: float(next(worse)))
-    )  # the first epoch stays the best
+    # The first epoch stays the best.
+    monkeypatch.setattr(objective.Errors, "mean_percent", property(lambda _: float(next(worse))))
     with monkeypatch.context() as patch:
         patch.setattr(train, "fit", stopped)
         message = fails(capsys, "train", folder / "data.h5", "--out", out, *OPTIONS, code=130)

@@ -2,7 +2,7 @@
 
     python experiments/paracetamol/run.py                    # everything
     python experiments/paracetamol/run.py reference train    # only these stages
-    python experiments/paracetamol/run.py --smoke /tmp/try   # the same commands in two minutes, of no meaning
+    python experiments/paracetamol/run.py --smoke DIR        # the same commands in two minutes, of no meaning
 
 A stage that was stopped goes on when it is started again.
 """

@@ -2,7 +2,7 @@
 
     python experiments/quartz/run.py                    # everything
     python experiments/quartz/run.py reference train    # only these stages
-    python experiments/quartz/run.py --smoke /tmp/try   # the same commands in two minutes, of no meaning
+    python experiments/quartz/run.py --smoke DIR        # the same commands in two minutes, of no meaning
 
 A stage that was stopped goes on when it is started again.
 """

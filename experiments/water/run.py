@@ -2,7 +2,7 @@
 
     python experiments/water/run.py                    # everything
     python experiments/water/run.py reference train    # only these stages
-    python experiments/water/run.py --smoke /tmp/try   # the same commands in two minutes, of no meaning
+    python experiments/water/run.py --smoke DIR        # the same commands in two minutes, of no meaning
 
 A stage that was stopped goes on when it is started again.
 """
