@@ -5,12 +5,15 @@ import json
 import ase
 import ase.io
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import fails, ffmd, random_params, small_config
 
 from ffmd_jax import checkpoint, trajectory
+from ffmd_jax.cli import demo
 from ffmd_jax.reference import systems
+from ffmd_jax.state import State
 
 TINY = ["--config.cutoff", "5", "--config.lmax", "1", "--config.channels", "4", "--config.layers", "1"]
 TINY += ["--config.radial-hidden", "4", "--config.speed-hidden", "4", "--config.velocity-input"]
@@ -103,6 +106,21 @@ def test_energies_of_frames_are_those_of_the_reference_run(chain, tmp_path, caps
         ffmd("analyze", path, "--out", tmp_path / name, "--json", *options)
         found[name] = json.loads(capsys.readouterr().out.splitlines()[-1])["potential_energy_meV_per_atom"]
     assert found["bare"] == pytest.approx(found["ref"], abs=1e-3)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_free_runs_of_the_demo_that_explode_are_told_from_whole_ones(factor):
+    prepared = systems.argon((2, 2, 2))
+    start = State(jnp.asarray(prepared.positions), 1e-4 * jnp.cos(jnp.asarray(prepared.positions)))
+
+    def fly(system, state, graph):
+        return State(state.positions + 10.0 * state.velocities, factor * state.velocities)
+
+    frames = demo._free_run(prepared, fly, 4.0, 1, jax.tree.map(lambda x: x[None], start))(start)
+    if factor > 1:
+        assert frames is None
+    else:
+        np.testing.assert_allclose(frames.positions[-1], start.positions + 1280 * start.velocities, atol=1e-9)
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def demo(
     facts["tau_fs"] = _PAPER_TAU_FS[system] if tau_fs is None else tau_fs
     speed = _force_free(out / "force_free.h5", prepared, config, params, start, n_frames, keys[1], facts)
     reference_speed = _reference(out / "reference.h5", prepared, config, start, n_frames, keys[2], facts)
-    growth = _growth(prepared, config, params, trajectory.read(out / "reference.h5").frames)
+    growth, n_exploded = _growth(prepared, config, params, trajectory.read(out / "reference.h5").frames)
     with common.progress(2, "analysis", "runs") as bar:
         own = analysis.analyze(trajectory.read(out / "force_free.h5"))
         bar.update()
@@ -76,6 +76,8 @@ def demo(
         "ns_per_day": speed,
         "reference_ns_per_day": reference_speed,
         "device": jax.devices()[0].device_kind,
+        "free_runs": _GROWTH_STARTS,
+        "free_runs_exploded": n_exploded,
         "error_growth": {name: np.round(values, 6).tolist() for name, values in growth._asdict().items()},
     }
     report.write(
@@ -152,7 +154,10 @@ def _reference(path: Path, prepared, config, start, n_frames: int, key, facts: d
 
 
 def _growth(prepared, config, params, frames):
-    """How errors grow over free (NVE) steps from frames of the reference run."""
+    """How errors grow over free (NVE) steps from frames of the reference run, and how many of these runs exploded.
+
+    Those that exploded are not in the growth.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -176,12 +181,19 @@ def _growth(prepared, config, params, frames):
             for i in range(_GROWTH_STARTS):
                 runs.append(free(State(*(values[i] for values in cast(starts, dtype)))))
                 bar.update()
-            found.append(jax.tree.map(lambda *x: np.stack(x).astype(float), *runs))
-    return analysis.error_growth(found[0], found[1], prepared.system)
+            found.append(runs)
+    whole = [pair for pair in zip(*found, strict=True) if None not in pair]
+    if not whole:
+        raise ValueError("all free runs from the reference's frames explode: the model is unusable")
+    own, reference = (jax.tree.map(lambda *x: np.stack(x).astype(float), *runs) for runs in zip(*whole, strict=True))
+    return analysis.error_growth(own, reference, prepared.system), _GROWTH_STARTS - len(whole)
 
 
 def _free_run(prepared, propagate, cutoff: float, n_steps: int, starts):
-    """Returns ``start -> frames``: the start and 128 frames after it in NVE, n_steps apart; compiled once."""
+    """Returns ``start -> frames``: the start and 128 frames after it in NVE, n_steps apart; compiled once.
+
+    None for a run that explodes: atoms crowd together beyond the neighbour table, or numbers are not finite.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -195,10 +207,10 @@ def _free_run(prepared, propagate, cutoff: float, n_steps: int, starts):
         lambda state: rollout.scan(step, rollout.start(search, system, state, jax.random.key(0)), _GROWTH_STEPS)
     )
 
-    def free(start: State) -> State:
+    def free(start: State) -> State | None:
         carry, (frames, _) = advance(start)
-        if bool(carry.table.overflow):
-            raise ValueError("free steps from the reference's frames crowd atoms together: the model is unusable")
+        if bool(carry.table.overflow) or not np.isfinite(np.asarray(frames.velocities)).all():
+            return None
         return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, frames)
 
     return free
@@ -244,6 +256,8 @@ def _print_table(summary: dict[str, Any]) -> None:
     print(f"\n{'':34}{'force-free':>12}{'reference':>12}")
     for name, ours, theirs in rows:
         print(f"{name:34}{ours:>12.4g}{theirs:>12.4g}")
+    if summary["free_runs_exploded"]:
+        print(f"{'exploded, of the free runs (NVE)':34}{summary['free_runs_exploded']:>12} of {summary['free_runs']}")
     growth = summary["error_growth"]
     last = growth["steps"][-1]
     print(
