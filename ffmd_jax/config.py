@@ -28,6 +28,8 @@ class Architecture:
         velocity_input: Also feed the velocity vector itself, not only its direction and speed embedding.
         velocity_skip: Predict only what differs from free flight: Δr from v Δt, and the new velocity from v.
         natural_parity: Carry only features of parity (−1)^l (0e, 1o, 2e …): half the cost.
+        bounded_gates: Multiply vectors and tensors by sigmoids, between 0 and 1, not by the paper's silu, which grows
+            with its argument: then unseen configurations cannot grow without bound from layer to layer.
     """
 
     cutoff: float = 4.5
@@ -44,6 +46,7 @@ class Architecture:
     velocity_input: bool = False
     velocity_skip: bool = False
     natural_parity: bool = False
+    bounded_gates: bool = False
 
     def __post_init__(self):
         if self.cutoff <= 0:

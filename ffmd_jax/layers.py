@@ -28,6 +28,7 @@ VECTOR = e3nn.Irrep(1, -1)
 # samples; its values, not the exact 1.676532 and 1.592537, belong to published weights.
 SILU_SCALE = 1.6791767923989418
 TANH_SCALE = 1.5937334472592695
+SIGMOID_SCALE = 1.8462286  # exact; no published weights need another
 
 
 def silu(x: Array) -> Array:
@@ -38,6 +39,11 @@ def silu(x: Array) -> Array:
 def tanh(x: Array) -> Array:
     """tanh x, scaled to second moment 1."""
     return TANH_SCALE * jnp.tanh(x)
+
+
+def sigmoid(x: Array) -> Array:
+    """1/(1 + e⁻ˣ), scaled to second moment 1."""
+    return SIGMOID_SCALE * jax.nn.sigmoid(x)
 
 
 def ordered(irreps: Iterable[e3nn.Irrep]) -> list[e3nn.Irrep]:
@@ -235,10 +241,13 @@ def _network(module: nn.Module, widths: Sequence[int], x: Array) -> tuple[Array,
     return hidden_layers(matrices[:-1], x), matrices[-1] / np.sqrt(fan_in[-1]).astype(x.dtype)
 
 
-def gate(features: Features, channels: int) -> Features:
-    """silu on 0e and tanh on 0o; l > 0 times silu of its gates, the even scalars beyond the first ``channels``."""
+def gate(features: Features, channels: int, bounded: bool = False) -> Features:
+    """silu on 0e and tanh on 0o; l > 0 times its gates, of the even scalars beyond the first ``channels``.
+
+    Gates are silu, or sigmoid if ``bounded``.
+    """
     scalars = features[EVEN_SCALAR]
-    gates = silu(scalars[..., channels:])
+    gates = (sigmoid if bounded else silu)(scalars[..., channels:])
     gated = {EVEN_SCALAR: silu(scalars[..., :channels])}
     if ODD_SCALAR in features:
         gated[ODD_SCALAR] = tanh(features[ODD_SCALAR])

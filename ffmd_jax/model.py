@@ -65,7 +65,7 @@ class Layer(nn.Module):
         outputs = dict.fromkeys(layers.ordered(message), width)
         n_gated = sum(irrep.l > 0 for irrep in outputs)
         update = layers.Linear({**outputs, EVEN_SCALAR: width * (1 + n_gated)}, name="update")(message)
-        update = layers.gate(update, width)
+        update = layers.gate(update, width, sizes.bounded_gates)
         residual = layers.SpeciesProduct(outputs, name="residual")(features, embedded.one_hot)
         # An irrep that the layer makes for the first time has no residual.
         scale = np.sqrt(0.5).astype(embedded.one_hot.dtype)

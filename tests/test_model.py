@@ -41,7 +41,11 @@ def test_network_is_equivariant_under_rotation_and_inversion(kind, improper):
 
 
 @pytest.mark.parametrize(
-    "option", [{"velocity_input": True, "velocity_skip": True, "natural_parity": True}, {"lmax": 2, "layers": 1}]
+    "option",
+    [
+        {"velocity_input": True, "velocity_skip": True, "natural_parity": True, "bounded_gates": True},
+        {"lmax": 2, "layers": 1},
+    ],
 )
 def test_options_keep_equivariance(option):
     config, params, system, state = setup("crystal", **option)
@@ -50,6 +54,18 @@ def test_options_keep_equivariance(option):
     output = network(config, params, system, state)
     output_turned = network(config, params, system._replace(cell=system.cell @ matrix.T), turned)
     np.testing.assert_allclose(output_turned, output @ matrix.T, atol=TOLERANCE * np.abs(output).max())
+
+
+@pytest.mark.parametrize("bounded, power", [(False, 2), (True, 1)])
+def test_features_beyond_all_data_grow_through_a_gate_no_faster_than_they_are(bounded, power):
+    rng = np.random.default_rng(0)
+    scalars, vectors = rng.normal(size=(50, 1, 8)), rng.normal(size=(50, 3, 4))
+
+    def largest(scale):
+        features = {layers.EVEN_SCALAR: jnp.asarray(scale * scalars), layers.VECTOR: jnp.asarray(scale * vectors)}
+        return float(jnp.max(jnp.abs(layers.gate(features, 4, bounded)[layers.VECTOR])))
+
+    assert largest(1e4) / largest(1e2) == pytest.approx(100**power, rel=0.02)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -52,6 +52,7 @@ VARIANTS = {  # changes of the architecture, changes of the training
     "velocity input": ({"velocity_input": True}, {}),
     "velocity skip": ({"velocity_skip": True}, {}),
     "both parities": ({"natural_parity": False}, {}),
+    "bounded gates": ({"bounded_gates": True}, {}),
     "two layers": ({"layers": 2}, {}),
     "no time reversal": ({}, {"time_reversal": False}),
     "no moving average": ({}, {"ema_decay": 0.0}),

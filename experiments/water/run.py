@@ -18,12 +18,12 @@ import pipeline  # noqa: E402
 EXPERIMENT = pipeline.Experiment(
     system="water",
     time_step=5.0,
-    length_ps=50.0,
+    length_ps=20.0,
     frame=5.0,
     n_train=5_000,
     network="--config.cutoff 4 --config.lmax 2 --config.channels 32 --config.natural-parity "
-    "--config.radial-hidden 32 32 --config.speed-hidden 32",
-    training="--epochs 18 --batch-size 2 --learning-rate 0.03 --weight-decay 0.003",
+    "--config.bounded-gates --config.radial-hidden 32 32 --config.speed-hidden 32",
+    training="--epochs 8 --batch-size 2 --learning-rate 0.03 --weight-decay 0.003",
     tau=50.0,
     n_spectrum=10_000,
 )
