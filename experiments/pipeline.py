@@ -31,6 +31,7 @@ class Experiment:
         time_step: Δt, fs.
         network, training: options of `ffmd train`.
         tau: the paper's relaxation time of the thermostat, fs.
+        tau_langevin: of a roll-out whose every atom has a thermostat, fs.
         length_ps: of each of the five reference runs.
         frame: interval of their frames, fs.
         n_train: training pairs.
@@ -44,6 +45,7 @@ class Experiment:
     network: str
     training: str
     tau: float
+    tau_langevin: float
     length_ps: float
     frame: float
     n_train: int
@@ -108,11 +110,13 @@ class Stages:
         self._note("one_step", _ffmd("evaluate", self.model, self.pairs, "--json", json_line=True))
 
     def rollout(self) -> None:
-        """NVT, with every frame for spectra and energies, and long; NVT with a weak thermostat; NVE."""
+        """NVT, with every frame for spectra and energies, also with Langevin's thermostat, and long; weak NVT; NVE."""
         of, nvt = self.experiment, self.data / "nvt.h5"
         self._run("spectrum", nvt, n_steps=of.n_spectrum, every=1, tau=of.tau)
         if self.smoke:
             return
+        langevin = ("--thermostat", "langevin")
+        self._run("langevin", nvt, n_steps=of.n_spectrum, every=1, tau=of.tau_langevin, more=langevin)
         if of.n_spectrum < of.n_steps:
             self._run("long", nvt, n_steps=of.n_steps, every=20, tau=of.tau)
         self._run("weak", nvt, n_steps=of.n_steps // 4, every=20, tau=100 * of.time_step)

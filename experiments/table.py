@@ -50,6 +50,10 @@ def ours(results: dict) -> dict[str, str]:
         )
         rows["g(r) RMSE"] = f"{run['rdf_rmse']:.3f} (halves of the reference: {run['reference_rdf_halves_rmse']:.3f})"
         rows["potential energy, shift, meV/atom"] = with_error(run, "potential_energy_shift_meV_per_atom")
+    if run := results.get("langevin"):
+        rows["temperature with Langevin's thermostat, K"] = with_error(run, "temperature_K") + alarm(run)
+        rows["… by element, K"] = by_element(run)
+        rows["… VDOS overlap"] = f"{run['vdos_overlap']:.3f}"
     for name, row in (("weak", "temperature at τ = 100 Δt, K"), ("supercell", "temperature of 2 × 2 × 2 cells, K")):
         if run := results.get(name):
             rows[row] = with_error(run, "temperature_K") + alarm(run)
@@ -59,7 +63,7 @@ def ours(results: dict) -> dict[str, str]:
         rows["temperature in NVE, K"] = with_error(run, "temperature_K") + alarm(run)
     if (run := results.get("long")) and "H" in run["diffusion_cm2_per_s"] and "C" not in run["diffusion_cm2_per_s"]:
         found, reference = (diffusion(run, of) for of in ("", "reference_"))
-        rows["D of O, 1e-9 m²/s (reference)"] = f"{found} ({reference})"
+        rows["D of O, 1e-9 m²/s (reference)"] = f"{found}{alarm(run)} ({reference})"
     return rows
 
 

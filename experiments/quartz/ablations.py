@@ -53,6 +53,7 @@ VARIANTS = {  # changes of the architecture, changes of the training
     "velocity skip": ({"velocity_skip": True}, {}),
     "both parities": ({"natural_parity": False}, {}),
     "bounded gates": ({"bounded_gates": True}, {}),
+    "bounded gates, rate 0.06": ({"bounded_gates": True}, {"learning_rate": 0.06}),
     "two layers": ({"layers": 2}, {}),
     "no time reversal": ({}, {"time_reversal": False}),
     "no moving average": ({}, {"ema_decay": 0.0}),

@@ -25,6 +25,7 @@ EXPERIMENT = pipeline.Experiment(
     "--config.radial-hidden 32 32 --config.speed-hidden 32",
     training="--epochs 18 --batch-size 2 --learning-rate 0.03 --weight-decay 0.003",
     tau=75.0,
+    tau_langevin=600.0,
     n_spectrum=5_000,
 )
 

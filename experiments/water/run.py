@@ -25,6 +25,7 @@ EXPERIMENT = pipeline.Experiment(
     "--config.bounded-gates --config.radial-hidden 32 32 --config.speed-hidden 32",
     training="--epochs 8 --batch-size 2 --learning-rate 0.03 --weight-decay 0.003",
     tau=50.0,
+    tau_langevin=500.0,
     n_spectrum=10_000,
 )
 
