@@ -28,8 +28,8 @@ class Architecture:
         velocity_input: Also feed the velocity vector itself, not only its direction and speed embedding.
         velocity_skip: Predict only what differs from free flight: Δr from v Δt, and the new velocity from v.
         natural_parity: Carry only features of parity (−1)^l (0e, 1o, 2e …): half the cost.
-        bounded_gates: Multiply vectors and tensors by sigmoids, between 0 and 1, not by the paper's silu, which grows
-            with its argument: then unseen configurations cannot grow without bound from layer to layer.
+        bounded_gates: Multiply vectors and tensors by sigmoids, not by the paper's silu: then features that are too
+            large leave a gate no larger than in proportion, and are not squared by every layer.
     """
 
     cutoff: float = 4.5

@@ -28,7 +28,7 @@ VECTOR = e3nn.Irrep(1, -1)
 # samples; its values, not the exact 1.676532 and 1.592537, belong to published weights.
 SILU_SCALE = 1.6791767923989418
 TANH_SCALE = 1.5937334472592695
-SIGMOID_SCALE = 1.8462286  # exact; no published weights need another
+SIGMOID_SCALE = 1.8462286  # no published weights need e3nn's estimate
 
 
 def silu(x: Array) -> Array:

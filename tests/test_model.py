@@ -56,8 +56,13 @@ def test_options_keep_equivariance(option):
     np.testing.assert_allclose(output_turned, output @ matrix.T, atol=TOLERANCE * np.abs(output).max())
 
 
+def test_activation_of_bounded_gates_has_second_moment_one():
+    places, weights = np.polynomial.hermite_e.hermegauss(200)
+    assert np.average(layers.sigmoid(jnp.asarray(places)) ** 2, weights=weights) == pytest.approx(1, abs=1e-6)
+
+
 @pytest.mark.parametrize("bounded, power", [(False, 2), (True, 1)])
-def test_features_beyond_all_data_grow_through_a_gate_no_faster_than_they_are(bounded, power):
+def test_silu_gates_square_large_features_and_bounded_gates_do_not(bounded, power):
     rng = np.random.default_rng(0)
     scalars, vectors = rng.normal(size=(50, 1, 8)), rng.normal(size=(50, 3, 4))
 
