@@ -4,6 +4,7 @@ Each also takes a fourth argument, a temperature, K, in place of its own: for ra
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,51 @@ from ffmd_jax import mechanics, units
 from ffmd_jax.state import Array, State, System
 
 Thermostat = Callable[..., State]
+Kind = Literal["csvr", "csvr-by-species", "langevin"]
+
+
+def make(
+    kind: Kind,
+    temperature_K: float,
+    tau_fs: float,
+    interval_fs: float,
+    *,
+    elements: tuple[int, ...] = (),
+    friction_tau_fs: float | None = None,
+) -> Thermostat:
+    """The thermostat of that name, and after it, with ``friction_tau_fs``, `langevin` of that relaxation time.
+
+    `csvr` with weak friction holds the total energy, and shares it: where a propagator feeds one motion and starves
+    another, friction that is faster than that evens it out, and scaling makes up for what the propagator loses.
+
+    Args:
+        kind: which.
+        temperature_K, tau_fs, interval_fs: its arguments.
+        elements: atomic numbers of the system, which "csvr-by-species" needs.
+        friction_tau_fs: velocity relaxation time of the friction, fs; None: none.
+
+    Raises:
+        ValueError: friction on top of friction, a negative temperature or a time that is not positive.
+    """
+    options = (temperature_K, tau_fs, interval_fs)
+    if kind == "langevin" and friction_tau_fs is not None:
+        raise ValueError("langevin has friction already; its relaxation time is tau")
+    if kind == "csvr-by-species":
+        bath = csvr_by_species(*options, elements)
+    else:
+        bath = {"csvr": csvr, "langevin": langevin}[kind](*options)
+    return bath if friction_tau_fs is None else in_turn(bath, langevin(temperature_K, friction_tau_fs, interval_fs))
+
+
+def in_turn(*baths: Thermostat) -> Thermostat:
+    """One thermostat after the other; each leaves the canonical ensemble as it is, so all together do."""
+
+    def apply(key: Array, system: System, state: State, *temperature_K: Array | float) -> State:
+        for bath, own in zip(baths, jax.random.split(key, len(baths)), strict=True):
+            state = bath(own, system, state, *temperature_K)
+        return state
+
+    return apply
 
 
 def csvr(temperature_K: float, tau_fs: float, interval_fs: float) -> Thermostat:

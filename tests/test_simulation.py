@@ -163,6 +163,9 @@ def test_a_ramp_is_linear_in_time_and_cannot_be_lengthened(folder, tmp_path, cap
         (("--fields", "velocities"), "must hold positions"),
         (("--ensemble", "nve", "--replicas", 2), "--draw-velocities"),
         (("--temperature-end", -5), "temperature ≥ 0"),
+        (("--friction-tau-fs", 0), "positive times"),
+        (("--friction-tau-fs", 500, "--thermostat", "langevin"), "friction already"),
+        (("--friction-tau-fs", 500, "--ensemble", "nve"), "no friction"),
         (("--resume", "--overwrite"), "say one"),
     ],
 )

@@ -24,6 +24,10 @@ def start(freedom, n_chains):
     return system, hot
 
 
+def csvr_with_friction(*options):
+    return thermostat.make("csvr", *options, friction_tau_fs=200.0)
+
+
 def kinetic_energies(bath, freedom, n_chains=400, n_steps=600):
     """Kinetic energies ``[n_kept, n_chains]`` after equilibration from 900 K, every chain with its own key."""
     system, state = start(freedom, n_chains)
@@ -37,7 +41,7 @@ def kinetic_energies(bath, freedom, n_chains=400, n_steps=600):
 
 
 @pytest.mark.parametrize("freedom", SYSTEMS)
-@pytest.mark.parametrize("make", [thermostat.csvr, thermostat.langevin])
+@pytest.mark.parametrize("make", [thermostat.csvr, thermostat.langevin, csvr_with_friction])
 def test_kinetic_energy_is_canonical(make, freedom):
     kinetic = kinetic_energies(make(300.0, 50.0, 25.0), freedom)
     expected_mean, expected_variance = freedom * KT / 2, freedom * KT**2 / 2
@@ -90,7 +94,7 @@ def by_species(*options):
     return thermostat.csvr_by_species(*options, (6,))
 
 
-@pytest.mark.parametrize("make", [thermostat.csvr, thermostat.langevin, by_species])
+@pytest.mark.parametrize("make", [thermostat.csvr, thermostat.langevin, by_species, csvr_with_friction])
 def test_momenta_stay_zero_and_keys_are_used_once(make):
     system, state = start(15, 1)
     state = State(state.positions[0], state.velocities[0])
@@ -102,7 +106,33 @@ def test_momenta_stay_zero_and_keys_are_used_once(make):
     assert np.abs(after.velocities - state.velocities).max() > 0
 
 
+@pytest.mark.parametrize(("friction_tau_fs", "shared"), [(None, False), (250.0, True)])
+def test_friction_shares_what_a_propagator_feeds_to_one_element(friction_tau_fs, shared):
+    # A step heats H by 1 % and cools C by 1 %; CSVR keeps the total, and only friction the shares.
+    system, state = start(60, 200)
+    hydrogen = np.arange(21) < 10
+    system = system._replace(species=np.where(hydrogen, 1, 6))
+    bath = thermostat.make("csvr", 300.0, 50.0, 10.0, friction_tau_fs=friction_tau_fs)
+    feed = jnp.where(hydrogen, 1.005, 0.995)[:, None]
+
+    def step(carry, key):
+        fed = carry._replace(velocities=feed * carry.velocities)
+        state = jax.vmap(lambda key, s: bath(key, system, s))(jax.random.split(key, 200), fed)
+        energies = jnp.sum(system.masses[:, None] * state.velocities**2, axis=-1) / (2 * units.EV)
+        return state, jnp.stack([energies.sum(axis=-1), energies[:, hydrogen].sum(axis=-1)])
+
+    keys = jax.random.split(jax.random.key(5), 600)
+    total, own = np.asarray(jax.jit(lambda s: jax.lax.scan(step, s, keys)[1])(state))[300:].mean(axis=(0, 2))
+    freedom = np.asarray(mechanics.degrees_of_freedom_by_atom(system, state.positions[0]))[:10].sum()
+    assert abs(total / (30 * KT) - 1) < 0.06  # CSVR takes 20 % of an excess in a step, and up to 1 % comes in
+    # Friction takes 2/τ of an energy's excess, so what gains 1 % a step is 1/(1 − 0.01/0.08) too hot: + 14 %.
+    excess = own / (freedom * KT / 2)
+    assert (abs(excess - 1.14) < 0.04) if shared else excess > 1.8
+
+
 def test_unphysical_parameters_are_refused():
+    with pytest.raises(ValueError, match="friction already"):
+        thermostat.make("langevin", 300.0, 50.0, 1.0, friction_tau_fs=100.0)
     for wrong in ((-1.0, 50.0, 1.0), (300.0, 0.0, 1.0), (300.0, 50.0, -1.0)):
         with pytest.raises(ValueError, match="thermostat needs"):
             thermostat.csvr(*wrong)

@@ -27,6 +27,8 @@ class Settings:
         temperature_end: Temperature at the end of nvt, K; it changes linearly.
         thermostat: csvr rescales all velocities, csvr-by-species those of each element; langevin acts on each atom.
         tau_fs: Relaxation time of the thermostat, fs (default: 10 Δt).
+        friction_tau_fs: Let Langevin friction and noise act on each atom besides csvr, with this relaxation time, fs
+            (try 100 Δt): energy is then shared equally, which rescaling cannot do; the faster, the slower diffusion.
         draw_velocities: Draw velocities even where the start file has them.
         every: Steps between two stored frames.
         fields: What to store of each frame; analyses of temperatures and vibrations need velocities.
@@ -52,6 +54,7 @@ class Settings:
     temperature_end: Annotated[float | None, arg(metavar="K")] = None
     thermostat: Literal["csvr", "csvr-by-species", "langevin"] = "csvr"
     tau_fs: float | None = None
+    friction_tau_fs: float | None = None
     draw_velocities: bool = False
     every: int = 1
     fields: tuple[Literal["positions", "velocities"], ...] = ("positions", "velocities")
@@ -119,6 +122,8 @@ def _check(settings: Settings) -> None:
         settings.temperature_end is not None or (temperatures and not settings.replicas)
     ):
         raise ValueError("nve has no thermostat whose temperature could be set")
+    if settings.ensemble == "nve" and settings.friction_tau_fs is not None:
+        raise ValueError("nve has no friction: leave out --friction-tau-fs")
     if temperatures and len(temperatures) != settings.replicas:
         raise ValueError(f"--replica-temperatures names {len(temperatures)} for {settings.replicas} replicas")
     if temperatures and settings.temperature is not None:
@@ -228,10 +233,8 @@ def _thermostat(config, settings: Settings):
         return None, None, None
     kelvins, interval = _temperatures(settings), config.time_step_fs
     tau = 10 * interval if settings.tau_fs is None else settings.tau_fs
-    if settings.thermostat == "csvr-by-species":
-        bath = thermostat.csvr_by_species(float(kelvins.max()), tau, interval, config.elements)
-    else:
-        bath = getattr(thermostat, settings.thermostat)(float(kelvins.max()), tau, interval)
+    more: Any = {"elements": config.elements, "friction_tau_fs": settings.friction_tau_fs}
+    bath = thermostat.make(settings.thermostat, float(kelvins.max()), tau, interval, **more)
     end = kelvins if settings.temperature_end is None else np.full_like(kelvins, settings.temperature_end)
     thermostat.csvr(float(end.min()), tau, interval)  # the same checks
 
@@ -274,6 +277,7 @@ def _metadata(model: str, config, settings: Settings, tau: float | None) -> dict
         "temperature_end_K": settings.temperature_end,
         "thermostat": settings.thermostat if tau is not None else None,
         "tau_fs": tau,
+        "friction_tau_fs": settings.friction_tau_fs,
         "time_step_fs": config.time_step_fs,
         "seed": settings.seed,
     }

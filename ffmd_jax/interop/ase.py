@@ -10,8 +10,9 @@ from ase.md.md import MolecularDynamics
 from ase.parallel import world
 from ase.utils import IOContext
 
-from ffmd_jax import alarms, checkpoint, mechanics, monitors, rollout, tables, thermostat, units
+from ffmd_jax import alarms, checkpoint, mechanics, monitors, rollout, tables, units
 from ffmd_jax import model as models
+from ffmd_jax import thermostat as thermostats
 from ffmd_jax.state import State, cast, make_system
 
 
@@ -33,6 +34,7 @@ class ForceFreeDynamics(MolecularDynamics):
         temperature_K: of the thermostat; None: NVE.
         thermostat: as of ``ffmd rollout``.
         tau_fs: its relaxation time, fs (default: 10 Δt).
+        friction_tau_fs: relaxation time of friction on each atom besides, fs; as of ``ffmd rollout``.
         seed: of the thermostat.
         on_alarm: "stop" raises where a monitor alarms, before atoms are moved; "ignore" goes on, and `alarms` tells.
         trajectory, logfile, loginterval: as in ASE; the log has time, kinetic energy and temperature, which counts the
@@ -49,8 +51,9 @@ class ForceFreeDynamics(MolecularDynamics):
         model: str,
         *,
         temperature_K: float | None = None,
-        thermostat: Literal["csvr", "csvr-by-species", "langevin"] = "csvr",
+        thermostat: thermostats.Kind = "csvr",
         tau_fs: float | None = None,
+        friction_tau_fs: float | None = None,
         seed: int = 0,
         on_alarm: Literal["stop", "ignore"] = "stop",
         trajectory: Any = None,
@@ -68,11 +71,15 @@ class ForceFreeDynamics(MolecularDynamics):
         )  # fmt: skip
         interval = self._config.time_step_fs
         tau = None if temperature_K is None else (10 * interval if tau_fs is None else tau_fs)
+        bath = None
+        if temperature_K is not None and tau is not None:
+            more: Any = {"elements": self._config.elements, "friction_tau_fs": friction_tau_fs}
+            bath = thermostats.make(thermostat, temperature_K, tau, interval, **more)
         limits = monitors.limits(self._config, self._system, tau)
         self._engine = rollout.Engine(
             self._system, jnp.asarray(atoms.positions, jnp.float32), propagate, block_steps=1, select=True, wrap=True,
             cutoff=self._config.architecture.cutoff, time_step_fs=interval,
-            thermostat=_bath(thermostat, temperature_K, tau, self._config),
+            thermostat=bath,
             schedule=None if temperature_K is None else (lambda step: jnp.asarray(float(temperature_K))),
             watch=alarms.watch(propagate, limits, halt=on_alarm == "stop"),
         )  # fmt: skip
@@ -134,14 +141,6 @@ class _KineticLogger(IOContext):
         kinetic = self._dynamics.atoms.get_kinetic_energy()
         self._file.write(f"{time_ps:<10.4f}{kinetic:>14.4f}{self._dynamics.temperature():>10.1f}\n")
         self._file.flush()
-
-
-def _bath(name: str, temperature_K: float | None, tau: float | None, config: Any) -> thermostat.Thermostat | None:
-    if temperature_K is None or tau is None:
-        return None
-    options = (temperature_K, tau, config.time_step_fs)
-    made = {"csvr": thermostat.csvr, "langevin": thermostat.langevin}
-    return thermostat.csvr_by_species(*options, config.elements) if name == "csvr-by-species" else made[name](*options)
 
 
 def _host(record: alarms.Record) -> alarms.Record:
