@@ -31,23 +31,11 @@ class Temperatures(NamedTuple):
     degrees_of_freedom: float
 
 
-class ErrorGrowth(NamedTuple):
-    """Errors after ``steps`` propagations, each ``[n_times]``, with standard errors over the starts."""
-
-    steps: np.ndarray
-    position_error_A: np.ndarray
-    position_standard_error_A: np.ndarray
-    velocity_error: np.ndarray
-    velocity_standard_error: np.ndarray
-    kinetic_energy_ratio: np.ndarray
-    kinetic_energy_ratio_standard_error: np.ndarray
-
-
 class Analysis(NamedTuple):
     """All that is known about one trajectory; pairs are keyed ``"O-H"``, elements ``"O"``.
 
-    ``vdos_halves_overlap`` and ``rdf_halves_rmse`` compare the first half with the second: the noise floor of
-    the same numbers between two runs (a cautious one, as halves are noisier than the whole).
+    ``vdos_halves_overlap``, ``rdf_halves_rmse`` and ``torsion_surface_halves_rms_meV`` compare the first half with the
+    second: the noise floor of the same numbers between two runs (a cautious one, as halves are noisier than the whole).
     """
 
     system: System
@@ -64,6 +52,7 @@ class Analysis(NamedTuple):
     msd: dict[str, MeanSquareDisplacement]
     torsions: dict[str, torsions.Profile]
     torsion_surfaces: dict[str, tuple[np.ndarray, np.ndarray]]
+    torsion_surface_halves_rms_meV: dict[str, float]
     metadata: dict[str, Any]
 
 
@@ -140,37 +129,6 @@ def energy_drift(trajectory: Trajectory) -> float:
     return float(1000 * slope / len(trajectory.system.species))
 
 
-def error_growth(predicted: State, reference: State, system: System) -> ErrorGrowth:
-    """Errors after k = 1, 2, 4, … steps from many starts; states ``[n_starts, n_steps + 1, n_atoms, 3]``.
-
-    With ⟨·⟩ over starts and atoms, and index 0 of the step axis the common start: √⟨|Δr|²⟩ in Å,
-    √(⟨|Δv|²⟩ / ⟨|v_reference|²⟩), and ⟨K_predicted⟩/⟨K_reference⟩.  Standard errors treat the starts as
-    independent (NaN for one start), by linear propagation through the square root and the ratio.
-    """
-    steps = 2 ** np.arange(int(math.log2(predicted.positions.shape[1] - 1)) + 1)
-    (r, v), (r0, v0) = ([np.asarray(x)[:, steps] for x in state] for state in (predicted, reference))
-    masses = np.asarray(system.masses)
-    squares = [np.mean(np.sum(x**2, axis=-1), axis=-1) for x in (r - r0, v - v0, v0)]
-    kinetic = [np.einsum("i,skia,skia->sk", masses, x, x) for x in (v, v0)]
-    position, velocity = _ratio(squares[0], np.ones_like(squares[0])), _ratio(squares[1], squares[2])
-    return ErrorGrowth(steps, *_square_root(*position), *_square_root(*velocity), *_ratio(*kinetic))
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ratio of the means over starts, axis 0, and its standard error."""
-    n_starts, ratio = len(above), above.mean(axis=0) / below.mean(axis=0)
-    if n_starts < 2:
-        return ratio, np.full_like(ratio, np.nan)
-    spread = np.std(above - ratio * below, axis=0, ddof=1) / math.sqrt(n_starts)
-    return ratio, spread / below.mean(axis=0)
-
-
-def _square_root(mean: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Square root and its standard error; an error of zero stays zero."""
-    root = np.sqrt(mean)
-    return root, error / np.where(root > 0, 2 * root, 1)
-
-
 def analyze(trajectory: Trajectory) -> Analysis:
     """Everything in `Analysis` for one trajectory of at least 8 evenly spaced frames."""
     n_frames, system = len(trajectory.times), trajectory.system
@@ -184,6 +142,7 @@ def analyze(trajectory: Trajectory) -> Analysis:
     spectra = {chemical_symbols[number]: vdos(trajectory, number, segment_ps) for number in _elements(system)}
     wavenumbers = next(iter(spectra.values())).wavenumber_per_cm
     unknown, kelvins = np.full(n_frames, np.nan), temperatures(trajectory)
+    surfaces, first, second = (torsions.surfaces(part, kelvins.mean) for part in (trajectory, *halves))
     return Analysis(
         system=system,
         times_fs=trajectory.times,
@@ -198,7 +157,8 @@ def analyze(trajectory: Trajectory) -> Analysis:
         potential_energy_eV=np.asarray(trajectory.observables.get("potential_energy_eV", unknown)),
         msd={chemical_symbols[z]: mean_square_displacement(trajectory, z) for z in _elements(system)},
         torsions=torsions.profiles(trajectory, kelvins.mean),
-        torsion_surfaces=torsions.surfaces(trajectory, kelvins.mean),
+        torsion_surfaces=surfaces,
+        torsion_surface_halves_rms_meV=_surface_differences(first, second, kelvins.mean),
         metadata=trajectory.metadata,
     )
 
@@ -241,6 +201,7 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
             "alarms": _alarm_texts(analysis.metadata),
             "vdos_halves_overlap": analysis.vdos_halves_overlap,
             "rdf_halves_rmse": analysis.rdf_halves_rmse,
+            "torsion_surface_halves_rms_meV": analysis.torsion_surface_halves_rms_meV,
         }
     )
 
@@ -268,12 +229,24 @@ def compare(analysis: Analysis, reference: Analysis) -> dict[str, Any]:
             "vdos_overlap_by_species": overlaps,
             "rdf_rmse": np.mean(list(rmse.values())) if rmse else math.nan,
             "rdf_rmse_by_pair": rmse,
+            "torsion_surface_rms_meV": _surface_differences(
+                analysis.torsion_surfaces, reference.torsion_surfaces, reference.temperatures.mean
+            ),
             "potential_energy_shift_meV_per_atom": energy - reference_energy,
             "potential_energy_shift_error_meV_per_atom": math.hypot(error, reference_error),
             **summarize(analysis),
             **{f"reference_{key}": value for key, value in summarize(reference).items()},
         }
     )
+
+
+def _surface_differences(surfaces: Any, others: Any, temperature_K: float) -> dict[str, float]:
+    """`torsions.rms_difference` of the surfaces that both have, meV, by the names of the torsions."""
+    return {
+        name: torsions.rms_difference(surface[1], others[name][1], temperature_K)
+        for name, surface in surfaces.items()
+        if name in others
+    }
 
 
 def _alarm_texts(metadata: dict[str, Any]) -> list[str] | None:

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from ffmd_jax import analysis as analyses
 from ffmd_jax import units
-from ffmd_jax.analysis import VDOS, Analysis, ErrorGrowth
+from ffmd_jax.analysis import VDOS, Analysis
+from ffmd_jax.growth import ErrorGrowth
 
 _REFERENCE, _REFERENCE_FILL, _FORCE_FREE, _THEORY = "0.35", "0.8", "#0072B2", "black"
 _WIDTH, _HEIGHT, _DPI = 9.0, 2.8, 130  # inches per row of panels

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from ffmd_jax import analysis as analyses
 from ffmd_jax import figures
-from ffmd_jax.analysis import Analysis, ErrorGrowth
+from ffmd_jax.analysis import Analysis
+from ffmd_jax.growth import ErrorGrowth
 
 
 def save_figures(

@@ -113,3 +113,18 @@ def surface(
     density = np.histogram2d(first, second, (edges, edges))[0] / len(first)
     energy = -1000 * units.BOLTZMANN * temperature_K * np.log(np.where(density > 0, density, np.nan))
     return 0.5 * (edges[1:] + edges[:-1]), energy - np.nanmin(energy)
+
+
+def rms_difference(one: np.ndarray, other: np.ndarray, temperature_K: float) -> float:
+    """Root mean square difference of two free energies, meV ``[n_bins, n_bins]``, where both are known.
+
+    Each bin counts by its mean population, and the constant between the two, which means nothing, is fitted.  NaN if
+    they have no bin in common.
+    """
+    kT, common = 1000 * units.BOLTZMANN * temperature_K, np.isfinite(one) & np.isfinite(other)
+    if not common.any():
+        return float("nan")
+    densities = np.nan_to_num(np.exp(-np.stack([one, other]) / kT))
+    weights = np.sum(densities / densities.sum(axis=(1, 2), keepdims=True), axis=0)[common]
+    difference = (one - other)[common]
+    return float(np.sqrt(np.cov(difference, aweights=weights, ddof=0)))

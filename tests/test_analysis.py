@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ffmd_jax import analysis, diffusion, mechanics, torsions, units
+from ffmd_jax.growth import error_growth
 from ffmd_jax.state import State, make_system
 from ffmd_jax.trajectory import Trajectory
 
@@ -200,7 +201,7 @@ def test_error_growth_on_solvable_numbers():
     reference = State(rng.normal(size=(4, 11, 5, 3)), rng.normal(size=(4, 11, 5, 3)))
     step = np.arange(11)[:, None, None]
     scaled = State(reference.positions + np.array([0.1, 0, 0]) * step, 1.1 * reference.velocities)
-    growth = analysis.error_growth(scaled, reference, system)
+    growth = error_growth(scaled, reference, system)
     assert growth.steps.tolist() == [1, 2, 4, 8]
     assert growth.position_error_A == pytest.approx([0.1, 0.2, 0.4, 0.8])
     assert growth.position_standard_error_A == pytest.approx(0, abs=1e-12)
@@ -215,7 +216,7 @@ def test_error_growth_standard_errors_match_the_scatter_of_repeats():
     noise = 0.01 * rng.normal(size=(200, 25, 2, 2, 3))
     velocities = rng.normal(size=noise.shape)
     repeats = [
-        analysis.error_growth(State(x, v + 0.3 * y), State(0 * x, v), system)
+        error_growth(State(x, v + 0.3 * y), State(0 * x, v), system)
         for x, v, y in zip(noise, velocities, rng.normal(size=noise.shape), strict=True)
     ]
     for value, error in (
@@ -329,6 +330,18 @@ def test_a_surface_of_two_independent_angles_is_the_sum_of_their_profiles():
     kT = 1000 * units.BOLTZMANN * 300
     exact = -kT * (np.cos(angle)[:, None] + 0.5 * np.cos(angle - 1))
     assert np.std(energy - exact) < 0.1 * kT
+    assert torsions.rms_difference(energy, exact + 7.0, 300.0) < 0.1 * kT
+
+
+def test_free_energies_differ_by_what_was_put_in_where_there_are_atoms():
+    flat = np.zeros((12, 12))
+    raised = flat + np.where(np.arange(12) < 6, 0.0, 2.0)[:, None]
+    # Two halves of nearly equal population that differ by 2 meV: 1 meV RMS; a constant and empty bins do not count.
+    assert torsions.rms_difference(flat, raised + 5, 300.0) == pytest.approx(1.0, rel=1e-3)
+    empty = flat.copy()
+    empty[:, 3] = np.nan
+    assert torsions.rms_difference(flat, empty, 300.0) == 0
+    assert np.isnan(torsions.rms_difference(flat, np.full((12, 12), np.nan), 300.0))
 
 
 def test_errors_of_rdf_cover_the_scatter_between_runs_of_an_ideal_gas():

@@ -35,6 +35,7 @@ ORDER = [
     "diffusion",
     "torsions",
     "analysis",
+    "growth",
     "conservation",
     "thermostat",
     "stepping",

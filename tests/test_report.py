@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ffmd_jax import analysis, figures, report, units
+from ffmd_jax.growth import error_growth
 from ffmd_jax.state import State, make_system
 from ffmd_jax.trajectory import Trajectory
 
@@ -52,7 +53,7 @@ def growth():
     system = make_system([8, 1], [16.0, 1.0], [7.0] * 3, True)
     reference = State(rng.normal(size=(8, 257, 2, 3)), rng.normal(size=(8, 257, 2, 3)))
     noise = 0.01 * np.cumsum(rng.normal(size=(8, 257, 2, 3)), axis=1)
-    return analysis.error_growth(State(*(x + noise for x in reference)), reference, system)
+    return error_growth(State(*(x + noise for x in reference)), reference, system)
 
 
 def test_report_is_one_page_with_its_figures_inside(runs, growth, tmp_path):

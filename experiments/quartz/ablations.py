@@ -22,7 +22,6 @@ import numpy as np
 from tqdm import tqdm
 
 from ffmd_jax import (
-    analysis,
     caches,
     config,
     dataset,
@@ -35,6 +34,7 @@ from ffmd_jax import (
     train,
 )
 from ffmd_jax import trajectory as trajectories
+from ffmd_jax.growth import error_growth
 from ffmd_jax.state import State, cast
 
 HERE = Path(__file__).parent
@@ -99,7 +99,7 @@ def judge(model_config: config.ModelConfig, params, run: trajectories.Trajectory
 
     after = jax.jit(many)(weights, jax.random.split(jax.random.key(0), N_STARTS), starts)
     free = State(*(np.concatenate([np.asarray(s)[:, None], a], axis=1) for s, a in zip(starts, after, strict=True)))
-    growth = analysis.error_growth(free, windows, run.system)
+    growth = error_growth(free, windows, run.system)
 
     bath = thermostat.csvr(300.0, 10 * model_config.time_step_fs, model_config.time_step_fs)
     few = State(*(x[:: N_STARTS // N_REPLICAS] for x in starts))

@@ -174,7 +174,8 @@ def _growth(prepared, config, params, frames):
     import jax
     import jax.numpy as jnp
 
-    from ffmd_jax import analysis, model
+    from ffmd_jax import model
+    from ffmd_jax.growth import error_growth
     from ffmd_jax.reference import integrator
     from ffmd_jax.state import State, cast
 
@@ -199,7 +200,7 @@ def _growth(prepared, config, params, frames):
     if not whole:
         raise ValueError("all free runs from the reference's frames explode: the model is unusable")
     own, reference = (jax.tree.map(lambda *x: np.stack(x).astype(float), *runs) for runs in zip(*whole, strict=True))
-    return analysis.error_growth(own, reference, prepared.system), _GROWTH_STARTS - len(whole)
+    return error_growth(own, reference, prepared.system), _GROWTH_STARTS - len(whole)
 
 
 def _free_run(prepared, propagate, cutoff: float, n_steps: int, starts):
