@@ -31,7 +31,7 @@ class Experiment:
         time_step: Δt, fs.
         network, training: options of `ffmd train`.
         tau: the paper's relaxation time of the thermostat, fs.
-        tau_langevin: of a roll-out whose every atom has a thermostat, fs.
+        friction_tau: relaxation time of the friction on each atom that shares energy beside that thermostat, fs.
         length_ps: of each of the five reference runs.
         frame: interval of their frames, fs.
         n_train: training pairs.
@@ -45,7 +45,7 @@ class Experiment:
     network: str
     training: str
     tau: float
-    tau_langevin: float
+    friction_tau: float
     length_ps: float
     frame: float
     n_train: int
@@ -110,26 +110,29 @@ class Stages:
         self._note("one_step", _ffmd("evaluate", self.model, self.pairs, "--json", json_line=True))
 
     def rollout(self) -> None:
-        """NVT, with every frame for spectra and energies, also with Langevin's thermostat, and long; weak NVT; NVE."""
+        """NVT, with every frame for spectra and energies, without and with friction, and long; weak NVT; NVE."""
         of, nvt = self.experiment, self.data / "nvt.h5"
         self._run("spectrum", nvt, n_steps=of.n_spectrum, every=1, tau=of.tau)
         if self.smoke:
             return
-        langevin = ("--thermostat", "langevin")
-        self._run("langevin", nvt, n_steps=of.n_spectrum, every=1, tau=of.tau_langevin, more=langevin)
+        self._run("friction", nvt, n_steps=of.n_spectrum, every=1, tau=of.tau, more=self._friction)
         if of.n_spectrum < of.n_steps:
-            self._run("long", nvt, n_steps=of.n_steps, every=20, tau=of.tau)
+            self._run("long", nvt, n_steps=of.n_steps, every=20, tau=of.tau, more=self._friction)
         self._run("weak", nvt, n_steps=of.n_steps // 4, every=20, tau=100 * of.time_step)
         self._run("free", self.data / "nve_4.h5", n_steps=of.n_steps // 10, every=20, tau=None)
 
     def transfer(self) -> None:
-        """NVT of 2 × 2 × 2 cells, from eight copies of a state of the small one with other velocities."""
+        """NVT of 2 × 2 × 2 cells with friction, from eight copies of a state of the small one with other velocities."""
         of, start = self.experiment, self.runs / "start_222.extxyz"
         atoms, state = trajectory.read_start(self.data / "nvt.h5", need_velocities=False)
         small = Atoms(atoms.species, state.positions, cell=atoms.cell, pbc=atoms.pbc, masses=atoms.masses)
         write(start, small.repeat((2, 2, 2)))
         n_steps = of.n_spectrum // 2
-        self._run("supercell", start, n_steps=n_steps, every=1, tau=of.tau, more=("--draw-velocities",))
+        self._run("supercell", start, n_steps=n_steps, every=1, tau=of.tau, more=(*self._friction, "--draw-velocities"))
+
+    @property
+    def _friction(self) -> tuple[str, ...]:
+        return "--friction-tau-fs", f"{self.experiment.friction_tau:g}"
 
     def _run(
         self, name: str, start: Path, n_steps: int, every: int, tau: float | None, more: tuple[str, ...] = ()

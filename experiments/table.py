@@ -14,57 +14,69 @@ HERE = Path(__file__).resolve().parent
 PAPER = {
     "paracetamol": {
         "Δt, fs": "7", "MAE Δr, 1e-5 Å": "15.89 (0.38 %)", "MAE v, 1e-5 Å/fs": "4.92 (0.68 %)",
-        "training": "5 days, one V100", "longest stable roll-out, ns": "7", "VDOS overlap": "≈ 0.95",
-        "temperature at τ = 100 Δt, K": "15 off",
+        "training": "5 days, one V100", "longest stable roll-out, ns": "7", "CSVR: VDOS overlap": "≈ 0.95",
+        "CSVR, τ = 100 Δt: temperature, K": "15 off",
     },
     "quartz": {
         "Δt, fs": "30", "MAE Δr, 1e-5 Å": "141.24 (2.52 %)", "MAE v, 1e-5 Å/fs": "11.37 (3.96 %)",
-        "training": "10 days, one V100", "longest stable roll-out, ns": "15", "VDOS overlap": "> 0.95",
-        "temperature at τ = 100 Δt, K": "40 off",
+        "training": "10 days, one V100", "longest stable roll-out, ns": "15", "CSVR: VDOS overlap": "> 0.95",
+        "CSVR, τ = 100 Δt: temperature, K": "40 off",
     },
     "water": {
         "Δt, fs": "5", "MAE Δr, 1e-5 Å": "6.99 (0.17 %)", "MAE v, 1e-5 Å/fs": "3.46 (0.37 %)",
-        "training": "11 days, one V100", "longest stable roll-out, ns": "2.5", "VDOS overlap": "≈ 0.99",
-        "D of O, 1e-9 m²/s (reference)": "2.18 ± 0.19 (1.84 ± 0.03)",
+        "training": "11 days, one V100", "longest stable roll-out, ns": "2.5", "CSVR: VDOS overlap": "≈ 0.99",
+        "CSVR: D of O, 1e-9 m²/s (reference)": "2.18 ± 0.19 (1.84 ± 0.03)",
     },
 }  # fmt: skip
+
+_SURFACE_HALVES = "reference_torsion_surface_halves_rms_meV"
 
 
 def ours(results: dict) -> dict[str, str]:
     """The rows of one system."""
     rows, one = {}, results.get("one_step")
-    results = {"long": results.get("spectrum"), **results}
     if one:
         displacement, velocity = one["displacement_mae_A"], one["velocity_mae_A_per_fs"]
         rows["MAE Δr, 1e-5 Å"] = f"{1e5 * displacement:.2f} ({one['displacement_mae_relative_percent']:.2f} %)"
         rows["MAE v, 1e-5 Å/fs"] = f"{1e5 * velocity:.2f} ({one['velocity_mae_relative_percent']:.2f} %)"
     if training := results.get("training"):
         rows["training"] = f"{training['hours'] * training['cores']:.1f} core-hours"
-    if run := results.get("long"):
+    for name, title in (("spectrum", "CSVR"), ("friction", "with friction")):
+        if run := results.get(name):
+            rows[f"{title}: temperature, K"] = with_error(run, "temperature_K") + alarm(run)
+            rows[f"{title}: by element, K"] = by_element(run)
+            rows[f"{title}: VDOS overlap"] = beside_halves(run, "vdos_overlap", "vdos_halves_overlap", ".3f")
+            rows[f"{title}: g(r) RMSE"] = beside_halves(run, "rdf_rmse", "rdf_halves_rmse", ".3f")
+            rows[f"{title}: potential energy, shift, meV/atom"] = with_error(run, "potential_energy_shift_meV_per_atom")
+            if surfaces := run.get("torsion_surface_rms_meV"):
+                rows[f"{title}: torsional surface, RMS difference, meV"] = beside_halves(
+                    {"rms": max(surfaces.values()), "reference_rms": max(run[_SURFACE_HALVES].values())},
+                    "rms", "rms", ".1f",
+                )  # fmt: skip
+            if is_water(run):
+                rows[f"{title}: D of O, 1e-9 m²/s (reference)"] = f"{diffusion(run)} ({diffusion(run, 'reference_')})"
+    if run := results.get("long", results.get("friction")):
         rows["longest stable roll-out, ns"] = f"{run['length_ps'] / 1000:.2f}" + (alarm(run) or " (not its end)")
         rows["its temperature, K"] = with_error(run, "temperature_K")
-        rows["by element, K"] = by_element(run)
-    if run := results.get("spectrum"):
-        rows["VDOS overlap"] = (
-            f"{run['vdos_overlap']:.3f} (halves of the reference: {run['reference_vdos_halves_overlap']:.3f})"
-        )
-        rows["g(r) RMSE"] = f"{run['rdf_rmse']:.3f} (halves of the reference: {run['reference_rdf_halves_rmse']:.3f})"
-        rows["potential energy, shift, meV/atom"] = with_error(run, "potential_energy_shift_meV_per_atom")
-    if run := results.get("langevin"):
-        rows["temperature with Langevin's thermostat, K"] = with_error(run, "temperature_K") + alarm(run)
-        rows["… by element, K"] = by_element(run)
-        rows["… VDOS overlap"] = f"{run['vdos_overlap']:.3f}"
-    for name, row in (("weak", "temperature at τ = 100 Δt, K"), ("supercell", "temperature of 2 × 2 × 2 cells, K")):
+        rows["its temperature by element, K"] = by_element(run)
+    if run := results.get("supercell"):
+        rows["2 × 2 × 2 cells: temperature, K"] = with_error(run, "temperature_K") + alarm(run)
+        rows["2 × 2 × 2 cells: by element, K"] = by_element(run)
+        rows["2 × 2 × 2 cells: VDOS overlap"] = f"{run['vdos_overlap']:.3f}"
+        rows["2 × 2 × 2 cells: g(r) RMSE"] = f"{run['rdf_rmse']:.3f}"
+    for name, row in (("weak", "CSVR, τ = 100 Δt: temperature, K"), ("free", "NVE: temperature, K")):
         if run := results.get(name):
             rows[row] = with_error(run, "temperature_K") + alarm(run)
-    if (run := results.get("supercell")) and not run["stopped_by_alarm"]:
-        rows["VDOS overlap of 2 × 2 × 2 cells"] = f"{run['vdos_overlap']:.3f}"
-    if run := results.get("free"):
-        rows["temperature in NVE, K"] = with_error(run, "temperature_K") + alarm(run)
-    if (run := results.get("long")) and "H" in run["diffusion_cm2_per_s"] and "C" not in run["diffusion_cm2_per_s"]:
-        found, reference = (diffusion(run, of) for of in ("", "reference_"))
-        rows["D of O, 1e-9 m²/s (reference)"] = f"{found}{alarm(run)} ({reference})"
     return rows
+
+
+def beside_halves(run: dict, key: str, halves: str, form: str) -> str:
+    """A difference from the reference, and that of the reference's halves."""
+    return f"{run[key]:{form}} (halves of the reference: {run[f'reference_{halves}']:{form}})"
+
+
+def is_water(run: dict) -> bool:
+    return set(run["temperature_by_species_K"]) == {"H", "O"}
 
 
 def with_error(run: dict, key: str) -> str:
@@ -80,7 +92,7 @@ def alarm(run: dict) -> str:
     return f" (alarm after {run['length_ps']:.0f} ps)" if run["stopped_by_alarm"] else ""
 
 
-def diffusion(run: dict, of: str) -> str:
+def diffusion(run: dict, of: str = "") -> str:
     """The diffusion coefficient of O, 1e-9 m²/s; ``of`` "reference_" for that of the reference."""
     value, error = (1e5 * run[f"{of}{name}_cm2_per_s"]["O"] for name in ("diffusion", "diffusion_error"))
     return f"{value:.2f} ± {error:.2f}"

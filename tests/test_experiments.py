@@ -1,11 +1,18 @@
 """The experiments run from end to end, at sizes that mean nothing."""
 
+import importlib
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from conftest import fails, perturbed
+
+from ffmd_jax import trajectory
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
@@ -27,6 +34,33 @@ def test_an_experiment_runs_and_goes_on_where_it_was(tmp_path):
     assert results["spectrum"]["potential_energy_shift_meV_per_atom"] is not None
     again = run("paracetamol/run.py", "reference", "--smoke", tmp_path)
     assert again.returncode == 0 and "all 5 runs are finished" in again.stdout
+
+
+@pytest.mark.parametrize("system", ["paracetamol", "quartz", "water"])
+def test_every_command_of_an_experiment_is_understood(system, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    pipeline = importlib.import_module("pipeline")
+    experiment = runpy.run_path(str(EXPERIMENTS / system / "run.py"))["EXPERIMENT"]
+    commands = []
+
+    def record(*words, json_line=False, may_alarm=False):
+        commands.append([str(word) for word in words])
+        return {} if json_line else 0
+
+    monkeypatch.setattr(pipeline, "_ffmd", record)
+    stages = pipeline.Stages(experiment, tmp_path, smoke=False, model="nowhere")
+    crystal, state = perturbed()
+    with trajectory.Writer(tmp_path / "data" / "nvt.h5", crystal, {}) as writer:
+        writer.append(jax.tree.map(lambda x: x[None], state), np.zeros(1), {})
+    for stage in ("evaluate", "rollout", "transfer"):
+        getattr(stages, stage)()
+    names = {"one_step", "spectrum", "friction", "weak", "free", "supercell"}
+    names |= {"long"} if experiment.n_spectrum < 100_000 else set()
+    assert set(json.loads((tmp_path / "results.json").read_text())) == names
+    with_friction = [words for words in commands if "--friction-tau-fs" in words]
+    assert len(with_friction) == len(names & {"friction", "long", "supercell"})
+    for words in commands:
+        fails(capsys, *words)  # the model or the run is not there: exit code 1; of wrong options it would be 2
 
 
 @pytest.mark.parametrize("system", ["paracetamol", "quartz", "water"])

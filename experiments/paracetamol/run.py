@@ -25,7 +25,7 @@ EXPERIMENT = pipeline.Experiment(
     "--config.radial-hidden 32 32 --config.speed-hidden 32",
     training="--epochs 30 --batch-size 5 --learning-rate 0.03 --weight-decay 0.003",
     tau=70.0,
-    tau_langevin=700.0,
+    friction_tau=3500.0,
     n_spectrum=100_000,
 )
 

@@ -22,10 +22,10 @@ EXPERIMENT = pipeline.Experiment(
     frame=10.0,
     n_train=5_000,
     network="--config.cutoff 4 --config.lmax 2 --config.channels 32 --config.natural-parity "
-    "--config.radial-hidden 32 32 --config.speed-hidden 32",
-    training="--epochs 18 --batch-size 2 --learning-rate 0.03 --weight-decay 0.003",
+    "--config.bounded-gates --config.radial-hidden 32 32 --config.speed-hidden 32",
+    training="--epochs 10 --batch-size 1 --learning-rate 0.04 --weight-decay 0.003",
     tau=75.0,
-    tau_langevin=600.0,
+    friction_tau=3000.0,
     n_spectrum=5_000,
 )
 

@@ -23,9 +23,9 @@ EXPERIMENT = pipeline.Experiment(
     n_train=5_000,
     network="--config.cutoff 4 --config.lmax 2 --config.channels 32 --config.natural-parity "
     "--config.bounded-gates --config.radial-hidden 32 32 --config.speed-hidden 32",
-    training="--epochs 8 --batch-size 2 --learning-rate 0.03 --weight-decay 0.003",
+    training="--epochs 12 --batch-size 1 --learning-rate 0.04 --weight-decay 0.003",
     tau=50.0,
-    tau_langevin=500.0,
+    friction_tau=1000.0,
     n_spectrum=10_000,
 )
 

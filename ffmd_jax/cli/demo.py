@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from tyro.conf import arg
@@ -12,8 +12,9 @@ from ffmd_jax import units
 from ffmd_jax.cli import common
 
 _GROWTH_STARTS, _GROWTH_STEPS = 8, 128
-# The paper's, if the model bears it: that of water shares energy so unequally that it needs a bath of every atom.
-_THERMOSTATS = {"paracetamol": ("csvr", 70.0), "quartz": ("csvr", 75.0), "water": ("langevin", 500.0)}
+# The paper's CSVR, and friction that shares the energy; fs.
+_TAU_FS = {"paracetamol": 70.0, "quartz": 75.0, "water": 50.0}
+_FRICTION_TAU_FS = {"paracetamol": 3500.0, "quartz": 3000.0, "water": 1000.0}
 _LENGTHS_PS = {"paracetamol": 30.0, "quartz": 30.0, "water": 10.0}  # minutes each
 
 
@@ -23,81 +24,132 @@ def demo(
     temperature: Annotated[float, arg(metavar="K")] = 300.0,
     length_ps: float | None = None,
     tau_fs: float | None = None,
+    friction_tau_fs: float | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
     """Runs the shipped model force-free in NVT beside reference MD from the same start, and compares them.
 
     Writes report.html (open it in a browser), force_free.h5, reference.h5 and summary.json to --out.  Takes some
-    minutes on two CPU cores.
+    minutes on two CPU cores.  Both runs have CSVR, which holds the temperature, and weak friction on each atom, which
+    shares the energy between elements and vibrations.
 
     Args:
         out: Folder to write.
         system: Shipped model and prepared system.
         temperature: Temperature, K; the shipped models were trained at 300 K.
         length_ps: Length of both trajectories, ps (default: 30; water, whose reference is slower, 10).
-        tau_fs: Relaxation time of the thermostat of both, fs (default: the paper's CSVR, quartz 75, paracetamol 70; for
-            water Langevin's, 500).
+        tau_fs: Relaxation time of CSVR, fs (default: the paper's; quartz 75, paracetamol 70, water 50).
+        friction_tau_fs: Relaxation time of the friction, fs (default: quartz 3000, paracetamol 3500, water 1000); inf:
+            none.
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
     """
     common.check_output(out, overwrite)
     common.use_double_precision()
     import jax
+
+    from ffmd_jax import trajectory
+
+    facts = {
+        "system": system,
+        "ensemble": "nvt",
+        "temperature_K": temperature,
+        "thermostat": "csvr",
+        "tau_fs": _TAU_FS[system] if tau_fs is None else tau_fs,
+        "friction_tau_fs": _FRICTION_TAU_FS[system] if friction_tau_fs is None else friction_tau_fs,
+        "seed": seed,
+    }
+    case = _case(out, facts, _LENGTHS_PS[system] if length_ps is None else length_ps)
+    out.mkdir(exist_ok=True)
+    keys = jax.random.split(jax.random.key(seed), 3)
+    start = _equilibrate(case.prepared, temperature, keys[0])
+    speeds = {"ns_per_day": _force_free(case, start, keys[1]), "reference_ns_per_day": _reference(case, start, keys[2])}
+    growth, n_exploded = _growth(case, trajectory.read(case.reference).frames)
+    _compare(case, speeds, growth, n_exploded)
+
+
+class _Case(NamedTuple):
+    """What is run: the prepared system, the model, the thermostat in ``facts``, and where it is written."""
+
+    out: Path
+    facts: dict[str, Any]
+    prepared: Any
+    config: Any
+    params: Any
+    n_frames: int
+
+    @property
+    def force_free(self) -> Path:
+        return self.out / "force_free.h5"
+
+    @property
+    def reference(self) -> Path:
+        return self.out / "reference.h5"
+
+    @property
+    def length_ps(self) -> float:
+        return self.n_frames * self.config.time_step_fs / units.PS
+
+    def bath(self, interval_fs: float):
+        """The thermostat of both runs."""
+        from ffmd_jax import thermostat
+
+        temperature, tau, friction = (self.facts[name] for name in ("temperature_K", "tau_fs", "friction_tau_fs"))
+        return thermostat.make("csvr", temperature, tau, interval_fs, friction_tau_fs=friction)
+
+
+def _case(out: Path, facts: dict[str, Any], length_ps: float) -> _Case:
     import jax.numpy as jnp
 
-    from ffmd_jax import analysis, checkpoint, report, tables, trajectory
+    from ffmd_jax import checkpoint, tables
     from ffmd_jax.reference import systems
     from ffmd_jax.state import cast
 
-    prepared = systems.get(system)
-    config, params = checkpoint.load_model(system)
-    params = cast(tables.tabulate(config, params), jnp.float32)
-    length_ps = _LENGTHS_PS[system] if length_ps is None else length_ps
+    config, params = checkpoint.load_model(facts["system"])
     n_frames = round(length_ps * units.PS / config.time_step_fs)
     if n_frames < 8:
         raise ValueError(f"--length-ps must be at least {8 * config.time_step_fs / units.PS:g} ps")
-    out.mkdir(exist_ok=True)
-    keys = jax.random.split(jax.random.key(seed), 4)
-    start = _equilibrate(prepared, temperature, keys[0])
-    facts = {"system": system, "ensemble": "nvt", "temperature_K": temperature, "seed": seed}
-    facts["thermostat"], usual = _THERMOSTATS[system]
-    facts["tau_fs"] = usual if tau_fs is None else tau_fs
-    speed = _force_free(out / "force_free.h5", prepared, config, params, start, n_frames, keys[1], facts)
-    reference_speed = _reference(out / "reference.h5", prepared, config, start, n_frames, keys[2], facts)
-    growth, n_exploded = _growth(prepared, config, params, trajectory.read(out / "reference.h5").frames)
+    params = cast(tables.tabulate(config, params), jnp.float32)
+    case = _Case(out, facts, systems.get(facts["system"]), config, params, n_frames)
+    case.bath(config.time_step_fs)  # refuses what is not positive, before anything is written
+    return case
+
+
+def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> None:
+    """Analyses both runs; writes report, figures and summary, and prints the key numbers."""
+    import jax
+
+    from ffmd_jax import analysis, checkpoint, report, trajectory
+
     with common.progress(2, "analysis", "runs") as bar:
-        own = analysis.analyze(trajectory.read(out / "force_free.h5"))
+        own = analysis.analyze(trajectory.read(case.force_free))
         bar.update()
-        other = analysis.analyze(trajectory.read(out / "reference.h5"))
+        other = analysis.analyze(trajectory.read(case.reference))
         bar.update()
+    facts = case.facts
     summary = {
-        "system": system,
-        "n_atoms": len(prepared.positions),
-        "time_step_fs": config.time_step_fs,
-        "length_ps": n_frames * config.time_step_fs / units.PS,
-        "target_temperature_K": temperature,
+        "system": facts["system"],
+        "n_atoms": len(case.prepared.positions),
+        "time_step_fs": case.config.time_step_fs,
+        "length_ps": case.length_ps,
+        "target_temperature_K": facts["temperature_K"],
+        "tau_fs": facts["tau_fs"],
+        "friction_tau_fs": facts["friction_tau_fs"] if np.isfinite(facts["friction_tau_fs"]) else None,
         **analysis.compare(own, other),
-        "ns_per_day": speed,
-        "reference_ns_per_day": reference_speed,
+        **speeds,
         "device": jax.devices()[0].device_kind,
         "free_runs": _GROWTH_STARTS,
         "free_runs_exploded": n_exploded,
         "error_growth": {name: np.round(values, 6).tolist() for name, values in growth._asdict().items()},
     }
-    report.write(
-        out / "report.html",
-        f"Force-free MD of {system} beside the reference",
-        own,
-        other,
-        summary=summary,
-        growth=growth,
-        time_step_fs=config.time_step_fs,
-    )
-    report.save_figures(out, own, other, growth, config.time_step_fs)
-    checkpoint.write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    title, time_step = f"Force-free MD of {facts['system']} beside the reference", case.config.time_step_fs
+    path = case.out / "report.html"
+    report.write(path, title, own, other, summary=summary, growth=growth, time_step_fs=time_step)
+    report.save_figures(case.out, own, other, growth, time_step)
+    checkpoint.write_atomically(case.out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     _print_table(summary)
-    print(f"\n{report.verdict(own, other)}\n\nreport: {out / 'report.html'}")
+    print(f"\n{report.verdict(own, other)}\n\nreport: {path}")
 
 
 def _equilibrate(prepared, temperature: float, key):
@@ -111,14 +163,7 @@ def _equilibrate(prepared, temperature: float, key):
     return state
 
 
-def _bath(facts: dict[str, Any], interval_fs: float):
-    """The thermostat of both runs."""
-    from ffmd_jax import thermostat
-
-    return getattr(thermostat, facts["thermostat"])(facts["temperature_K"], facts["tau_fs"], interval_fs)
-
-
-def _force_free(path: Path, prepared, config, params, start, n_frames: int, key, facts: dict[str, Any]) -> float:
+def _force_free(case: _Case, start, key) -> float:
     """Runs the model, writes its frames with reference energies, and returns ns/day without compilation."""
     import jax.numpy as jnp
 
@@ -126,47 +171,47 @@ def _force_free(path: Path, prepared, config, params, start, n_frames: int, key,
     from ffmd_jax.reference import production
     from ffmd_jax.state import cast
 
-    interval = config.time_step_fs
+    prepared, interval = case.prepared, case.config.time_step_fs
     blocks = rollout.run(
         prepared.system,
         cast(start, jnp.float32),
-        model.make_propagate(config, params),
-        cutoff=config.architecture.cutoff,
+        model.make_propagate(case.config, case.params),
+        cutoff=case.config.architecture.cutoff,
         select=True,
         time_step_fs=interval,
-        n_steps=n_frames,
+        n_steps=case.n_frames,
         key=key,
-        thermostat=_bath(facts, interval),
+        thermostat=case.bath(interval),
     )
-    metadata = {**facts, "source": "force-free", "model": facts["system"], "time_step_fs": interval}
+    metadata = {**case.facts, "source": "force-free", "model": case.facts["system"], "time_step_fs": interval}
     timer = _Timer()
-    with trajectory.Writer(path, prepared.system, metadata, overwrite=True) as writer:
-        for block in common.follow(timer(blocks), n_frames * interval / units.PS, "force-free"):
-            energies = production.potential_energies(
-                prepared, prepared.system, block.frames.positions.astype(np.float64)
-            )
+    with trajectory.Writer(case.force_free, prepared.system, metadata, overwrite=True) as writer:
+        for block in common.follow(timer(blocks), case.length_ps, "force-free"):
+            positions = block.frames.positions.astype(np.float64)
+            energies = production.potential_energies(prepared, prepared.system, positions)
             writer.append(block.frames, block.times, {"potential_energy_eV": np.asarray(energies)})
     return timer.ns_per_day()
 
 
-def _reference(path: Path, prepared, config, start, n_frames: int, key, facts: dict[str, Any]) -> float:
+def _reference(case: _Case, start, key) -> float:
     """Runs the reference from the same start with the same thermostat; returns ns/day without compilation."""
     from ffmd_jax import trajectory
     from ffmd_jax.reference import production
 
-    every = round(config.time_step_fs / prepared.dt)
+    prepared = case.prepared
+    every = round(case.config.time_step_fs / prepared.dt)
     blocks = production.run(
-        prepared, start, n_steps=n_frames * every, every=every, key=key, bath=_bath(facts, prepared.dt)
+        prepared, start, n_steps=case.n_frames * every, every=every, key=key, bath=case.bath(prepared.dt)
     )
     timer = _Timer()
-    metadata = {**facts, "source": "reference", "integrator_dt_fs": prepared.dt}
-    with trajectory.Writer(path, prepared.system, metadata, overwrite=True) as writer:
-        for block in common.follow(timer(blocks), n_frames * config.time_step_fs / units.PS, "reference MD"):
+    metadata = {**case.facts, "source": "reference", "integrator_dt_fs": prepared.dt}
+    with trajectory.Writer(case.reference, prepared.system, metadata, overwrite=True) as writer:
+        for block in common.follow(timer(blocks), case.length_ps, "reference MD"):
             writer.append(block.frames, block.times, block.observables)
     return timer.ns_per_day()
 
 
-def _growth(prepared, config, params, frames):
+def _growth(case: _Case, frames):
     """How errors grow over free (NVE) steps from frames of the reference run, and how many of these runs exploded.
 
     Those that exploded are not in the growth.
@@ -179,8 +224,9 @@ def _growth(prepared, config, params, frames):
     from ffmd_jax.reference import integrator
     from ffmd_jax.state import State, cast
 
+    prepared, config = case.prepared, case.config
     every = round(config.time_step_fs / prepared.dt)
-    network = model.make_propagate(config, params)
+    network = model.make_propagate(config, case.params)
     verlet = integrator.drift_kick_drift(prepared.energy, prepared.dt)
     places = np.linspace(0, len(frames.positions) - 1, _GROWTH_STARTS, dtype=int)
     starts = State(*(values[places] for values in frames))
