@@ -134,6 +134,16 @@ class Stages:
     def _friction(self) -> tuple[str, ...]:
         return "--friction-tau-fs", f"{self.experiment.friction_tau:g}"
 
+    def demo(self) -> None:
+        """Speeds of the shipped model and of the reference, side by side in one process."""
+        if self.smoke:  # it is of the shipped model, and takes minutes
+            return
+        out = self.runs / "demo"
+        _ffmd("demo", "--system", self.experiment.system, "--out", out, "--overwrite")
+        summary = json.loads((out / "summary.json").read_text())
+        names = ("ns_per_day", "reference_ns_per_day", "free_runs", "free_runs_exploded")
+        self._note("demo", {"cores": len(os.sched_getaffinity(0)), **{name: summary[name] for name in names}})
+
     def _run(
         self, name: str, start: Path, n_steps: int, every: int, tau: float | None, more: tuple[str, ...] = ()
     ) -> None:

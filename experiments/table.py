@@ -67,6 +67,10 @@ def ours(results: dict) -> dict[str, str]:
     for name, row in (("weak", "CSVR, τ = 100 Δt: temperature, K"), ("free", "NVE: temperature, K")):
         if run := results.get(name):
             rows[row] = with_error(run, "temperature_K") + alarm(run)
+    if run := results.get("demo"):
+        speeds, cores = (run[name] for name in ("ns_per_day", "reference_ns_per_day")), run["cores"]
+        rows["speed, ns/day (reference, same process)"] = "{:.0f} ({:.0f}), {} cores".format(*speeds, cores)
+        rows["exploded, of free runs of 128 steps"] = f"{run['free_runs_exploded']} of {run['free_runs']}"
     return rows
 
 

@@ -52,13 +52,17 @@ def test_every_command_of_an_experiment_is_understood(system, tmp_path, monkeypa
     crystal, state = perturbed()
     with trajectory.Writer(tmp_path / "data" / "nvt.h5", crystal, {}) as writer:
         writer.append(jax.tree.map(lambda x: x[None], state), np.zeros(1), {})
-    for stage in ("evaluate", "rollout", "transfer"):
+    (tmp_path / "runs" / "demo").mkdir()
+    speeds = ("ns_per_day", "reference_ns_per_day", "free_runs", "free_runs_exploded")
+    (tmp_path / "runs" / "demo" / "summary.json").write_text(json.dumps(dict.fromkeys(speeds, 1)))
+    for stage in ("evaluate", "rollout", "transfer", "demo"):
         getattr(stages, stage)()
-    names = {"one_step", "spectrum", "friction", "weak", "free", "supercell"}
+    names = {"one_step", "spectrum", "friction", "weak", "free", "supercell", "demo"}
     names |= {"long"} if experiment.n_spectrum < 100_000 else set()
     assert set(json.loads((tmp_path / "results.json").read_text())) == names
     with_friction = [words for words in commands if "--friction-tau-fs" in words]
     assert len(with_friction) == len(names & {"friction", "long", "supercell"})
+    assert commands.pop()[:3] == ["demo", "--system", system]
     for words in commands:
         fails(capsys, *words)  # the model or the run is not there: exit code 1; of wrong options it would be 2
 

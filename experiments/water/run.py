@@ -30,4 +30,4 @@ EXPERIMENT = pipeline.Experiment(
 )
 
 if __name__ == "__main__":
-    pipeline.main(EXPERIMENT, HERE, __doc__, ["reference", "train", "evaluate", "rollout", "transfer"])
+    pipeline.main(EXPERIMENT, HERE, __doc__, ["reference", "train", "evaluate", "rollout", "transfer", "demo"])
