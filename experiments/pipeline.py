@@ -1,6 +1,7 @@
 """What the experiments of the paper's table have in common: reference MD, training, roll-outs, analyses, numbers.
 
-Every stage is a list of `ffmd` commands, printed before they run.  A stopped stage goes on when it is started again.
+Every stage is a list of `ffmd` commands, printed before they run.  A stopped stage goes on when it is started again; a
+roll-out that a monitor has ended stays as it is, and one of another model is made anew.
 """
 
 import argparse
@@ -16,10 +17,11 @@ from pathlib import Path
 from ase import Atoms
 from ase.io import write
 
-from ffmd_jax import training_log, trajectory
+from ffmd_jax import checkpoint, restart, training_log, trajectory, units
 from ffmd_jax.training_log import METRICS
 
 ALARM = 3  # exit code of a roll-out that a monitor has stopped
+ANALYZABLE = 8  # frames that `ffmd analyze` needs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Experiment:
         time_step: Δt, fs.
         network, training: options of `ffmd train`.
         tau: the paper's relaxation time of the thermostat, fs.
-        friction_tau: relaxation time of the friction on each atom that shares energy beside that thermostat, fs.
+        friction_tau: relaxation time 1/γ of Langevin friction and noise besides, fs.
         length_ps: of each of the five reference runs.
         frame: interval of their frames, fs.
         n_train: training pairs.
@@ -53,7 +55,7 @@ class Experiment:
     n_spectrum: int = 10_000
 
 
-# For --smoke: the same commands, too short for their numbers to mean anything.
+# For --smoke: one command of each kind, too short for its numbers to mean anything.
 _SMOKE_NETWORK = "--config.lmax 1 --config.channels 4 --config.layers 1 --config.radial-hidden 4"
 _SMOKE_TRAINING = "--epochs 4 --batch-size 4"
 
@@ -153,18 +155,37 @@ class Stages:
         bath = ["--ensemble", "nve"] if tau is None else ["--temperature", 300, "--tau-fs", tau]
         untrained = ["--no-monitors"] if self.smoke else []  # would stop it before the first frame
         options = [*bath, "--steps", steps, "--every", every, *more, *untrained]
-        code = _ffmd("rollout", self.model, "--start", start, *options, "--out", path, "--resume", may_alarm=True)
+        ended = self._ended_by_alarm(path)
+        if not ended:
+            command = ["rollout", self.model, "--start", start, *options, "--out", path, "--resume"]
+            ended = _ffmd(*command, may_alarm=True) == ALARM
+        n_frames = len(trajectory.read(path).times) if path.exists() else 0
+        if ended and n_frames < ANALYZABLE:
+            length_ps = n_frames * every * self.experiment.time_step / units.PS
+            self._note(name, {"stopped_by_alarm": True, "length_ps": length_ps})
+            return
         # Energies of the frames of long runs would take longer than the runs.
         energies = ["--force-field", self.experiment.system] if every == 1 and name != "supercell" else []
         options = ["--reference", self.data / "nvt.h5", *energies, "--out", report, "--overwrite", "--json"]
         found = _ffmd("analyze", path, *options, json_line=True)
-        self._note(name, {"stopped_by_alarm": code == ALARM, **found})
+        self._note(name, {"stopped_by_alarm": ended, **found})
+
+    def _ended_by_alarm(self, path: Path) -> bool:
+        """True if a monitor has ended this run of this model; a run of another model is removed."""
+        if not path.exists():
+            return False
+        metadata = trajectory.read_metadata(path)
+        if metadata["settings"]["model"] != restart.fingerprint(*checkpoint.load_model(self.model)):
+            path.unlink()
+            restart.path_of(path).unlink(missing_ok=True)
+            return False
+        return bool(metadata["alarms"])
 
     def _note(self, name: str, found: dict) -> None:
         """Adds to results.json."""
         path = self.folder / "results.json"
         known = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps({**known, name: found}, indent=1) + "\n")
+        checkpoint.write_atomically(path, (json.dumps({**known, name: found}, indent=1) + "\n").encode())
 
 
 def _ffmd(*arguments, json_line: bool = False, may_alarm: bool = False):

@@ -14,22 +14,20 @@ HERE = Path(__file__).resolve().parent
 PAPER = {
     "paracetamol": {
         "Δt, fs": "7", "MAE Δr, 1e-5 Å": "15.89 (0.38 %)", "MAE v, 1e-5 Å/fs": "4.92 (0.68 %)",
-        "training": "5 days, one V100", "longest stable roll-out, ns": "7", "CSVR: VDOS overlap": "≈ 0.95",
+        "training": "5 days, one V100", "long run, ns (ours with friction)": "7", "CSVR: VDOS overlap": "≈ 0.95",
         "CSVR, τ = 100 Δt: temperature, K": "15 off",
     },
     "quartz": {
         "Δt, fs": "30", "MAE Δr, 1e-5 Å": "141.24 (2.52 %)", "MAE v, 1e-5 Å/fs": "11.37 (3.96 %)",
-        "training": "10 days, one V100", "longest stable roll-out, ns": "15", "CSVR: VDOS overlap": "> 0.95",
+        "training": "10 days, one V100", "long run, ns (ours with friction)": "15", "CSVR: VDOS overlap": "> 0.95",
         "CSVR, τ = 100 Δt: temperature, K": "40 off",
     },
     "water": {
         "Δt, fs": "5", "MAE Δr, 1e-5 Å": "6.99 (0.17 %)", "MAE v, 1e-5 Å/fs": "3.46 (0.37 %)",
-        "training": "11 days, one V100", "longest stable roll-out, ns": "2.5", "CSVR: VDOS overlap": "≈ 0.99",
-        "CSVR: D of O, 1e-9 m²/s (reference)": "2.18 ± 0.19 (1.84 ± 0.03)",
+        "training": "11 days, one V100", "long run, ns (ours with friction)": "2.5", "CSVR: VDOS overlap": "≈ 0.99",
+        "CSVR: D of O, 1e-9 m²/s (reference, CSVR)": "2.18 ± 0.19 (1.84 ± 0.03)",
     },
 }  # fmt: skip
-
-_SURFACE_HALVES = "reference_torsion_surface_halves_rms_meV"
 
 
 def ours(results: dict) -> dict[str, str]:
@@ -41,42 +39,52 @@ def ours(results: dict) -> dict[str, str]:
         rows["MAE v, 1e-5 Å/fs"] = f"{1e5 * velocity:.2f} ({one['velocity_mae_relative_percent']:.2f} %)"
     if training := results.get("training"):
         rows["training"] = f"{training['hours'] * training['cores']:.1f} core-hours"
-    for name, title in (("spectrum", "CSVR"), ("friction", "with friction")):
+    for name, title in (("spectrum", "CSVR"), ("friction", "CSVR and friction")):
         if run := results.get(name):
-            rows[f"{title}: temperature, K"] = with_error(run, "temperature_K") + alarm(run)
-            rows[f"{title}: by element, K"] = by_element(run)
-            rows[f"{title}: VDOS overlap"] = beside_halves(run, "vdos_overlap", "vdos_halves_overlap", ".3f")
-            rows[f"{title}: g(r) RMSE"] = beside_halves(run, "rdf_rmse", "rdf_halves_rmse", ".3f")
-            rows[f"{title}: potential energy, shift, meV/atom"] = with_error(run, "potential_energy_shift_meV_per_atom")
-            if surfaces := run.get("torsion_surface_rms_meV"):
-                rows[f"{title}: torsional surface, RMS difference, meV"] = beside_halves(
-                    {"rms": max(surfaces.values()), "reference_rms": max(run[_SURFACE_HALVES].values())},
-                    "rms", "rms", ".1f",
-                )  # fmt: skip
-            if is_water(run):
-                rows[f"{title}: D of O, 1e-9 m²/s (reference)"] = f"{diffusion(run)} ({diffusion(run, 'reference_')})"
+            rows |= {f"{title}: {row}": value for row, value in of_run(run).items()}
     if run := results.get("long", results.get("friction")):
-        rows["longest stable roll-out, ns"] = f"{run['length_ps'] / 1000:.2f}" + (alarm(run) or " (not its end)")
-        rows["its temperature, K"] = with_error(run, "temperature_K")
-        rows["its temperature by element, K"] = by_element(run)
+        rows["long run, ns (ours with friction)"] = f"{run['length_ps'] / 1000:.2f}" + (alarm(run) or " (not its end)")
+        rows["… temperature, K"] = with_error(run, "temperature_K")
+        rows["… by element, K"] = by_element(run)
     if run := results.get("supercell"):
-        rows["2 × 2 × 2 cells: temperature, K"] = with_error(run, "temperature_K") + alarm(run)
-        rows["2 × 2 × 2 cells: by element, K"] = by_element(run)
-        rows["2 × 2 × 2 cells: VDOS overlap"] = f"{run['vdos_overlap']:.3f}"
-        rows["2 × 2 × 2 cells: g(r) RMSE"] = f"{run['rdf_rmse']:.3f}"
+        rows["2 × 2 × 2 cells with friction: temperature, K"] = with_error(run, "temperature_K") + alarm(run)
+        rows["2 × 2 × 2 cells with friction: by element, K"] = by_element(run)
+        if not run["stopped_by_alarm"]:
+            rows["2 × 2 × 2 cells with friction: VDOS overlap"] = number(run.get("vdos_overlap"), ".3f")
     for name, row in (("weak", "CSVR, τ = 100 Δt: temperature, K"), ("free", "NVE: temperature, K")):
         if run := results.get(name):
             rows[row] = with_error(run, "temperature_K") + alarm(run)
     if run := results.get("demo"):
-        speeds, cores = (run[name] for name in ("ns_per_day", "reference_ns_per_day")), run["cores"]
-        rows["speed, ns/day (reference, same process)"] = "{:.0f} ({:.0f}), {} cores".format(*speeds, cores)
+        speeds = [number(run[name], ".0f") for name in ("ns_per_day", "reference_ns_per_day")]
+        rows["speed, ns/day (reference, same process)"] = f"{speeds[0]} ({speeds[1]}), {run['cores']} cores"
         rows["exploded, of free runs of 128 steps"] = f"{run['free_runs_exploded']} of {run['free_runs']}"
     return rows
 
 
-def beside_halves(run: dict, key: str, halves: str, form: str) -> str:
+def of_run(run: dict) -> dict[str, str]:
+    """The rows of a roll-out of which every frame is kept; after an alarm, the temperatures only."""
+    rows = {"temperature, K": with_error(run, "temperature_K") + alarm(run), "by element, K": by_element(run)}
+    if run["stopped_by_alarm"]:
+        return rows
+    halves = "reference_vdos_halves_overlap", "reference_rdf_halves_rmse"
+    rows["VDOS overlap"] = beside_halves(run["vdos_overlap"], run[halves[0]])
+    rows["g(r) RMSE"] = beside_halves(run["rdf_rmse"], run[halves[1]])
+    rows["potential energy, shift, meV/atom"] = with_error(run, "potential_energy_shift_meV_per_atom")
+    for name, overlap in run.get("torsion_surface_overlap", {}).items():
+        halves = run["reference_torsion_surface_halves_overlap"][name]
+        rows[f"overlap of torsions {name}"] = beside_halves(overlap, halves)
+    if is_water(run):
+        rows["D of O, 1e-9 m²/s (reference, CSVR)"] = f"{diffusion(run)} ({diffusion(run, 'reference_')})"
+    return rows
+
+
+def beside_halves(value: float | None, halves: float | None) -> str:
     """A difference from the reference, and that of the reference's halves."""
-    return f"{run[key]:{form}} (halves of the reference: {run[f'reference_{halves}']:{form}})"
+    return f"{number(value, '.3f')} (halves of the reference: {number(halves, '.3f')})"
+
+
+def number(value: float | None, form: str) -> str:
+    return "–" if value is None else f"{value:{form}}"
 
 
 def is_water(run: dict) -> bool:
@@ -84,10 +92,11 @@ def is_water(run: dict) -> bool:
 
 
 def with_error(run: dict, key: str) -> str:
-    """A number and its error."""
+    """A number and its error; a dash where a run ended before it could be analysed."""
     for unit in ("_K", "_meV_per_atom"):
         if key.endswith(unit):
-            return f"{run[key]:.1f} ± {run[key.removesuffix(unit) + '_error' + unit]:.1f}"
+            error = run.get(key.removesuffix(unit) + "_error" + unit)
+            return f"{number(run.get(key), '.1f')} ± {number(error, '.1f')}" if key in run else "–"
     raise ValueError(f"no unit in {key}")
 
 
@@ -104,8 +113,8 @@ def diffusion(run: dict, of: str = "") -> str:
 
 def by_element(run: dict) -> str:
     """Temperatures of the elements, K."""
-    values, errors = run["temperature_by_species_K"], run["temperature_error_by_species_K"]
-    return ", ".join(f"{name} {value:.1f} ± {errors[name]:.1f}" for name, value in values.items())
+    values, errors = (run.get(f"temperature_{of}by_species_K", {}) for of in ("", "error_"))
+    return ", ".join(f"{name} {number(value, '.1f')} ± {number(errors[name], '.1f')}" for name, value in values.items())
 
 
 def main() -> None:

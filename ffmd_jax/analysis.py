@@ -34,7 +34,7 @@ class Temperatures(NamedTuple):
 class Analysis(NamedTuple):
     """All that is known about one trajectory; pairs are keyed ``"O-H"``, elements ``"O"``.
 
-    ``vdos_halves_overlap``, ``rdf_halves_rmse`` and ``torsion_surface_halves_rms_meV`` compare the first half with the
+    ``vdos_halves_overlap``, ``rdf_halves_rmse`` and ``torsion_surface_halves_overlap`` compare the first half with the
     second: the noise floor of the same numbers between two runs (a cautious one, as halves are noisier than the whole).
     """
 
@@ -52,7 +52,7 @@ class Analysis(NamedTuple):
     msd: dict[str, MeanSquareDisplacement]
     torsions: dict[str, torsions.Profile]
     torsion_surfaces: dict[str, tuple[np.ndarray, np.ndarray]]
-    torsion_surface_halves_rms_meV: dict[str, float]
+    torsion_surface_halves_overlap: dict[str, float]
     metadata: dict[str, Any]
 
 
@@ -158,7 +158,7 @@ def analyze(trajectory: Trajectory) -> Analysis:
         msd={chemical_symbols[z]: mean_square_displacement(trajectory, z) for z in _elements(system)},
         torsions=torsions.profiles(trajectory, kelvins.mean),
         torsion_surfaces=surfaces,
-        torsion_surface_halves_rms_meV=_surface_differences(first, second, kelvins.mean),
+        torsion_surface_halves_overlap=_surface_overlaps(first, second, (kelvins.mean, kelvins.mean)),
         metadata=trajectory.metadata,
     )
 
@@ -183,7 +183,7 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
     temperature = analysis.temperatures
     energy, energy_error = _potential_energy(analysis)
     diffusion = {symbol: diffusion_coefficient(found) for symbol, found in analysis.msd.items()}
-    return _jsonable(
+    return jsonable(
         {
             "n_atoms": len(analysis.system.species),
             "n_frames": len(analysis.times_fs),
@@ -201,7 +201,7 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
             "alarms": _alarm_texts(analysis.metadata),
             "vdos_halves_overlap": analysis.vdos_halves_overlap,
             "rdf_halves_rmse": analysis.rdf_halves_rmse,
-            "torsion_surface_halves_rms_meV": analysis.torsion_surface_halves_rms_meV,
+            "torsion_surface_halves_overlap": analysis.torsion_surface_halves_overlap,
         }
     )
 
@@ -223,14 +223,16 @@ def compare(analysis: Analysis, reference: Analysis) -> dict[str, Any]:
         for symbol, curve in analysis.vdos_by_species.items()
     }
     (energy, error), (reference_energy, reference_error) = map(_potential_energy, (analysis, reference))
-    return _jsonable(
+    return jsonable(
         {
             "vdos_overlap": vdos_overlap(analysis.vdos, reference.vdos),
             "vdos_overlap_by_species": overlaps,
             "rdf_rmse": np.mean(list(rmse.values())) if rmse else math.nan,
             "rdf_rmse_by_pair": rmse,
-            "torsion_surface_rms_meV": _surface_differences(
-                analysis.torsion_surfaces, reference.torsion_surfaces, reference.temperatures.mean
+            "torsion_surface_overlap": _surface_overlaps(
+                analysis.torsion_surfaces,
+                reference.torsion_surfaces,
+                (analysis.temperatures.mean, reference.temperatures.mean),
             ),
             "potential_energy_shift_meV_per_atom": energy - reference_energy,
             "potential_energy_shift_error_meV_per_atom": math.hypot(error, reference_error),
@@ -240,10 +242,10 @@ def compare(analysis: Analysis, reference: Analysis) -> dict[str, Any]:
     )
 
 
-def _surface_differences(surfaces: Any, others: Any, temperature_K: float) -> dict[str, float]:
-    """`torsions.rms_difference` of the surfaces that both have, meV, by the names of the torsions."""
+def _surface_overlaps(surfaces: Any, others: Any, temperatures_K: tuple[float, float]) -> dict[str, float]:
+    """`torsions.overlap` of the surfaces that both have, by the names of the torsions."""
     return {
-        name: torsions.rms_difference(surface[1], others[name][1], temperature_K)
+        name: torsions.overlap(surface[1], others[name][1], temperatures_K)
         for name, surface in surfaces.items()
         if name in others
     }
@@ -284,10 +286,12 @@ def _potential_energy(analysis: Analysis) -> tuple[float, float]:
     return mean, error
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """The value with plain Python numbers, and None for those that are not finite."""
     if isinstance(value, dict):
-        return {key: _jsonable(entry) for key, entry in value.items()}
+        return {key: jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [jsonable(entry) for entry in value]
     if isinstance(value, float | np.floating):
         return float(value) if np.isfinite(value) else None
     return value

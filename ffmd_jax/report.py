@@ -238,6 +238,8 @@ def _numbers_table(analysis: Analysis, reference: Analysis | None) -> str:
     if reference is not None:
         both = analyses.compare(analysis, reference)
         cells.append(("VDOS overlap with the reference", _value(both["vdos_overlap"]), _value(1.0), ""))
+        for name, value in both["torsion_surface_overlap"].items():
+            cells.append((f"overlap of the populations over {name}", _value(value), _value(1.0), ""))
         cells.append(("g(r) difference from the reference", _value(both["rdf_rmse"]), _value(0.0), "RMS"))
     head = "".join(
         f"<th>{name}</th>" for name in ("quantity", figures.runs_of(analysis, reference)[-1][1], "reference", "unit")

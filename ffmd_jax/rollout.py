@@ -141,6 +141,12 @@ class Engine:
         steps, halted = jnp.asarray(step, jnp.int32), jnp.zeros(shape, bool)
         return Carry(key, state, self._tables(state.positions), steps, images, memory, halted)
 
+    def begin_anew(self, carry: Carry, state: State, key: Array, step: int) -> Carry:
+        """The carry of another state after ``step`` steps, with the record of a watch of what was before."""
+        after = self.start(State(*(jnp.asarray(x, carry.state.positions.dtype) for x in state)), key, step)
+        record = getattr(carry.memory, "record", None)
+        return after if record is None else after._replace(memory=after.memory._replace(record=record))
+
     def advance(self, carry: Carry, n_frames: int) -> Block:
         """At most ``n_frames`` more frames, and at most ``block_frames``.
 

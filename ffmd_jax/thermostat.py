@@ -27,8 +27,8 @@ def make(
 ) -> Thermostat:
     """The thermostat of that name, and after it, with ``friction_tau_fs``, `langevin` of that relaxation time.
 
-    `csvr` with weak friction holds the total energy, and shares it: where a propagator feeds one motion and starves
-    another, friction that is faster than that evens it out, and scaling makes up for what the propagator loses.
+    `csvr` holds the temperature and weak friction spreads the kinetic energy: a motion whose energy a propagator feeds
+    at a rate r is too hot by a factor 1/(1 − r τ/2), τ that of the friction, if nothing else couples it to the others.
 
     Args:
         kind: which.
@@ -101,7 +101,7 @@ def csvr_by_species(temperature_K: float, tau_fs: float, interval_fs: float, ele
         temperature_K: target, K.
         tau_fs: relaxation time of the kinetic energies, fs.
         interval_fs: time between two applications, fs.
-        elements: atomic numbers of the system.
+        elements: atomic numbers of the system, or of more.
     """
     _check(temperature_K, tau_fs, interval_fs)
 
@@ -117,6 +117,7 @@ def csvr_by_species(temperature_K: float, tau_fs: float, interval_fs: float, ele
         freedom = 3 * jnp.sum(members, axis=1)
         scale_each = jax.vmap(_csvr_scale, in_axes=(0, 0, 0, None, None))
         scale = scale_each(keys, kinetic, freedom, temperature_K, interval_fs / tau_fs)
+        scale = jnp.where(freedom > 0, scale, 1)  # of an element that the system does not have, NaN
         return mechanics.zero_momenta(system, state._replace(velocities=(scale @ members)[:, None] * velocities))
 
     return apply

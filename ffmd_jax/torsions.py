@@ -115,16 +115,13 @@ def surface(
     return 0.5 * (edges[1:] + edges[:-1]), energy - np.nanmin(energy)
 
 
-def rms_difference(one: np.ndarray, other: np.ndarray, temperature_K: float) -> float:
-    """Root mean square difference of two free energies, meV ``[n_bins, n_bins]``, where both are known.
+def overlap(one: np.ndarray, other: np.ndarray, temperatures_K: tuple[float, float]) -> float:
+    """Overlap Σ min(p, q) of the populations of two surfaces on the same bins, from 0 to 1.
 
-    Each bin counts by its mean population, and the constant between the two, which means nothing, is fitted.  NaN if
-    they have no bin in common.
+    The free energies, meV ``[n_bins, n_bins]``, are at the two temperatures.
     """
-    kT, common = 1000 * units.BOLTZMANN * temperature_K, np.isfinite(one) & np.isfinite(other)
-    if not common.any():
-        return float("nan")
-    densities = np.nan_to_num(np.exp(-np.stack([one, other]) / kT))
-    weights = np.sum(densities / densities.sum(axis=(1, 2), keepdims=True), axis=0)[common]
-    difference = (one - other)[common]
-    return float(np.sqrt(np.cov(difference, aweights=weights, ddof=0)))
+    p, q = (
+        np.nan_to_num(np.exp(-energy / (1000 * units.BOLTZMANN * kelvin)))
+        for energy, kelvin in zip((one, other), temperatures_K, strict=True)
+    )
+    return float(np.sum(np.minimum(p / p.sum(), q / q.sum())))

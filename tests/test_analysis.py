@@ -330,18 +330,20 @@ def test_a_surface_of_two_independent_angles_is_the_sum_of_their_profiles():
     kT = 1000 * units.BOLTZMANN * 300
     exact = -kT * (np.cos(angle)[:, None] + 0.5 * np.cos(angle - 1))
     assert np.std(energy - exact) < 0.1 * kT
-    assert torsions.rms_difference(energy, exact + 7.0, 300.0) < 0.1 * kT
+    assert torsions.overlap(energy, exact + 7.0, (300.0, 300.0)) > 0.98
 
 
-def test_free_energies_differ_by_what_was_put_in_where_there_are_atoms():
-    flat = np.zeros((12, 12))
-    raised = flat + np.where(np.arange(12) < 6, 0.0, 2.0)[:, None]
-    # Two halves of nearly equal population that differ by 2 meV: 1 meV RMS; a constant and empty bins do not count.
-    assert torsions.rms_difference(flat, raised + 5, 300.0) == pytest.approx(1.0, rel=1e-3)
-    empty = flat.copy()
-    empty[:, 3] = np.nan
-    assert torsions.rms_difference(flat, empty, 300.0) == 0
-    assert np.isnan(torsions.rms_difference(flat, np.full((12, 12), np.nan), 300.0))
+def test_surfaces_overlap_by_the_populations_they_share():
+    flat, empty = np.zeros((12, 12)), np.zeros((12, 12))
+    assert torsions.overlap(flat, flat + 5, (300.0, 280.0)) == pytest.approx(1)
+    empty[:, 3:] = np.nan  # three quarters of what the other visits are missing
+    assert torsions.overlap(flat, empty, (300.0, 300.0)) == pytest.approx(0.25)
+    assert torsions.overlap(empty, np.where(np.isnan(empty), 0.0, np.nan), (300.0, 300.0)) == 0
+    # Populations 2 : 1 of two halves, at two temperatures, are the same populations.
+    upper = flat + (np.arange(12) < 6)[:, None]
+    energies = [1000 * units.BOLTZMANN * kelvin * np.log(2) * upper for kelvin in (300, 200)]
+    assert torsions.overlap(*energies, (300.0, 200.0)) == pytest.approx(1)
+    assert torsions.overlap(energies[0], flat, (300.0, 300.0)) == pytest.approx(5 / 6)
 
 
 def test_errors_of_rdf_cover_the_scatter_between_runs_of_an_ideal_gas():

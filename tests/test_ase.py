@@ -37,7 +37,10 @@ def dynamics(folder, atoms, **options):
     return ForceFreeDynamics(atoms, str(folder / "model"), **options)
 
 
-def test_it_is_the_roll_out_of_the_library(folder):
+@pytest.mark.parametrize(
+    ("kind", "friction"), [("langevin", {}), ("csvr", {"friction_tau_fs": 2000.0}), ("csvr-by-species", {})]
+)
+def test_it_is_the_roll_out_of_the_library(folder, kind, friction):
     system, state = perturbed()
     config, params = checkpoint.load_model(folder / "model")
     propagate = model.make_propagate(config, cast(tables.tabulate(config, params), jnp.float32))
@@ -45,11 +48,12 @@ def test_it_is_the_roll_out_of_the_library(folder):
         rollout.run(
             system, cast(state, jnp.float32), propagate,
             cutoff=config.architecture.cutoff, time_step_fs=10.0, n_steps=6, key=jax.random.key(3), select=True,
-            thermostat=thermostat.langevin(300.0, 1000.0, 10.0),
+            thermostat=thermostat.make(kind, 300.0, 1000.0, 10.0, elements=config.elements, **friction),
         )
     )  # fmt: skip
     atoms, log, seen = crystal(), io.StringIO(), []
-    run = dynamics(folder, atoms, logfile=log, loginterval=2, trajectory=str(folder / "run.traj"), seed=3)
+    options = {"thermostat": kind, "logfile": log, "loginterval": 2, "trajectory": str(folder / "run.traj"), "seed": 3}
+    run = dynamics(folder, atoms, **options, **friction)
     run.attach(lambda: seen.append(atoms.get_positions()), interval=3)
     run.run(4)
     assert run.run(2) and run.nsteps == 6 and run.get_time() == pytest.approx(60 / units.ASE_TIME)
@@ -72,7 +76,9 @@ def test_changed_atoms_are_taken_as_they_are(folder):
     other.positions, other.arrays["momenta"] = atoms.positions + 0.01, 0.5 * atoms.get_momenta()
     atoms.positions += 0.01
     atoms.set_momenta(0.5 * atoms.get_momenta())
+    before = run.alarms
     run.run(1)
+    assert before and run.alarms[: len(before)] == before  # the untrained model's, with their times
     dynamics(folder, other, temperature_K=None).run(1)
     np.testing.assert_array_equal(atoms.positions, other.positions)
 
@@ -86,6 +92,8 @@ def test_alarms_stop_it_and_bad_atoms_are_refused(folder):
     fixed.set_constraint(ase.constraints.FixAtoms([0]))
     with pytest.raises(ValueError, match="constraints"):
         dynamics(folder, fixed)
+    with pytest.raises(ValueError, match="NVE has no friction"):
+        dynamics(folder, crystal(), temperature_K=None, friction_tau_fs=1000.0)
     carbon = crystal()
     carbon.numbers[0] = 6
     with pytest.raises(ValueError, match="holds C"):

@@ -1,5 +1,6 @@
 """The command line end to end on argon, and bad input: one clear line, exit code ≠ 0, nothing half-written."""
 
+import dataclasses
 import json
 
 import ase
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import fails, ffmd, random_params, small_config
 
-from ffmd_jax import checkpoint, trajectory
-from ffmd_jax.cli import demo
+from ffmd_jax import checkpoint, model, trajectory
+from ffmd_jax.cli import free_runs
 from ffmd_jax.reference import systems
 from ffmd_jax.state import State
 
@@ -116,11 +117,48 @@ def test_free_runs_of_the_demo_that_explode_are_told_from_whole_ones(factor):
     def fly(system, state, graph):
         return State(state.positions + 10.0 * state.velocities, factor * state.velocities)
 
-    frames = demo._free_run(prepared, fly, 4.0, 1, jax.tree.map(lambda x: x[None], start))(start)
+    frames = free_runs.free_run(prepared, fly, 4.0, 1, jax.tree.map(lambda x: x[None], start))(start)
     if factor > 1:
         assert frames is None
     else:
         np.testing.assert_allclose(frames.positions[-1], start.positions + 1280 * start.velocities, atol=1e-9)
+
+
+def test_the_demo_reports_both_runs_in_the_same_bath(tmp_path, monkeypatch, capsys):
+    config = small_config(periodic=False, layers=1, velocity_skip=True)
+    masses = (1.008, 12.011, 14.007, 15.999)
+    config = dataclasses.replace(config, elements=(1, 6, 7, 8), masses=masses, time_step_fs=7.0)
+    flight = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0), config))  # r + v Δt, v
+    monkeypatch.setattr(checkpoint, "load_model", lambda _: (config, flight))
+    monkeypatch.setattr(free_runs, "N_STARTS", 3)
+    monkeypatch.setattr(free_runs, "N_STEPS", 4)
+    make, made = free_runs.free_run, []
+
+    def free_run(*options):
+        made.append(make(*options))
+        runs = iter([lambda _: None, made[-1], made[-1]])  # of the model and of the reference, the first explodes
+        return lambda start: next(runs)(start)
+
+    monkeypatch.setattr(free_runs, "free_run", free_run)
+    out = tmp_path / "demo"
+    ffmd("demo", "--system", "paracetamol", "--out", out, "--length-ps", 0.07)
+    printed = capsys.readouterr().out
+    assert "VDOS overlap" in printed and "1 of 3" in printed
+    summary = json.loads((out / "summary.json").read_text(), parse_constant=pytest.fail)  # NaN is not JSON
+    assert summary["free_runs_exploded"] == 1 and summary["error_growth"]["steps"] == [1, 2, 4]
+    assert (out / "report.html").stat().st_size > 10_000
+    for name in ("force_free", "reference"):
+        metadata = trajectory.read_metadata(out / f"{name}.h5")
+        assert [metadata[key] for key in ("thermostat", "tau_fs", "friction_tau_fs")] == ["csvr", 70.0, 3500.0]
+    monkeypatch.setattr(free_runs, "free_run", lambda *_: lambda _: None)
+    frames = trajectory.read(out / "reference.h5").frames
+    assert free_runs.run(systems.get("paracetamol"), config, flight, frames) == (None, 3)
+
+
+def test_a_demo_with_impossible_options_writes_nothing(tmp_path, capsys):
+    for options in (["--length-ps", 0.01], ["--tau-fs", 0], ["--friction-tau-fs", -1]):
+        fails(capsys, "demo", "--system", "paracetamol", "--out", tmp_path / "demo", *options)
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import fails, perturbed
+from conftest import fails, perturbed, random_params, small_config
 
-from ffmd_jax import trajectory
+from ffmd_jax import checkpoint, restart, trajectory
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
@@ -36,11 +36,25 @@ def test_an_experiment_runs_and_goes_on_where_it_was(tmp_path):
     assert again.returncode == 0 and "all 5 runs are finished" in again.stdout
 
 
-@pytest.mark.parametrize("system", ["paracetamol", "quartz", "water"])
-def test_every_command_of_an_experiment_is_understood(system, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def pipeline(monkeypatch):
     monkeypatch.syspath_prepend(EXPERIMENTS)
-    pipeline = importlib.import_module("pipeline")
-    experiment = runpy.run_path(str(EXPERIMENTS / system / "run.py"))["EXPERIMENT"]
+    return importlib.import_module("pipeline")
+
+
+def make_stages(pipeline, system, folder, model="nowhere"):
+    """The stages of an experiment, with a frame to start from, and their names."""
+    script = runpy.run_path(str(EXPERIMENTS / system / "run.py"))
+    stages = pipeline.Stages(script["EXPERIMENT"], folder, smoke=False, model=model)
+    crystal, state = perturbed()
+    with trajectory.Writer(folder / "data" / "nvt.h5", crystal, {}) as writer:
+        writer.append(jax.tree.map(lambda x: x[None], state), np.zeros(1), {})
+    return stages, script["STAGES"]
+
+
+@pytest.mark.parametrize("system", ["paracetamol", "quartz", "water"])
+def test_every_command_of_an_experiment_is_understood(system, tmp_path, pipeline, monkeypatch, capsys):
+    stages, names = make_stages(pipeline, system, tmp_path)
     commands = []
 
     def record(*words, json_line=False, may_alarm=False):
@@ -48,23 +62,72 @@ def test_every_command_of_an_experiment_is_understood(system, tmp_path, monkeypa
         return {} if json_line else 0
 
     monkeypatch.setattr(pipeline, "_ffmd", record)
-    stages = pipeline.Stages(experiment, tmp_path, smoke=False, model="nowhere")
-    crystal, state = perturbed()
-    with trajectory.Writer(tmp_path / "data" / "nvt.h5", crystal, {}) as writer:
-        writer.append(jax.tree.map(lambda x: x[None], state), np.zeros(1), {})
     (tmp_path / "runs" / "demo").mkdir()
     speeds = ("ns_per_day", "reference_ns_per_day", "free_runs", "free_runs_exploded")
     (tmp_path / "runs" / "demo" / "summary.json").write_text(json.dumps(dict.fromkeys(speeds, 1)))
-    for stage in ("evaluate", "rollout", "transfer", "demo"):
-        getattr(stages, stage)()
-    names = {"one_step", "spectrum", "friction", "weak", "free", "supercell", "demo"}
-    names |= {"long"} if experiment.n_spectrum < 100_000 else set()
-    assert set(json.loads((tmp_path / "results.json").read_text())) == names
+    for name in names:
+        getattr(stages, name)()
+    noted = {"one_step", "spectrum", "friction", "weak", "free", "demo"}
+    noted |= {"supercell"} if "transfer" in names else set()
+    noted |= {"long"} if stages.experiment.n_spectrum < 100_000 else set()
+    assert set(json.loads((tmp_path / "results.json").read_text())) == noted
     with_friction = [words for words in commands if "--friction-tau-fs" in words]
-    assert len(with_friction) == len(names & {"friction", "long", "supercell"})
-    assert commands.pop()[:3] == ["demo", "--system", system]
+    assert len(with_friction) == len(noted & {"friction", "long", "supercell"})
+    # Stopped by what is not there, or by these options: exit code 1; of wrong options it would be 2.
+    stop = {"reference": ["--overwrite"], "demo": ["--length-ps", "0"]}
     for words in commands:
-        fails(capsys, *words)  # the model or the run is not there: exit code 1; of wrong options it would be 2
+        fails(capsys, *words, *stop.get(words[0], []))
+
+
+def test_a_roll_out_that_an_alarm_ended_stays_and_one_of_another_model_is_made_anew(tmp_path, pipeline, monkeypatch):
+    config = small_config()
+    models = [tmp_path / "one", tmp_path / "other"]
+    for seed, path in enumerate(models):
+        checkpoint.save_model(path, config, random_params(config, seed))
+    stages, _ = make_stages(pipeline, "quartz", tmp_path, str(models[0]))
+    crystal, state = perturbed()
+    path, made = tmp_path / "runs" / "weak.h5", []
+
+    def roll_out_or_analyse(*words, json_line=False, may_alarm=False):
+        if words[0] == "analyze":
+            return {"temperature_K": 300.0}
+        made.append(words[1])
+        digest = restart.fingerprint(*checkpoint.load_model(words[1]))
+        metadata = {"settings": {"model": digest}, "alarms": [{"text": "too hot"}]}
+        with trajectory.Writer(path, crystal, metadata) as writer:
+            writer.append(jax.tree.map(lambda x: np.stack([x] * 9), state), np.arange(9.0), {})
+        return pipeline.ALARM
+
+    monkeypatch.setattr(pipeline, "_ffmd", roll_out_or_analyse)
+    for _ in range(2):
+        stages._run("weak", tmp_path / "data" / "nvt.h5", n_steps=100, every=1, tau=75.0)
+        assert json.loads((tmp_path / "results.json").read_text())["weak"]["stopped_by_alarm"]
+    assert made == [str(models[0])]
+    stages.model = str(models[1])
+    stages._run("weak", tmp_path / "data" / "nvt.h5", n_steps=100, every=1, tau=75.0)
+    assert made == [str(path) for path in models]
+
+
+def test_the_table_says_what_ended_early_and_leaves_out_what_is_not_known(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    table = importlib.import_module("table")
+    run = {
+        "stopped_by_alarm": False, "length_ps": 700.0, "temperature_K": 300.0, "temperature_error_K": 1.0,
+        "temperature_by_species_K": {"H": 301.0, "O": None}, "temperature_error_by_species_K": {"H": 1.0, "O": None},
+        "vdos_overlap": 0.9, "reference_vdos_halves_overlap": None, "rdf_rmse": 0.1, "reference_rdf_halves_rmse": 0.05,
+        "potential_energy_shift_meV_per_atom": None, "potential_energy_shift_error_meV_per_atom": None,
+        "torsion_surface_overlap": {"a": 0.8}, "reference_torsion_surface_halves_overlap": {"a": 0.7},
+        "diffusion_cm2_per_s": {"O": 2e-5}, "diffusion_error_cm2_per_s": {"O": 1e-6},
+        "reference_diffusion_cm2_per_s": {"O": 2e-5}, "reference_diffusion_error_cm2_per_s": {"O": 1e-6},
+    }  # fmt: skip
+    ended = {"stopped_by_alarm": True, "length_ps": 0.02}
+    rows = table.ours({"spectrum": ended, "friction": run, "supercell": ended, "weak": ended})
+    assert rows["CSVR: temperature, K"] == "– (alarm after 0 ps)"
+    assert rows["CSVR and friction: by element, K"] == "H 301.0 ± 1.0, O – ± –"
+    assert rows["CSVR and friction: VDOS overlap"] == "0.900 (halves of the reference: –)"
+    assert rows["CSVR and friction: overlap of torsions a"] == "0.800 (halves of the reference: 0.700)"
+    assert rows["CSVR and friction: D of O, 1e-9 m²/s (reference, CSVR)"] == "2.00 ± 0.10 (2.00 ± 0.10)"
+    assert "CSVR: VDOS overlap" not in rows
 
 
 @pytest.mark.parametrize("system", ["paracetamol", "quartz", "water"])

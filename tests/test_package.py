@@ -94,6 +94,7 @@ ORDER = [
     "cli.learn",
     "cli.training",
     "cli.convert",
+    "cli.free_runs",
     "cli.demo",
     "cli.inspect",
     "cli",

@@ -137,7 +137,7 @@ def test_a_ramp_is_linear_in_time_and_cannot_be_lengthened(folder, tmp_path, cap
     assert "--steps = 60" in fails(
         capsys, *command(folder, out, "--steps", 60, *ramp, "--fields", "positions", "--resume")
     )
-    bath = thermostat.csvr(60.0, 1e-3, 1.0)
+    bath = thermostat.make("csvr", 60.0, 1e-3, 1.0, friction_tau_fs=1.0)
     system = make_system([18] * 400, [40.0] * 400, [50.0] * 3, True)
     state = mechanics.maxwell_boltzmann(jax.random.key(0), system, jnp.zeros((400, 3)), 60.0)
     frames = rollout.gather(

@@ -2,7 +2,7 @@
 
     python experiments/paracetamol/run.py                    # everything
     python experiments/paracetamol/run.py reference train    # only these stages
-    python experiments/paracetamol/run.py --smoke DIR        # the same commands in two minutes, of no meaning
+    python experiments/paracetamol/run.py --smoke DIR        # small, in two minutes, of no meaning
 
 A stage that was stopped goes on when it is started again.
 """
@@ -29,5 +29,7 @@ EXPERIMENT = pipeline.Experiment(
     n_spectrum=100_000,
 )
 
+STAGES = ["reference", "train", "evaluate", "rollout", "demo"]
+
 if __name__ == "__main__":
-    pipeline.main(EXPERIMENT, HERE, __doc__, ["reference", "train", "evaluate", "rollout", "demo"])
+    pipeline.main(EXPERIMENT, HERE, __doc__, STAGES)

@@ -2,7 +2,7 @@
 
     python experiments/quartz/run.py                    # everything
     python experiments/quartz/run.py reference train    # only these stages
-    python experiments/quartz/run.py --smoke DIR        # the same commands in two minutes, of no meaning
+    python experiments/quartz/run.py --smoke DIR        # small, in two minutes, of no meaning
 
 A stage that was stopped goes on when it is started again.
 """
@@ -29,5 +29,7 @@ EXPERIMENT = pipeline.Experiment(
     n_spectrum=5_000,
 )
 
+STAGES = ["reference", "train", "evaluate", "rollout", "transfer", "demo"]
+
 if __name__ == "__main__":
-    pipeline.main(EXPERIMENT, HERE, __doc__, ["reference", "train", "evaluate", "rollout", "transfer", "demo"])
+    pipeline.main(EXPERIMENT, HERE, __doc__, STAGES)

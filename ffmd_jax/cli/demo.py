@@ -11,7 +11,6 @@ from tyro.conf import arg
 from ffmd_jax import units
 from ffmd_jax.cli import common
 
-_GROWTH_STARTS, _GROWTH_STEPS = 8, 128
 # The paper's CSVR, and friction that shares the energy; fs.
 _TAU_FS = {"paracetamol": 70.0, "quartz": 75.0, "water": 50.0}
 _FRICTION_TAU_FS = {"paracetamol": 3500.0, "quartz": 3000.0, "water": 1000.0}
@@ -31,8 +30,8 @@ def demo(
     """Runs the shipped model force-free in NVT beside reference MD from the same start, and compares them.
 
     Writes report.html (open it in a browser), force_free.h5, reference.h5 and summary.json to --out.  Takes some
-    minutes on two CPU cores.  Both runs have CSVR, which holds the temperature, and weak friction on each atom, which
-    shares the energy between elements and vibrations.
+    minutes on two CPU cores.  Both runs have CSVR, which holds the temperature, and weak Langevin friction and noise on
+    each atom, which spread the kinetic energy over elements and vibrations.
 
     Args:
         out: Folder to write.
@@ -40,8 +39,8 @@ def demo(
         temperature: Temperature, K; the shipped models were trained at 300 K.
         length_ps: Length of both trajectories, ps (default: 30; water, whose reference is slower, 10).
         tau_fs: Relaxation time of CSVR, fs (default: the paper's; quartz 75, paracetamol 70, water 50).
-        friction_tau_fs: Relaxation time of the friction, fs (default: quartz 3000, paracetamol 3500, water 1000); inf:
-            none.
+        friction_tau_fs: Relaxation time 1/γ of the friction, fs (default: quartz 3000, paracetamol 3500, water 1000);
+            inf: none.
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
     """
@@ -50,23 +49,27 @@ def demo(
     import jax
 
     from ffmd_jax import trajectory
+    from ffmd_jax.cli import free_runs
 
+    friction = _FRICTION_TAU_FS[system] if friction_tau_fs is None else friction_tau_fs
     facts = {
         "system": system,
         "ensemble": "nvt",
         "temperature_K": temperature,
         "thermostat": "csvr",
         "tau_fs": _TAU_FS[system] if tau_fs is None else tau_fs,
-        "friction_tau_fs": _FRICTION_TAU_FS[system] if friction_tau_fs is None else friction_tau_fs,
+        "friction_tau_fs": None if friction == float("inf") else friction,
         "seed": seed,
     }
     case = _case(out, facts, _LENGTHS_PS[system] if length_ps is None else length_ps)
     out.mkdir(exist_ok=True)
+    for stale in ("report.html", "summary.json"):  # of an earlier demo: they would not be of these trajectories
+        common.remove(out / stale)
     keys = jax.random.split(jax.random.key(seed), 3)
     start = _equilibrate(case.prepared, temperature, keys[0])
     speeds = {"ns_per_day": _force_free(case, start, keys[1]), "reference_ns_per_day": _reference(case, start, keys[2])}
-    growth, n_exploded = _growth(case, trajectory.read(case.reference).frames)
-    _compare(case, speeds, growth, n_exploded)
+    frames = trajectory.read(case.reference).frames
+    _compare(case, speeds, *free_runs.run(case.prepared, case.config, case.params, frames))
 
 
 class _Case(NamedTuple):
@@ -121,6 +124,7 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
     import jax
 
     from ffmd_jax import analysis, checkpoint, report, trajectory
+    from ffmd_jax.cli import free_runs
 
     with common.progress(2, "analysis", "runs") as bar:
         own = analysis.analyze(trajectory.read(case.force_free))
@@ -135,14 +139,15 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
         "length_ps": case.length_ps,
         "target_temperature_K": facts["temperature_K"],
         "tau_fs": facts["tau_fs"],
-        "friction_tau_fs": facts["friction_tau_fs"] if np.isfinite(facts["friction_tau_fs"]) else None,
+        "friction_tau_fs": facts["friction_tau_fs"],
         **analysis.compare(own, other),
         **speeds,
         "device": jax.devices()[0].device_kind,
-        "free_runs": _GROWTH_STARTS,
+        "free_runs": free_runs.N_STARTS,
         "free_runs_exploded": n_exploded,
-        "error_growth": {name: np.round(values, 6).tolist() for name, values in growth._asdict().items()},
+        "error_growth": growth and {name: np.round(values, 6).tolist() for name, values in growth._asdict().items()},
     }
+    summary = analysis.jsonable(summary)
     title, time_step = f"Force-free MD of {facts['system']} beside the reference", case.config.time_step_fs
     path = case.out / "report.html"
     report.write(path, title, own, other, summary=summary, growth=growth, time_step_fs=time_step)
@@ -211,71 +216,6 @@ def _reference(case: _Case, start, key) -> float:
     return timer.ns_per_day()
 
 
-def _growth(case: _Case, frames):
-    """How errors grow over free (NVE) steps from frames of the reference run, and how many of these runs exploded.
-
-    Those that exploded are not in the growth.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    from ffmd_jax import model
-    from ffmd_jax.growth import error_growth
-    from ffmd_jax.reference import integrator
-    from ffmd_jax.state import State, cast
-
-    prepared, config = case.prepared, case.config
-    every = round(config.time_step_fs / prepared.dt)
-    network = model.make_propagate(config, case.params)
-    verlet = integrator.drift_kick_drift(prepared.energy, prepared.dt)
-    places = np.linspace(0, len(frames.positions) - 1, _GROWTH_STARTS, dtype=int)
-    starts = State(*(values[places] for values in frames))
-    found = []
-    with common.progress(2 * _GROWTH_STARTS, "free steps (NVE)", "runs") as bar:
-        for propagate, cutoff, n_steps, dtype in (
-            (network, config.architecture.cutoff, 1, jnp.float32),
-            (verlet, prepared.cutoff, every, jnp.float64),
-        ):
-            free = _free_run(prepared, propagate, cutoff, n_steps, cast(starts, dtype))
-            runs = []
-            for i in range(_GROWTH_STARTS):
-                runs.append(free(State(*(values[i] for values in cast(starts, dtype)))))
-                bar.update()
-            found.append(runs)
-    whole = [pair for pair in zip(*found, strict=True) if None not in pair]
-    if not whole:
-        raise ValueError("all free runs from the reference's frames explode: the model is unusable")
-    own, reference = (jax.tree.map(lambda *x: np.stack(x).astype(float), *runs) for runs in zip(*whole, strict=True))
-    return error_growth(own, reference, prepared.system), _GROWTH_STARTS - len(whole)
-
-
-def _free_run(prepared, propagate, cutoff: float, n_steps: int, starts):
-    """Returns ``start -> frames``: the start and 128 frames after it in NVE, n_steps apart; compiled once.
-
-    None for a run that explodes: atoms crowd together beyond the neighbour table, or numbers are not finite.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    from ffmd_jax import neighbors, rollout
-    from ffmd_jax.state import State, cast
-
-    system = cast(prepared.system, starts.positions.dtype)
-    search = neighbors.plan(system, starts.positions, cutoff, prepared.skin, headroom=1.3)
-    step = rollout.make_step(system, propagate, search, n_steps=n_steps)
-    advance = jax.jit(
-        lambda state: rollout.scan(step, rollout.start(search, system, state, jax.random.key(0)), _GROWTH_STEPS)
-    )
-
-    def free(start: State) -> State | None:
-        carry, (frames, _) = advance(start)
-        if bool(carry.table.overflow) or not np.isfinite(np.asarray(frames.velocities)).all():
-            return None
-        return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, frames)
-
-    return free
-
-
 class _Timer:
     """Wall time of the blocks of a roll-out after the first, which compiles."""
 
@@ -315,14 +255,14 @@ def _print_table(summary: dict[str, Any]) -> None:
     ]
     print(f"\n{'':34}{'force-free':>12}{'reference':>12}")
     for name, ours, theirs in rows:
-        print(f"{name:34}{ours:>12.4g}{theirs:>12.4g}")
+        print(f"{name:34}" + "".join(f"{'–':>12}" if x is None else f"{x:>12.4g}" for x in (ours, theirs)))
     if summary["free_runs_exploded"]:
         print(f"{'exploded, of the free runs (NVE)':34}{summary['free_runs_exploded']:>12} of {summary['free_runs']}")
-    growth = summary["error_growth"]
-    last = growth["steps"][-1]
     print(
         f"{'VDOS overlap':34}{summary['vdos_overlap']:>12.4g}{summary['reference_vdos_halves_overlap']:>12.4g} (halves)"
     )
     print(f"{'g(r) RMSE':34}{summary['rdf_rmse']:>12.4g}{summary['reference_rdf_halves_rmse']:>12.4g} (halves)")
     print(f"{'potential energy shift / meV/atom':34}{summary['potential_energy_shift_meV_per_atom']:>12.4g}")
-    print(f"{f'kinetic-energy ratio, {last} NVE steps':34}{growth['kinetic_energy_ratio'][-1]:>12.4g}")
+    if growth := summary["error_growth"]:
+        what = f"kinetic-energy ratio, {growth['steps'][-1]} NVE steps"
+        print(f"{what:34}{growth['kinetic_energy_ratio'][-1]:>12.4g}")

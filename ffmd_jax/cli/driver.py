@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax import alarms, monitors, restart, rollout, trajectory, units
@@ -83,11 +82,7 @@ class Progress:
 
     def begin_anew(self, state: State, key: Array, step: int) -> None:
         """Goes on from a state after a break, with the alarms so far."""
-        record, dtype = getattr(self.carry.memory, "record", None), self.carry.state.positions.dtype
-        carry = self.engine.start(State(*(jnp.asarray(values, dtype) for values in state)), key, step)
-        if record is not None:
-            carry = carry._replace(memory=carry.memory._replace(record=record))
-        self.carry = carry
+        self.carry = self.engine.begin_anew(self.carry, state, key, step)
 
     def save(self, at_once: bool = False) -> None:
         """Writes the restart file, but not more often than every second."""

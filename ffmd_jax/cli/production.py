@@ -30,8 +30,8 @@ class Plan(NamedTuple):
         teacher: what runs the MD.
         n_frames: of each run.
         every: steps between two frames.
-        tau_fs: relaxation time of CSVR, or None for NVE.
-        temperature_K: of the start states and of CSVR.
+        bath: of the runs; None: NVE.
+        temperature_K: of the start states.
         equilibrate_fs: before the first start state.
         equilibrate_with: heat bath of equilibration and start states.
         spacing_fs: smallest time between start states.
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     teacher: Teacher
     n_frames: int
     every: int
-    tau_fs: float | None
+    bath: Bath | None
     temperature_K: float
     equilibrate_fs: float
     equilibrate_with: Literal["langevin", "csvr"]
@@ -132,7 +132,7 @@ def _make_starts(plan: Plan, n_starts: int, key: Any, file: Path) -> State:
             spacing_fs=plan.spacing_fs,
         )
     drift.check_starts(plan.teacher.system, starts.states, plan.temperature_K)
-    if plan.tau_fs is not None:
+    if plan.bath is not None:
         _try_time_step(plan.teacher, State(*(values[0] for values in starts.states)), key_trial)
     buffer = io.BytesIO()
     np.savez(
@@ -167,21 +167,20 @@ def _try_time_step(teacher: Teacher, start: State, key: Any) -> None:
 def _produce(plan: Plan, start: State, number: int, key: Any, file: Path) -> None:
     """One run; its file gets its name when the run is complete and its energy is conserved."""
     teacher, partial = plan.teacher, file.with_name(f"{file.name}.partial")
-    bath = None if plan.tau_fs is None else Bath("csvr", plan.temperature_K, plan.tau_fs)
-    blocks = teacher.run(start, n_steps=plan.n_frames * plan.every, every=plan.every, key=key, bath=bath)
+    blocks = teacher.run(start, n_steps=plan.n_frames * plan.every, every=plan.every, key=key, bath=plan.bath)
     length_ps = plan.n_frames * plan.every * teacher.dt / units.PS
     label = f"{file.name}: {teacher.name} {plan.facts['ensemble'].upper()}"
     try:
         with _watched(blocks, length_ps, label) as watched:
             run = _write(plan, number, watched, partial)
-        if bath is None:
+        if plan.bath is None:
             drift.check(teacher.system, run)
         os.replace(partial, file)
     except BaseException:  # also Ctrl-C
         common.remove(partial)
         raise
     summary = drift.summarize(teacher.system, run)
-    text = drift.describe(summary) if bath is None else f"mean temperature {summary.temperature_K:.1f} K"
+    text = drift.describe(summary) if plan.bath is None else f"mean temperature {summary.temperature_K:.1f} K"
     print(f"{file}: {plan.n_frames} frames, {text}")
 
 
@@ -202,6 +201,6 @@ def _write(plan: Plan, number: int, blocks: Iterable[rollout.Block], partial: Pa
         for block in blocks:
             writer.append(block.frames, block.times, block.observables)
             parts.append(drift.energies(plan.teacher.system, block))
-            if plan.tau_fs is None:
+            if plan.bath is None:
                 drift.check_unfinished(drift.join(parts))
     return drift.join(parts)

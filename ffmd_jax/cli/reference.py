@@ -30,6 +30,7 @@ class Settings:
         equilibrate_ps: Equilibration before the first start state, ps.
         equilibrate_with: Heat bath of equilibration and start states, τ = 100 fs.
         tau_fs: Relaxation time of the thermostat in nvt, fs.
+        friction_tau_fs: Relaxation time 1/γ of Langevin friction and noise besides, in nvt, fs, as of ffmd rollout.
         dt: Time step of the integrator, fs (default: the system's; quartz, silicon 1, water, paracetamol 0.5, argon 4;
             ase 0.5 with hydrogen, else 1).
         repeat: Unit cells along each lattice vector (default: quartz 3 3 2, silicon 2 2 2, argon 3 3 3).
@@ -49,6 +50,7 @@ class Settings:
     equilibrate_ps: float = 5.0
     equilibrate_with: Literal["langevin", "csvr"] = "langevin"
     tau_fs: float = 100.0
+    friction_tau_fs: float | None = None
     dt: float | None = None
     repeat: tuple[int, int, int] | None = None
     molecules: int | None = None
@@ -101,6 +103,7 @@ def reference(
     _check_settings(settings)
     common.use_double_precision()
     from ffmd_jax.cli import production
+    from ffmd_jax.reference.teacher import Bath
 
     teacher = _teacher(system, settings)
     every = _every(system, settings, teacher.dt)
@@ -110,11 +113,12 @@ def reference(
             production.check_same(file, facts)
         else:
             common.remove(file)
+    bath = Bath("csvr", settings.temperature, settings.tau_fs, settings.friction_tau_fs)
     plan = production.Plan(
         teacher=teacher,
         n_frames=round(settings.length_ps * units.PS / settings.frame_fs),
         every=every,
-        tau_fs=settings.tau_fs if settings.ensemble == "nvt" else None,
+        bath=bath if settings.ensemble == "nvt" else None,
         temperature_K=settings.temperature,
         equilibrate_fs=settings.equilibrate_ps * units.PS,
         equilibrate_with=settings.equilibrate_with,
@@ -147,6 +151,8 @@ def _check_settings(settings: Settings) -> None:
     for name in ("temperature", "equilibrate_ps", "tau_fs"):
         if not getattr(settings, name) > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be positive, not {getattr(settings, name)}")
+    if settings.friction_tau_fs is not None and not (settings.friction_tau_fs > 0 and settings.ensemble == "nvt"):
+        raise ValueError("--friction-tau-fs must be positive, and is of --ensemble nvt")
     if settings.dt is not None and not settings.dt > 0:
         raise ValueError(f"--dt must be positive, not {settings.dt}")
 
@@ -172,6 +178,8 @@ def _ase_teacher(settings: Settings) -> "Teacher":
         raise ValueError("the system ase needs --calculator module:Class and --start structure")
     if settings.repeat or settings.molecules:
         raise ValueError("the system ase takes its size from --start: no --repeat or --molecules")
+    if settings.friction_tau_fs is not None:
+        raise ValueError("the system ase has no friction besides CSVR: no --friction-tau-fs")
     atoms = ase_teacher.read_atoms(settings.start)
     arguments = ase_teacher.parse_arguments(settings.calculator_args)
     make = ase_teacher.make_calculator(settings.calculator, arguments)

@@ -27,8 +27,9 @@ class Settings:
         temperature_end: Temperature at the end of nvt, K; it changes linearly.
         thermostat: csvr rescales all velocities, csvr-by-species those of each element; langevin acts on each atom.
         tau_fs: Relaxation time of the thermostat, fs (default: 10 Δt).
-        friction_tau_fs: Let Langevin friction and noise act on each atom besides csvr, with this relaxation time, fs
-            (try 100 Δt): energy is then shared equally, which rescaling cannot do; the faster, the slower diffusion.
+        friction_tau_fs: Let Langevin friction and noise act on each atom besides csvr, with this relaxation time 1/γ,
+            fs: it spreads the energy that a model feeds to one element or vibration, which rescaling cannot do.
+            Shorter spreads better and slows diffusion more; 100 to 500 Δt.
         draw_velocities: Draw velocities even where the start file has them.
         every: Steps between two stored frames.
         fields: What to store of each frame; analyses of temperatures and vibrations need velocities.
@@ -137,6 +138,8 @@ def _check(settings: Settings) -> None:
             raise ValueError(
                 "--on-alarm fallback needs --fallback, --fallback-steps of at least 1, monitors, and no --replicas"
             )
+        if ":" in settings.fallback and settings.friction_tau_fs is not None:
+            raise ValueError("an ASE calculator as --fallback has no friction besides CSVR: no --friction-tau-fs")
     elif settings.fallback is not None and settings.on_alarm != "fallback":
         raise ValueError("--fallback is used with --on-alarm fallback")
 
@@ -236,7 +239,8 @@ def _thermostat(config, settings: Settings):
     more: Any = {"elements": config.elements, "friction_tau_fs": settings.friction_tau_fs}
     bath = thermostat.make(settings.thermostat, float(kelvins.max()), tau, interval, **more)
     end = kelvins if settings.temperature_end is None else np.full_like(kelvins, settings.temperature_end)
-    thermostat.csvr(float(end.min()), tau, interval)  # the same checks
+    for coldest in (kelvins.min(), end.min()):
+        thermostat.csvr(float(coldest), tau, interval)  # the same checks
 
     def schedule(step):
         return jnp.asarray(kelvins) + (jnp.asarray(end) - jnp.asarray(kelvins)) * (step / settings.steps)
@@ -260,7 +264,8 @@ def _fallback(config, system, state, settings: Settings, tau: float | None):
             return None
         begin = float(_temperatures(settings))
         end = begin if settings.temperature_end is None else settings.temperature_end
-        return Bath(kind, begin + (end - begin) * time_fs / (settings.steps * config.time_step_fs), tau)
+        now = begin + (end - begin) * time_fs / (settings.steps * config.time_step_fs)
+        return Bath(kind, now, tau, settings.friction_tau_fs)
 
     return made, bath_at, settings.fallback_steps
 

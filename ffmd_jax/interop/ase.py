@@ -34,7 +34,7 @@ class ForceFreeDynamics(MolecularDynamics):
         temperature_K: of the thermostat; None: NVE.
         thermostat: as of ``ffmd rollout``.
         tau_fs: its relaxation time, fs (default: 10 Δt).
-        friction_tau_fs: relaxation time of friction on each atom besides, fs; as of ``ffmd rollout``.
+        friction_tau_fs: relaxation time 1/γ of Langevin friction and noise besides, fs; as of ``ffmd rollout``.
         seed: of the thermostat.
         on_alarm: "stop" raises where a monitor alarms, before atoms are moved; "ignore" goes on, and `alarms` tells.
         trajectory, logfile, loginterval: as in ASE; the log has time, kinetic energy and temperature, which counts the
@@ -71,6 +71,8 @@ class ForceFreeDynamics(MolecularDynamics):
         )  # fmt: skip
         interval = self._config.time_step_fs
         tau = None if temperature_K is None else (10 * interval if tau_fs is None else tau_fs)
+        if temperature_K is None and friction_tau_fs is not None:
+            raise ValueError("friction_tau_fs needs a temperature_K: NVE has no friction")
         bath = None
         if temperature_K is not None and tau is not None:
             more: Any = {"elements": self._config.elements, "friction_tau_fs": friction_tau_fs}
@@ -92,8 +94,11 @@ class ForceFreeDynamics(MolecularDynamics):
         """Moves the atoms by Δt."""
         if self._carry is None or self._changed():
             state = State(*(jnp.asarray(values, jnp.float32) for values in self._of_atoms()))
-            key = self._key if self._carry is None else self._carry.key
-            self._carry = self._engine.start(state, key)
+            self._carry = (
+                self._engine.start(state, self._key)
+                if self._carry is None
+                else self._engine.begin_anew(self._carry, state, self._carry.key, int(self._carry.step))
+            )
         block = self._engine.advance(self._carry, 1)
         if not len(block.times):
             found = monitors.describe(_host(block.carry.memory.record), self._config, self._system)

@@ -194,6 +194,8 @@ def _dynamics(atoms: Any, dt: float, bath: Bath | None, freedom: float, key: Arr
     step = dt / units.ASE_TIME
     if bath is None:
         return VelocityVerlet(atoms, step)
+    if bath.friction_tau_fs is not None:
+        raise ValueError("ASE's dynamics have no friction besides CSVR")
     rng: Any = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     tau = bath.tau_fs / units.ASE_TIME
     if bath.kind == "langevin":

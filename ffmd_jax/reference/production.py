@@ -14,8 +14,6 @@ from ffmd_jax.reference.systems import Reference
 from ffmd_jax.reference.teacher import Bath, Teacher
 from ffmd_jax.state import Array, Graph, State, System, cast
 
-_BATHS = {"langevin": thermostat.langevin, "csvr": thermostat.csvr}
-
 
 def observe_energies(energy: Energy) -> rollout.Observe:
     """Per-frame potential and total energy, eV."""
@@ -46,7 +44,10 @@ def teacher(reference: Reference) -> Teacher:
     def run_in_bath(
         start: State, *, n_steps: int, every: int, key: Array, bath: Bath | None = None
     ) -> Iterator[rollout.Block]:
-        applied = None if bath is None else _BATHS[bath.kind](bath.temperature_K, bath.tau_fs, reference.dt)
+        applied = None
+        if bath is not None:
+            times = (bath.temperature_K, bath.tau_fs, reference.dt)
+            applied = thermostat.make(bath.kind, *times, friction_tau_fs=bath.friction_tau_fs)
         start = State(*(jnp.asarray(values) for values in start))
         return run(reference, start, n_steps=n_steps, every=every, key=key, bath=applied)
 

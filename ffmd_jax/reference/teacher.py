@@ -16,11 +16,13 @@ class Bath(NamedTuple):
         kind: Langevin dynamics, or velocity rescaling (CSVR).
         temperature_K: target, K.
         tau_fs: relaxation time of the velocities (Langevin) or of the kinetic energy (CSVR), fs.
+        friction_tau_fs: of Langevin's friction and noise besides CSVR, fs; None: without.
     """
 
     kind: Literal["langevin", "csvr"]
     temperature_K: float
     tau_fs: float
+    friction_tau_fs: float | None = None
 
 
 class Run(Protocol):

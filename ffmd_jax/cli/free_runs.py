@@ -1,0 +1,71 @@
+"""Free (NVE) runs of a model beside the reference's from the same starts: how errors grow, and which explode."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ffmd_jax import model, neighbors, rollout
+from ffmd_jax.cli import common
+from ffmd_jax.config import ModelConfig
+from ffmd_jax.growth import ErrorGrowth, error_growth
+from ffmd_jax.model import Params
+from ffmd_jax.reference import integrator
+from ffmd_jax.reference.systems import Reference
+from ffmd_jax.state import State, cast
+
+N_STARTS, N_STEPS = 8, 128
+
+
+def run(prepared: Reference, config: ModelConfig, params: Params, frames: State) -> tuple[ErrorGrowth | None, int]:
+    """How errors grow over 128 free steps from 8 of the frames, and how many of these runs exploded.
+
+    Those that exploded are not in the growth; None if all did.
+    """
+    every = round(config.time_step_fs / prepared.dt)
+    network = model.make_propagate(config, params)
+    verlet = integrator.drift_kick_drift(prepared.energy, prepared.dt)
+    places = np.linspace(0, len(frames.positions) - 1, N_STARTS, dtype=int)
+    starts = State(*(values[places] for values in frames))
+    found = []
+    with common.progress(2 * N_STARTS, "free steps (NVE)", "runs") as bar:
+        for propagate, cutoff, n_steps, dtype in (
+            (network, config.architecture.cutoff, 1, jnp.float32),
+            (verlet, prepared.cutoff, every, jnp.float64),
+        ):
+            free = free_run(prepared, propagate, cutoff, n_steps, cast(starts, dtype))
+            runs = []
+            for i in range(N_STARTS):
+                runs.append(free(State(*(values[i] for values in cast(starts, dtype)))))
+                bar.update()
+            found.append(runs)
+    whole = [pair for pair in zip(*found, strict=True) if None not in pair]
+    if not whole:
+        return None, N_STARTS
+    own, reference = (jax.tree.map(lambda *x: np.stack(x).astype(float), *runs) for runs in zip(*whole, strict=True))
+    return error_growth(own, reference, prepared.system), N_STARTS - len(whole)
+
+
+def free_run(
+    prepared: Reference, propagate: Any, cutoff: float, n_steps: int, starts: State
+) -> Callable[[State], State | None]:
+    """Returns ``start -> frames``: the start and 128 frames after it in NVE, n_steps apart; compiled once.
+
+    None for a run that explodes: atoms crowd together beyond the neighbour table, or numbers are not finite.
+    """
+    system = cast(prepared.system, starts.positions.dtype)
+    search = neighbors.plan(system, starts.positions, cutoff, prepared.skin, headroom=1.3)
+    step = rollout.make_step(system, propagate, search, n_steps=n_steps)
+    advance = jax.jit(
+        lambda state: rollout.scan(step, rollout.start(search, system, state, jax.random.key(0)), N_STEPS)
+    )
+
+    def free(start: State) -> State | None:
+        carry, (frames, _) = advance(start)
+        if bool(carry.table.overflow) or not np.isfinite(np.asarray(frames.velocities)).all():
+            return None
+        return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, frames)
+
+    return free
