@@ -159,7 +159,7 @@ class Stages:
         if not ended:
             command = ["rollout", self.model, "--start", start, *options, "--out", path, "--resume"]
             ended = _ffmd(*command, may_alarm=True) == ALARM
-        n_frames = len(trajectory.read(path).times) if path.exists() else 0
+        n_frames = len(trajectory.read(path).times) if ended and path.exists() else 0
         if ended and n_frames < ANALYZABLE:
             length_ps = n_frames * every * self.experiment.time_step / units.PS
             self._note(name, {"stopped_by_alarm": True, "length_ps": length_ps})

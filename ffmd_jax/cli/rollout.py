@@ -239,8 +239,7 @@ def _thermostat(config, settings: Settings):
     more: Any = {"elements": config.elements, "friction_tau_fs": settings.friction_tau_fs}
     bath = thermostat.make(settings.thermostat, float(kelvins.max()), tau, interval, **more)
     end = kelvins if settings.temperature_end is None else np.full_like(kelvins, settings.temperature_end)
-    for coldest in (kelvins.min(), end.min()):
-        thermostat.csvr(float(coldest), tau, interval)  # the same checks
+    thermostat.csvr(float(min(kelvins.min(), end.min())), tau, interval)  # the same checks
 
     def schedule(step):
         return jnp.asarray(kelvins) + (jnp.asarray(end) - jnp.asarray(kelvins)) * (step / settings.steps)
