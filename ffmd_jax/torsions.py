@@ -22,11 +22,13 @@ class Profile(NamedTuple):
     error_meV: np.ndarray
 
 
-def dihedrals(system: System, positions: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """One dihedral i-j-k-l for each bond j-k about which parts of a molecule turn; bonds from covalent radii.
+def dihedrals(system: System, positions: np.ndarray) -> list[list[tuple[int, int, int, int]]]:
+    """The dihedrals i-j-k-l of each bond j-k about which parts of a molecule turn; bonds from covalent radii.
 
-    That is each bond between atoms that have others, but not in a ring.  i and l are the heaviest neighbours.  Only for
-    isolated systems of at most 200 atoms; else none.
+    That is each bond between atoms that have others, but not in a ring.  i and l are the heaviest neighbours.  Where
+    others are bonded in the same way, as the hydrogens of a methyl group or the two sides of a phenyl ring, one of
+    them or another is only a matter of numbering: all are given.  Only for isolated systems of at most 200 atoms; else
+    none.
     """
     n_atoms = len(system.species)
     if np.any(system.pbc) or n_atoms > _LARGEST:
@@ -34,13 +36,27 @@ def dihedrals(system: System, positions: np.ndarray) -> list[tuple[int, int, int
     radii = covalent_radii[np.asarray(system.species)]
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     bonded = (distances < _STRETCH * (radii[:, None] + radii)) & ~np.eye(n_atoms, dtype=bool)
+    classes = _equivalence_classes(np.asarray(system.species), bonded)
     found = []
     for j, k in np.argwhere(np.triu(bonded)):
         ends = [np.flatnonzero(bonded[a] & (np.arange(n_atoms) != b)) for a, b in ((j, k), (k, j))]
         if min(map(len, ends)) and not _connected(bonded, int(j), int(k)):
-            i, l = (end[np.argmax(np.asarray(system.masses)[end])] for end in ends)
-            found.append((int(i), int(j), int(k), int(l)))
+            heaviest = [end[np.argmax(np.asarray(system.masses)[end])] for end in ends]
+            firsts, lasts = (end[classes[end] == classes[atom]] for end, atom in zip(ends, heaviest, strict=True))
+            found.append([(int(i), int(j), int(k), int(l)) for i in firsts for l in lasts])
     return found
+
+
+def _equivalence_classes(species: np.ndarray, bonded: np.ndarray) -> np.ndarray:
+    """Atoms of one class are of one element and bonded alike, ever farther on (Morgan, J. Chem. Doc. 5, 107, 1965)."""
+    classes = np.unique(species, return_inverse=True)[1]
+    while True:
+        seen = [(classes[atom], *sorted(classes[bonded[atom]])) for atom in range(len(species))]
+        number = {key: rank for rank, key in enumerate(sorted(set(seen)))}
+        finer = np.array([number[key] for key in seen])
+        if len(number) == classes.max() + 1:
+            return finer
+        classes = finer
 
 
 def _connected(bonded: np.ndarray, j: int, k: int) -> bool:
@@ -66,13 +82,13 @@ def angles(positions: np.ndarray, dihedral: tuple[int, int, int, int]) -> np.nda
 
 
 def profile(series: np.ndarray, temperature_K: float, n_bins: int = 36, n_blocks: int = 5) -> Profile:
-    """Free energy F(φ) = −k_B T ln p(φ) of angles, rad ``[n_frames]``; errors from blocks of the run.
+    """Free energy F(φ) = −k_B T ln p(φ) of angles, rad ``[n_frames]`` or ``[n_frames, n_equivalent]``.
 
-    The error is that of ln p, k_B T δp/p, with δp the standard error of p over the blocks.
+    The error is that of ln p, k_B T δp/p, with δp the standard error of p over the blocks of the run.
     """
     edges = np.linspace(-np.pi, np.pi, n_bins + 1)
-    density = np.histogram(series, edges)[0] / len(series)
-    blocks = [np.histogram(part, edges)[0] / max(1, len(part)) for part in np.array_split(series, n_blocks)]
+    density = np.histogram(series, edges)[0] / series.size
+    blocks = [np.histogram(part, edges)[0] / max(1, part.size) for part in np.array_split(series, n_blocks)]
     spread = np.std(blocks, axis=0, ddof=1) / np.sqrt(n_blocks)
     kT = 1000 * units.BOLTZMANN * temperature_K
     known = np.where(density > 0, density, np.nan)
@@ -93,11 +109,13 @@ def surfaces(trajectory: Trajectory, temperature_K: float) -> dict[str, tuple[np
 
 
 def _series(trajectory: Trajectory) -> dict[str, np.ndarray]:
-    """The angles of every dihedral, by the names of its atoms."""
+    """Angles about every bond, rad ``[n_frames, n_equivalent]``, by the names of the first dihedral's atoms."""
     positions, species = np.asarray(trajectory.frames.positions), np.asarray(trajectory.system.species)
     return {
-        "-".join(f"{chemical_symbols[species[atom]]}{atom}" for atom in dihedral): angles(positions, dihedral)
-        for dihedral in dihedrals(trajectory.system, positions[0])
+        "-".join(f"{chemical_symbols[species[atom]]}{atom}" for atom in equivalent[0]): np.stack(
+            [angles(positions, dihedral) for dihedral in equivalent], axis=-1
+        )
+        for equivalent in dihedrals(trajectory.system, positions[0])
     }
 
 
@@ -108,9 +126,14 @@ def _elements_of(name: str) -> list[str]:
 def surface(
     first: np.ndarray, second: np.ndarray, temperature_K: float, n_bins: int = 36
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Angles, rad ``[n_bins]``, and free energy of two dihedrals, meV ``[n_bins, n_bins]``, NaN where never."""
+    """Angles, rad ``[n_bins]``, and free energy of two dihedrals, meV ``[n_bins, n_bins]``, NaN where never.
+
+    The angles are rad ``[n_frames]`` or ``[n_frames, n_equivalent]``: of these, each is taken with each.
+    """
     edges = np.linspace(-np.pi, np.pi, n_bins + 1)
-    density = np.histogram2d(first, second, (edges, edges))[0] / len(first)
+    first, second = (series.reshape(len(series), -1) for series in (first, second))
+    one, other = np.broadcast_arrays(first[:, :, None], second[:, None, :])
+    density = np.histogram2d(one.ravel(), other.ravel(), (edges, edges))[0] / one.size
     energy = -1000 * units.BOLTZMANN * temperature_K * np.log(np.where(density > 0, density, np.nan))
     return 0.5 * (edges[1:] + edges[:-1]), energy - np.nanmin(energy)
 

@@ -314,13 +314,45 @@ def test_torsions_are_those_of_bonds_outside_rings():
         assert len(torsions.dihedrals(system, atoms.positions)) == expected
     butane = molecule("trans-butane")
     system = make_system(butane.numbers, butane.get_masses())
-    carbon = [d for d in torsions.dihedrals(system, butane.positions) if all(butane.numbers[list(d)] == 6)]
+    carbon = [d[0] for d in torsions.dihedrals(system, butane.positions) if all(butane.numbers[list(d[0])] == 6)]
     assert abs(torsions.angles(butane.positions[None], carbon[0])[0]) == pytest.approx(np.pi, abs=1e-3)
     assert torsions.dihedrals(system._replace(pbc=np.ones(3, bool)), butane.positions) == []
     for given in np.linspace(-3, 3, 7):
         butane.set_dihedral(*carbon[0], np.degrees(given))
         expected = (butane.get_dihedral(*carbon[0]) + 180) % 360 - 180
         assert np.degrees(torsions.angles(butane.positions[None], carbon[0])[0]) == pytest.approx(expected)
+
+
+def test_torsions_do_not_depend_on_the_numbering_of_atoms_that_are_bonded_alike():
+    from ase import Atom
+    from ase.build import molecule
+
+    # Phenol: turned by π about C–O, the ring is itself again, with other numbers.
+    phenol, rng = molecule("C6H6"), np.random.default_rng(3)
+    outward = phenol.positions[6] / np.linalg.norm(phenol.positions[6])
+    phenol.numbers[6], phenol.positions[6] = 8, phenol.positions[0] + 1.36 * outward
+    phenol.append(Atom("H", phenol.positions[6] + 0.96 * (0.35 * outward + [0, 0, 0.94])))
+    system = make_system(phenol.numbers, phenol.get_masses())
+    ((dihedral, twin),) = torsions.dihedrals(system, phenol.positions)
+    assert abs(phenol.get_dihedral(*dihedral) - phenol.get_dihedral(*twin)) == pytest.approx(180, abs=1)
+
+    def shares(centre: float) -> np.ndarray:
+        frames = []
+        for angle in rng.normal(centre, 15, 500):
+            phenol.set_dihedral(*dihedral, angle, indices=[dihedral[0] if dihedral[0] == 12 else dihedral[3]])
+            frames.append(phenol.positions.copy())
+        (found,) = torsions.profiles(make_trajectory(system, np.array(frames)), 300.0).values()
+        share = np.nan_to_num(np.exp(-found.free_energy_meV / (1000 * units.BOLTZMANN * 300)))
+        return share / share.sum()
+
+    assert np.sum(np.minimum(shares(0), shares(180))) > 0.85
+    assert np.sum(np.minimum(shares(0), shares(90))) < 0.1
+    # Ethane has three hydrogens on either side; the two O of acetic acid are not alike.
+    for name, ends in (("C2H6", [{3}]), ("CH3COOH", [{1}, {1, 3}])):
+        atoms = molecule(name)
+        for equivalent in torsions.dihedrals(make_system(atoms.numbers, atoms.get_masses()), atoms.positions):
+            assert {len({dihedral[side] for dihedral in equivalent}) for side in (0, 3)} in ends
+            assert len(equivalent) == len(set(equivalent))
 
 
 def test_a_surface_of_two_independent_angles_is_the_sum_of_their_profiles():
