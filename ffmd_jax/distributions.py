@@ -131,13 +131,17 @@ def vdos(trajectory: Trajectory, species: int | None = None, segment_ps: float =
 def vdos_overlap(a: VDOS, b: VDOS) -> float:
     """Overlap ∫ min(a, b) dν of two spectra that are each normalised to ∫ dν = 1: 1 identical, 0 disjoint.
 
-    Spectra on different grids are interpolated to the finer one of the two, up to the larger end.
+    Spectra on different grids are interpolated to the finer one of the two, up to the larger end.  NaN for an empty
+    spectrum, and where more than 1 % of one lies beyond the end of the other: frames so far apart have folded it.
     """
     step = min(a.wavenumber_per_cm[1], b.wavenumber_per_cm[1])
     end = max(a.wavenumber_per_cm[-1], b.wavenumber_per_cm[-1])
     grid = step * np.arange(round(end / step) + 1)
     curves = [np.interp(grid, *spectrum, right=0.0) for spectrum in (a, b)]
     areas = [np.trapezoid(curve, grid) for curve in curves]
-    if min(areas) <= 0:
+    seen = grid <= min(a.wavenumber_per_cm[-1], b.wavenumber_per_cm[-1]) + 0.5 * step
+    if min(areas) <= 0 or any(
+        np.trapezoid(curve[seen], grid[seen]) < 0.99 * np.trapezoid(curve, grid) for curve in curves
+    ):
         return math.nan
     return float(np.trapezoid(np.minimum(curves[0] / areas[0], curves[1] / areas[1]), grid))
