@@ -12,6 +12,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ase import Atoms
@@ -22,6 +23,25 @@ from ffmd_jax.training_log import METRICS
 
 ALARM = 3  # exit code of a roll-out that a monitor has stopped
 ANALYZABLE = 8  # frames that `ffmd analyze` needs
+
+
+@dataclasses.dataclass(frozen=True)
+class LargerCell:
+    """A second training, in a larger cell.
+
+    A crystal's cell holds only some wave vectors, and a network whose messages reach farther than it learns no others.
+
+    Attributes:
+        size: options of `ffmd reference`.
+        length_ps: of each of five reference runs, whose frames are a time step apart.
+        n_train: training pairs.
+        training: options of `ffmd train`.
+    """
+
+    size: str
+    length_ps: float
+    n_train: int
+    training: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +60,7 @@ class Experiment:
         n_steps: of the long roll-out.
         n_spectrum: steps of the roll-out and the reference run whose spectra are compared; every frame is kept.  One
             molecule needs many, and then this run is the long one, too.
+        larger: what to train on besides, if anything.
     """
 
     system: str
@@ -53,6 +74,7 @@ class Experiment:
     n_train: int
     n_steps: int = 100_000
     n_spectrum: int = 10_000
+    larger: LargerCell | None = None
 
 
 # For --smoke: one command of each kind, too short for its numbers to mean anything.
@@ -75,37 +97,60 @@ class Stages:
         for path in (self.data, self.runs):
             path.mkdir(parents=True, exist_ok=True)
         self.pairs = self.data / f"pairs_{experiment.time_step:g}fs.h5"
+        self.larger_pairs = self.data / f"larger_pairs_{experiment.time_step:g}fs.h5"
 
     def reference(self) -> None:
         """NVE runs to train, validate and test on, their pairs, and an NVT run to compare roll-outs with."""
         of = self.experiment
-        length_ps = 0.03 * of.time_step if self.smoke else of.length_ps
-        runs = ["--runs", 5, "--length-ps", length_ps, "--frame-fs", of.time_step if self.smoke else of.frame]
-        short = ["--equilibrate-ps", 0.1, "--spacing-ps", 0.1] if self.smoke else []
-        _ffmd("reference", of.system, *runs, *short, "--out", self.data / "nve.h5", "--resume")
-        if not self.pairs.exists():
-            files = [self.data / f"nve_{i}.h5" for i in range(5)]
-            sizes = ["--train-pairs", of.n_train, "--test-pairs", 1000]
-            _ffmd("dataset", *files, "--time-step", of.time_step, *sizes, "--out", self.pairs)
+        self._pairs("nve", of.length_ps, of.frame, of.n_train, self.pairs)
+        if of.larger:
+            larger = of.larger
+            more = [*larger.size.split(), "--seed", 40]
+            self._pairs("larger", larger.length_ps, of.time_step, larger.n_train, self.larger_pairs, more)
         n_frames = 20 if self.smoke else of.n_spectrum
         run = ["--ensemble", "nvt", "--tau-fs", of.tau, "--seed", 100, "--frame-fs", of.time_step]
-        run += ["--length-ps", n_frames * of.time_step / 1000, *short]
+        run += ["--length-ps", n_frames * of.time_step / 1000, *self._short]
         _ffmd("reference", of.system, *run, "--out", self.data / "nvt.h5", "--resume")
+
+    def _pairs(self, name: str, length_ps: float, frame: float, n_train: int, out: Path, more: Sequence = ()) -> None:
+        """Five NVE runs, and their pairs."""
+        of = self.experiment
+        length_ps, frame = (0.03 * of.time_step, of.time_step) if self.smoke else (length_ps, frame)
+        runs = ["--runs", 5, "--length-ps", length_ps, "--frame-fs", frame, *more, *self._short]
+        _ffmd("reference", of.system, *runs, "--out", self.data / f"{name}.h5", "--resume")
+        if not out.exists():
+            files = [self.data / f"{name}_{i}.h5" for i in range(5)]
+            sizes = ["--train-pairs", n_train, "--test-pairs", 1000]
+            _ffmd("dataset", *files, "--time-step", of.time_step, *sizes, "--out", out)
+
+    @property
+    def _short(self) -> list:
+        return ["--equilibrate-ps", 0.1, "--spacing-ps", 0.1] if self.smoke else []
 
     def train(self) -> None:
         """The model; hours of its steps at their mean speed, and how many cores it could use."""
-        out, network, training = self.runs / "model", self.experiment.network, self.experiment.training
-        if self.smoke:
-            network, training = _SMOKE_NETWORK, _SMOKE_TRAINING
+        of, model = self.experiment, self.runs / "model"
+        first = self.runs / "first" if of.larger else model
+        network, training = (_SMOKE_NETWORK, _SMOKE_TRAINING) if self.smoke else (of.network, of.training)
+        hours, went_on = self._train(self.pairs, first, [*network.split(), *training.split()])
+        if of.larger:
+            training = _SMOKE_TRAINING if self.smoke else of.larger.training
+            more, again = self._train(self.larger_pairs, model, ["--init", first, *training.split()])
+            hours, went_on = hours + more, went_on or again
+        if went_on:  # else all had finished, perhaps on other cores
+            self._note("training", {"hours": hours, "cores": len(os.sched_getaffinity(0))})
+
+    @staticmethod
+    def _train(pairs: Path, out: Path, options: list) -> tuple[float, bool]:
+        """One training; its hours, and False if it had finished before."""
         go_on, before = ["--resume"] if (out / "training.json").exists() else [], training_log.read(out / METRICS)
-        _ffmd("train", self.pairs, "--out", out, *training.split(), *network.split(), *go_on)
+        _ffmd("train", pairs, "--out", out, *options, *go_on)
         lines = training_log.read(out / METRICS)
-        if len(lines) == len(before):  # had finished, perhaps on other cores
-            return
+        if len(lines) == 0:
+            return 0.0, False
         speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
         batch_size = json.loads((out / "training.json").read_text())["batch_size"]
-        hours = lines[-1]["step"] * batch_size / statistics.harmonic_mean(speeds) / 3600
-        self._note("training", {"hours": hours, "cores": len(os.sched_getaffinity(0))})
+        return lines[-1]["step"] * batch_size / statistics.harmonic_mean(speeds) / 3600, len(lines) > len(before)
 
     def evaluate(self) -> None:
         """One step, on the test pairs."""

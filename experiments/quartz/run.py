@@ -27,6 +27,12 @@ EXPERIMENT = pipeline.Experiment(
     tau=75.0,
     friction_tau=3000.0,
     n_spectrum=5_000,
+    larger=pipeline.LargerCell(
+        size="--repeat 6 6 2",
+        length_ps=9.0,
+        n_train=900,
+        training="--epochs 6 --batch-size 1 --learning-rate 0.02 --weight-decay 0.003",
+    ),
 )
 
 STAGES = ["reference", "train", "evaluate", "rollout", "transfer", "demo"]
