@@ -33,7 +33,7 @@ def radial_distribution(
     trajectory: Trajectory,
     pair: tuple[int, int],
     r_max_A: float | None = None,
-    n_bins: int = 200,
+    bin_A: float = 0.04,
     max_frames: int = 500,
 ) -> RadialDistribution:
     """Radial distribution of the element pair (atomic numbers), averaged over at most ``max_frames`` frames.
@@ -44,7 +44,7 @@ def radial_distribution(
     periodic directions there is no volume to normalise with: then ``g`` is the distribution of the pair
     distance, Å⁻¹, whose integral is the mean number of images, for an isolated molecule the fraction of
     pairs, within ``r_max_A``.  The default radius is half the smallest width of the cell, but in 6…10 Å; 10
-    Å for isolated molecules.
+    Å for isolated molecules.  It is rounded up to whole bins, which are the same for all systems.
 
     Raises:
         ValueError: the system has no such pair.
@@ -59,6 +59,8 @@ def radial_distribution(
     widths = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
     if r_max_A is None:
         r_max_A = float(np.clip(0.5 * widths[pbc].min(), 6, 10)) if pbc.any() else 10.0
+    n_bins = math.ceil(r_max_A / bin_A - 1e-9)
+    r_max_A = n_bins * bin_A
     frames = np.unique(np.linspace(0, len(positions) - 1, min(len(positions), max_frames)).round().astype(int))
     counts = np.zeros(n_bins)
     for frame in frames:

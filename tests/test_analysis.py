@@ -46,7 +46,7 @@ def test_rdf_of_an_ideal_gas_is_one_beyond_half_a_hexagonal_cell(pair):
     # Unwrapped atoms may be several cells away.
     positions = (rng.random((n_frames, 21, 3)) + rng.integers(-3, 4, (n_frames, 21, 3))) @ HEXAGONAL
     r_max = 6.9 if pair == (8, 8) else 12.0  # below the shortest lattice vector no atom meets its own image
-    curve = analysis.radial_distribution(make_trajectory(system, positions), pair, r_max, n_bins=24)
+    curve = analysis.radial_distribution(make_trajectory(system, positions), pair, r_max, bin_A=r_max / 24)
     exact = 1 - 1 / 12 if pair == (8, 8) else 1.0
     edges = np.linspace(0, r_max, 25)
     n_pairs = 12 * 11 / 2 if pair == (8, 8) else 12 * 9
@@ -61,7 +61,7 @@ def test_rdf_of_a_crystal_integrates_to_its_coordination_numbers(r_max_A):
     lattice = 4.0
     basis = lattice * np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
     system = make_system([18] * 4, [40.0] * 4, [lattice] * 3, True)
-    curve = analysis.radial_distribution(make_trajectory(system, basis[None]), (18, 18), r_max_A, n_bins=400)
+    curve = analysis.radial_distribution(make_trajectory(system, basis[None]), (18, 18), r_max_A, r_max_A / 400)
     edges = np.linspace(0, r_max_A, 401)
     neighbours = np.cumsum(4 / 3 * np.pi * np.diff(edges**3) * 4 / lattice**3 * curve.g)
     for radius, number in (
@@ -79,10 +79,20 @@ def test_rdf_of_a_molecule_is_the_density_of_its_pair_distances():
     system = make_system([8, 1, 1], [16.0, 1.0, 1.0])
     molecule = np.array([[0, 0, 0], [0.96, 0, 0], [0, 0.96, 0.0]])
     curve = analysis.radial_distribution(make_trajectory(system, np.array([molecule] * 3)), (8, 1), 5.0)
-    assert np.sum(curve.g) * 5.0 / 200 == pytest.approx(1)
+    assert np.sum(curve.g) * 0.04 == pytest.approx(1)
     assert curve.r_A[np.argmax(curve.g)] == pytest.approx(0.96, abs=0.025)
     with pytest.raises(ValueError, match="no pair"):
         analysis.radial_distribution(make_trajectory(system, molecule[None]), (8, 8))
+
+
+def test_rdfs_of_cells_of_different_size_lie_on_one_grid():
+    curves = []
+    for length in (13.33, 17.77):
+        atoms = make_system([18] * 2, [40.0] * 2, [length] * 3, True)
+        trajectory = make_trajectory(atoms, np.array([[[0, 0, 0], [3.7, 0, 0]]]))
+        curves.append(analysis.radial_distribution(trajectory, (18, 18)))
+    small, large = curves
+    assert len(large.r_A) > len(small.r_A) and np.array_equal(small.r_A, large.r_A[: len(small.r_A)])
 
 
 def test_rdf_rmse_of_a_shift_is_the_shift():
