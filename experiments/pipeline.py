@@ -32,13 +32,13 @@ class LargerCell:
     A crystal's cell holds only some wave vectors, and a network whose messages reach farther than it learns no others.
 
     Attributes:
-        size: options of `ffmd reference`.
+        reference: options of `ffmd reference`.
         length_ps: of each of five reference runs, whose frames are a time step apart.
         n_train: training pairs.
         training: options of `ffmd train`.
     """
 
-    size: str
+    reference: str
     length_ps: float
     n_train: int
     training: str
@@ -105,7 +105,7 @@ class Stages:
         self._pairs("nve", of.length_ps, of.frame, of.n_train, self.pairs)
         if of.larger:
             larger = of.larger
-            more = [*larger.size.split(), "--seed", 40]
+            more = [*larger.reference.split(), "--seed", 40]
             self._pairs("larger", larger.length_ps, of.time_step, larger.n_train, self.larger_pairs, more)
         n_frames = 20 if self.smoke else of.n_spectrum
         run = ["--ensemble", "nvt", "--tau-fs", of.tau, "--seed", 100, "--frame-fs", of.time_step]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ffmd_jax import __main__ as entry
-from ffmd_jax import config, dataset, model, neighbors, state
+from ffmd_jax import config, dataset, model, neighbors, state, trajectory, units
 
 HEXAGONAL = np.array([[4.9134, 0, 0], [-2.4567, 4.2551, 0], [0, 0, 5.4052]])
 
@@ -140,3 +140,21 @@ def graph_of(model_config, system, state, capacity=96):
 def random_params(model_config, seed=0):
     """Weights that leave no output at a symmetric value."""
     return model.init(jax.random.key(seed), model_config, jnp.float64)
+
+
+def make_trajectory(system, positions, velocities=None, interval=1.0, **observables):
+    """Frames ``[n_frames, n_atoms, 3]`` at equal intervals, fs; at rest unless said otherwise."""
+    velocities = np.zeros_like(positions) if velocities is None else velocities
+    times = interval * np.arange(len(positions))
+    return trajectory.Trajectory(system, state.State(positions, velocities), times, observables, {})
+
+
+def oscillators(wavenumbers_per_cm, n_frames, interval=1.0, temperature_K=300.0):
+    """Independent oscillators, one per atom and direction, of energy k_B T each; the first atom is oxygen."""
+    n_atoms = len(wavenumbers_per_cm)
+    system = state.make_system([8] + [1] * (n_atoms - 1), [16.0] + [1.0] * (n_atoms - 1), [10.0] * 3, True)
+    omega = 2 * np.pi * np.asarray(wavenumbers_per_cm) / (1000 * units.TERAHERTZ_IN_PER_CM)
+    phases = np.random.default_rng(3).uniform(0, 2 * np.pi, (n_atoms, 3))
+    angle = omega[:, None] * (interval * np.arange(n_frames))[:, None, None] + phases
+    speed = np.sqrt(2 * units.BOLTZMANN * units.EV * temperature_K / system.masses)[:, None]
+    return make_trajectory(system, speed * np.sin(angle), speed * np.cos(angle), interval)
