@@ -6,6 +6,7 @@ largest, pairs down to 0.9 times the closest.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -84,18 +85,25 @@ def limits(config: ModelConfig, system: System, tau_fs: float | None = None, fac
     )
 
 
-def calibrate(config: ModelConfig, params: Any, pairs: Pairs, system: System) -> ModelConfig:
+def calibrate(
+    config: ModelConfig,
+    params: Any,
+    pairs: Pairs,
+    system: System,
+    show: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> ModelConfig:
     """The configuration with what the model shows on held-out pairs, of which at most 24 are taken, evenly chosen.
 
     From each of these, one step and its round trip, and 64 free steps, whose mean kinetic energy is compared with that
-    of all held-out states.
+    of all held-out states.  ``show`` passes the chosen on, perhaps with a progress bar.
     """
     system = cast(system, jnp.float32)
     states = State(*(np.asarray(values, np.float32) for values in pairs.state))
     chosen = np.unique(np.linspace(0, len(states.positions) - 1, _STATES).round().astype(int))
     look = jax.jit(_make_look(config, params, system, states.positions[chosen]))
-    seen = [look(State(*(jnp.asarray(values[i]) for values in states))) for i in chosen]
-    mean, worst, change, free = (np.stack([np.asarray(one[i]) for one in seen]) for i in range(4))
+    starts = (State(*(jnp.asarray(values[i]) for values in states)) for i in show(chosen.tolist()))
+    seen = [jax.tree.map(np.asarray, look(start)) for start in starts]
+    mean, worst, change, free = (np.stack([one[i] for one in seen]) for i in range(4))
     kelvins = jax.jit(jax.vmap(lambda state: mechanics.temperature_by_species(system, state, config.elements)))
     held_out = np.concatenate([kelvins(_part(states, i)) for i in range(0, len(states.positions), 256)])
     drift = np.abs(free.mean(axis=(0, 1)) / held_out.mean(axis=0) - 1)

@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,14 @@ def progress(total: float, description: str, unit: str = "ps", hidden: bool = Fa
         total=total, desc=description, bar_format=layout, mininterval=30 if quiet else 0.2, disable=hidden
     ) as bar:
         yield bar
+
+
+def counted(items: Sequence, description: str, unit: str) -> Iterator:
+    """Passes items on, with a progress bar."""
+    with progress(len(items), description, unit) as bar:
+        for item in items:
+            yield item
+            bar.update(1)
 
 
 def follow(blocks: Iterable, length_ps: float, description: str, begin_ps: float = 0.0) -> Iterator:

@@ -1,5 +1,6 @@
 """``ffmd dataset`` and ``ffmd evaluate``."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -116,7 +117,8 @@ def finish(model: Path, pairs) -> None:
 
     config, params = checkpoint.load_model(model)
     if parallel.is_first():
-        config = monitors.calibrate(config, params, pairs.validation, pairs.system)
+        show = partial(common.counted, description="calibrating the monitors", unit="states")
+        config = monitors.calibrate(config, params, pairs.validation, pairs.system, show)
         checkpoint.save_model(model, config, params)
     print(f"{model}: {_describe(objective.evaluate(config, params, pairs, pairs.test), config.time_step_fs)}")
 
