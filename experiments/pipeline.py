@@ -54,6 +54,7 @@ class Experiment:
         network, training: options of `ffmd train`.
         tau: the paper's relaxation time of the thermostat, fs.
         friction_tau: relaxation time 1/γ of Langevin friction and noise besides, fs.
+        transfer_friction_tau: the same in 2 × 2 × 2 cells; None: that of the small one.
         length_ps: of each of the five reference runs.
         frame: interval of their frames, fs.
         n_train: training pairs.
@@ -74,6 +75,7 @@ class Experiment:
     n_train: int
     n_steps: int = 100_000
     n_spectrum: int = 10_000
+    transfer_friction_tau: float | None = None
     larger: LargerCell | None = None
 
 
@@ -162,9 +164,10 @@ class Stages:
         self._run("spectrum", nvt, n_steps=of.n_spectrum, every=1, tau=of.tau)
         if self.smoke:
             return
-        self._run("friction", nvt, n_steps=of.n_spectrum, every=1, tau=of.tau, more=self._friction)
+        friction = "--friction-tau-fs", f"{of.friction_tau:g}"
+        self._run("friction", nvt, n_steps=of.n_spectrum, every=1, tau=of.tau, more=friction)
         if of.n_spectrum < of.n_steps:
-            self._run("long", nvt, n_steps=of.n_steps, every=20, tau=of.tau, more=self._friction)
+            self._run("long", nvt, n_steps=of.n_steps, every=20, tau=of.tau, more=friction)
         self._run("weak", nvt, n_steps=of.n_steps // 4, every=20, tau=100 * of.time_step)
         self._run("free", self.data / "nve_4.h5", n_steps=of.n_steps // 10, every=20, tau=None)
 
@@ -174,12 +177,8 @@ class Stages:
         atoms, state = trajectory.read_start(self.data / "nvt.h5", need_velocities=False)
         small = Atoms(atoms.species, state.positions, cell=atoms.cell, pbc=atoms.pbc, masses=atoms.masses)
         write(start, small.repeat((2, 2, 2)))
-        n_steps = of.n_spectrum // 2
-        self._run("supercell", start, n_steps=n_steps, every=1, tau=of.tau, more=(*self._friction, "--draw-velocities"))
-
-    @property
-    def _friction(self) -> tuple[str, ...]:
-        return "--friction-tau-fs", f"{self.experiment.friction_tau:g}"
+        options = "--friction-tau-fs", f"{of.transfer_friction_tau or of.friction_tau:g}", "--draw-velocities"
+        self._run("supercell", start, n_steps=of.n_spectrum // 2, every=1, tau=of.tau, more=options)
 
     def demo(self) -> None:
         """Speeds of the shipped model and of the reference, side by side in one process."""
