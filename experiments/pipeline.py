@@ -12,7 +12,6 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from ase import Atoms
@@ -26,25 +25,6 @@ ANALYZABLE = 8  # frames that `ffmd analyze` needs
 
 
 @dataclasses.dataclass(frozen=True)
-class LargerCell:
-    """A second training, in a larger cell.
-
-    A crystal's cell holds only some wave vectors, and a network whose messages reach farther than it learns no others.
-
-    Attributes:
-        reference: options of `ffmd reference`.
-        length_ps: of each of five reference runs, whose frames are a time step apart.
-        n_train: training pairs.
-        training: options of `ffmd train`.
-    """
-
-    reference: str
-    length_ps: float
-    n_train: int
-    training: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Experiment:
     """One system.
 
@@ -54,14 +34,12 @@ class Experiment:
         network, training: options of `ffmd train`.
         tau: the paper's relaxation time of the thermostat, fs.
         friction_tau: relaxation time 1/γ of Langevin friction and noise besides, fs.
-        transfer_friction_tau: the same in 2 × 2 × 2 cells; None: that of the small one.
         length_ps: of each of the five reference runs.
         frame: interval of their frames, fs.
         n_train: training pairs.
         n_steps: of the long roll-out.
         n_spectrum: steps of the roll-out and the reference run whose spectra are compared; every frame is kept.  One
             molecule needs many, and then this run is the long one, too.
-        larger: what to train on besides, if anything.
     """
 
     system: str
@@ -75,8 +53,6 @@ class Experiment:
     n_train: int
     n_steps: int = 100_000
     n_spectrum: int = 10_000
-    transfer_friction_tau: float | None = None
-    larger: LargerCell | None = None
 
 
 # For --smoke: one command of each kind, too short for its numbers to mean anything.
@@ -99,60 +75,37 @@ class Stages:
         for path in (self.data, self.runs):
             path.mkdir(parents=True, exist_ok=True)
         self.pairs = self.data / f"pairs_{experiment.time_step:g}fs.h5"
-        self.larger_pairs = self.data / f"larger_pairs_{experiment.time_step:g}fs.h5"
 
     def reference(self) -> None:
         """NVE runs to train, validate and test on, their pairs, and an NVT run to compare roll-outs with."""
         of = self.experiment
-        self._pairs("nve", of.length_ps, of.frame, of.n_train, self.pairs)
-        if of.larger:
-            larger = of.larger
-            more = [*larger.reference.split(), "--seed", 40]
-            self._pairs("larger", larger.length_ps, of.time_step, larger.n_train, self.larger_pairs, more)
+        length_ps = 0.03 * of.time_step if self.smoke else of.length_ps
+        runs = ["--runs", 5, "--length-ps", length_ps, "--frame-fs", of.time_step if self.smoke else of.frame]
+        short = ["--equilibrate-ps", 0.1, "--spacing-ps", 0.1] if self.smoke else []
+        _ffmd("reference", of.system, *runs, *short, "--out", self.data / "nve.h5", "--resume")
+        if not self.pairs.exists():
+            files = [self.data / f"nve_{i}.h5" for i in range(5)]
+            sizes = ["--train-pairs", of.n_train, "--test-pairs", 1000]
+            _ffmd("dataset", *files, "--time-step", of.time_step, *sizes, "--out", self.pairs)
         n_frames = 20 if self.smoke else of.n_spectrum
         run = ["--ensemble", "nvt", "--tau-fs", of.tau, "--seed", 100, "--frame-fs", of.time_step]
-        run += ["--length-ps", n_frames * of.time_step / 1000, *self._short]
+        run += ["--length-ps", n_frames * of.time_step / 1000, *short]
         _ffmd("reference", of.system, *run, "--out", self.data / "nvt.h5", "--resume")
-
-    def _pairs(self, name: str, length_ps: float, frame: float, n_train: int, out: Path, more: Sequence = ()) -> None:
-        """Five NVE runs, and their pairs."""
-        of = self.experiment
-        length_ps, frame = (0.03 * of.time_step, of.time_step) if self.smoke else (length_ps, frame)
-        runs = ["--runs", 5, "--length-ps", length_ps, "--frame-fs", frame, *more, *self._short]
-        _ffmd("reference", of.system, *runs, "--out", self.data / f"{name}.h5", "--resume")
-        if not out.exists():
-            files = [self.data / f"{name}_{i}.h5" for i in range(5)]
-            sizes = ["--train-pairs", n_train, "--test-pairs", 1000]
-            _ffmd("dataset", *files, "--time-step", of.time_step, *sizes, "--out", out)
-
-    @property
-    def _short(self) -> list:
-        return ["--equilibrate-ps", 0.1, "--spacing-ps", 0.1] if self.smoke else []
 
     def train(self) -> None:
         """The model; hours of its steps at their mean speed, and how many cores it could use."""
-        of, model = self.experiment, self.runs / "model"
-        first = self.runs / "first" if of.larger else model
-        network, training = (_SMOKE_NETWORK, _SMOKE_TRAINING) if self.smoke else (of.network, of.training)
-        hours, went_on = self._train(self.pairs, first, [*network.split(), *training.split()])
-        if of.larger:
-            training = _SMOKE_TRAINING if self.smoke else of.larger.training
-            more, again = self._train(self.larger_pairs, model, ["--init", first, *training.split()])
-            hours, went_on = hours + more, went_on or again
-        if went_on:  # else all had finished, perhaps on other cores
-            self._note("training", {"hours": hours, "cores": len(os.sched_getaffinity(0))})
-
-    @staticmethod
-    def _train(pairs: Path, out: Path, options: list) -> tuple[float, bool]:
-        """One training; its hours, and False if it had finished before."""
+        out, network, training = self.runs / "model", self.experiment.network, self.experiment.training
+        if self.smoke:
+            network, training = _SMOKE_NETWORK, _SMOKE_TRAINING
         go_on, before = ["--resume"] if (out / "training.json").exists() else [], training_log.read(out / METRICS)
-        _ffmd("train", pairs, "--out", out, *options, *go_on)
+        _ffmd("train", self.pairs, "--out", out, *training.split(), *network.split(), *go_on)
         lines = training_log.read(out / METRICS)
-        if len(lines) == 0:
-            return 0.0, False
+        if len(lines) == len(before):  # had finished, perhaps on other cores
+            return
         speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
         batch_size = json.loads((out / "training.json").read_text())["batch_size"]
-        return lines[-1]["step"] * batch_size / statistics.harmonic_mean(speeds) / 3600, len(lines) > len(before)
+        hours = lines[-1]["step"] * batch_size / statistics.harmonic_mean(speeds) / 3600
+        self._note("training", {"hours": hours, "cores": len(os.sched_getaffinity(0))})
 
     def evaluate(self) -> None:
         """One step, on the test pairs."""
@@ -164,10 +117,9 @@ class Stages:
         self._run("spectrum", nvt, n_steps=of.n_spectrum, every=1, tau=of.tau)
         if self.smoke:
             return
-        friction = "--friction-tau-fs", f"{of.friction_tau:g}"
-        self._run("friction", nvt, n_steps=of.n_spectrum, every=1, tau=of.tau, more=friction)
+        self._run("friction", nvt, n_steps=of.n_spectrum, every=1, tau=of.tau, more=self._friction)
         if of.n_spectrum < of.n_steps:
-            self._run("long", nvt, n_steps=of.n_steps, every=20, tau=of.tau, more=friction)
+            self._run("long", nvt, n_steps=of.n_steps, every=20, tau=of.tau, more=self._friction)
         self._run("weak", nvt, n_steps=of.n_steps // 4, every=20, tau=100 * of.time_step)
         self._run("free", self.data / "nve_4.h5", n_steps=of.n_steps // 10, every=20, tau=None)
 
@@ -177,8 +129,12 @@ class Stages:
         atoms, state = trajectory.read_start(self.data / "nvt.h5", need_velocities=False)
         small = Atoms(atoms.species, state.positions, cell=atoms.cell, pbc=atoms.pbc, masses=atoms.masses)
         write(start, small.repeat((2, 2, 2)))
-        options = "--friction-tau-fs", f"{of.transfer_friction_tau or of.friction_tau:g}", "--draw-velocities"
-        self._run("supercell", start, n_steps=of.n_spectrum // 2, every=1, tau=of.tau, more=options)
+        n_steps = of.n_spectrum // 2
+        self._run("supercell", start, n_steps=n_steps, every=1, tau=of.tau, more=(*self._friction, "--draw-velocities"))
+
+    @property
+    def _friction(self) -> tuple[str, ...]:
+        return "--friction-tau-fs", f"{self.experiment.friction_tau:g}"
 
     def demo(self) -> None:
         """Speeds of the shipped model and of the reference, side by side in one process."""

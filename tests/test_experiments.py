@@ -79,31 +79,6 @@ def test_every_command_of_an_experiment_is_understood(system, tmp_path, pipeline
         fails(capsys, *words, *stop.get(words[0], []))
 
 
-def test_the_hours_of_both_trainings_count_once(tmp_path, pipeline, monkeypatch):
-    stages, _ = make_stages(pipeline, "quartz", tmp_path)
-    made = []
-
-    def train(*words, **_):
-        out = Path(words[words.index("--out") + 1])
-        if not out.exists():
-            made.append(words)
-            out.mkdir()
-            (out / "training.json").write_text('{"batch_size": 2}')
-            lines = [{"step": step, "configurations_per_s": 10.0} for step in (100, 1800)]
-            (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-    monkeypatch.setattr(pipeline, "_ffmd", train)
-    stages.train()
-    first, second = made
-    assert second[second.index("--init") + 1] == first[first.index("--out") + 1]
-    assert second[second.index("--out") + 1] == tmp_path / "runs" / "model"
-    results = tmp_path / "results.json"
-    assert json.loads(results.read_text())["training"]["hours"] == pytest.approx(2 * 1800 * 2 / 10 / 3600)
-    results.unlink()
-    stages.train()
-    assert not results.exists()  # had finished, perhaps on other cores
-
-
 def test_a_roll_out_that_an_alarm_ended_stays_and_one_of_another_model_is_made_anew(tmp_path, pipeline, monkeypatch):
     config = small_config()
     models = [tmp_path / "one", tmp_path / "other"]

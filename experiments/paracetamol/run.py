@@ -22,10 +22,10 @@ EXPERIMENT = pipeline.Experiment(
     frame=7.0,
     n_train=10_000,
     network="--config.cutoff 4 --config.lmax 2 --config.channels 32 --config.natural-parity "
-    "--config.radial-hidden 32 32 --config.speed-hidden 32",
-    training="--epochs 30 --batch-size 5 --learning-rate 0.03 --weight-decay 0.003",
+    "--config.bounded-gates --config.radial-hidden 32 32 --config.speed-hidden 32",
+    training="--epochs 40 --batch-size 2 --learning-rate 0.04 --weight-decay 0.003",
     tau=70.0,
-    friction_tau=3500.0,
+    friction_tau=1750.0,
     n_spectrum=100_000,
 )
 

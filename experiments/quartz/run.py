@@ -26,14 +26,7 @@ EXPERIMENT = pipeline.Experiment(
     training="--epochs 10 --batch-size 1 --learning-rate 0.04 --weight-decay 0.003",
     tau=75.0,
     friction_tau=3000.0,
-    transfer_friction_tau=1000.0,
     n_spectrum=5_000,
-    larger=pipeline.LargerCell(
-        reference="--repeat 6 6 2 --equilibrate-ps 4",
-        length_ps=9.0,
-        n_train=900,
-        training="--epochs 6 --batch-size 1 --learning-rate 0.02 --weight-decay 0.003",
-    ),
 )
 
 STAGES = ["reference", "train", "evaluate", "rollout", "transfer", "demo"]
