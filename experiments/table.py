@@ -53,7 +53,7 @@ def ours(results: dict) -> dict[str, str]:
             rows["2 × 2 × 2 cells with friction: VDOS overlap"] = number(run.get("vdos_overlap"), ".3f")
     for name, row in (("weak", "CSVR, τ = 100 Δt: temperature, K"), ("free", "NVE: temperature, K")):
         if run := results.get(name):
-            rows[row] = with_error(run, "temperature_K") + alarm(run)
+            rows[row] = with_error(run, "temperature_K") + (alarm(run) or f" ({run['length_ps']:.0f} ps)")
     if run := results.get("demo"):
         speeds = [number(run[name], ".0f") for name in ("ns_per_day", "reference_ns_per_day")]
         rows["speed, ns/day (reference, same process)"] = f"{speeds[0]} ({speeds[1]}), {run['cores']} cores"
