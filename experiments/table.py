@@ -56,7 +56,7 @@ def ours(results: dict) -> dict[str, str]:
             rows[row] = with_error(run, "temperature_K") + (alarm(run) or f" ({run['length_ps']:.0f} ps)")
     if run := results.get("demo"):
         speeds = [number(run[name], ".0f") for name in ("ns_per_day", "reference_ns_per_day")]
-        rows["speed, ns/day (reference, same process)"] = f"{speeds[0]} ({speeds[1]}), {run['cores']} cores"
+        rows["speed, ns/day (reference, same process)"] = f"{speeds[0]} ({speeds[1]}), cores: {run['cores']}"
         rows["exploded, of free runs of 128 steps"] = f"{run['free_runs_exploded']} of {run['free_runs']}"
     return rows
 
