@@ -141,9 +141,8 @@ def vdos_overlap(a: VDOS, b: VDOS) -> float:
     grid = step * np.arange(round(end / step) + 1)
     curves = [np.interp(grid, *spectrum, right=0.0) for spectrum in (a, b)]
     areas = [np.trapezoid(curve, grid) for curve in curves]
-    seen = grid <= min(a.wavenumber_per_cm[-1], b.wavenumber_per_cm[-1]) + 0.5 * step
-    if min(areas) <= 0 or any(
-        np.trapezoid(curve[seen], grid[seen]) < 0.99 * np.trapezoid(curve, grid) for curve in curves
-    ):
+    common = grid <= min(a.wavenumber_per_cm[-1], b.wavenumber_per_cm[-1]) + 0.5 * step
+    within = [np.trapezoid(curve[common], grid[common]) for curve in curves]
+    if min(areas) <= 0 or any(part < 0.99 * area for part, area in zip(within, areas, strict=True)):
         return math.nan
     return float(np.trapezoid(np.minimum(curves[0] / areas[0], curves[1] / areas[1]), grid))

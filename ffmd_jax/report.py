@@ -63,7 +63,7 @@ def verdict(analysis: Analysis, reference: Analysis | None = None) -> str:
             f"the largest temperature difference is {worst[1]:+.2g} ± {worst[2]:.2g} K ({worst[0]})",
         ),
     ]
-    if overlap is not None:  # of frames at equal intervals
+    if overlap is not None:  # None: frames too far apart have folded a spectrum
         sentence = f"the vibrational spectra overlap by {overlap:.1%} (two halves of the reference: {floor:.1%})"
         checks.insert(0, (overlap >= floor, "vibrations", sentence))
     shift, error = (numbers[f"potential_energy_{name}_meV_per_atom"] for name in ("shift", "shift_error"))
@@ -79,6 +79,8 @@ def verdict(analysis: Analysis, reference: Analysis | None = None) -> str:
     details = "; ".join(sentence for _, _, sentence in checks)
     opening += _thermostat_sentence(numbers, analysis.metadata, reference.metadata)
     ending = _momentum_sentence(numbers["momentum_drift"]) + _alarm_sentence(analysis)
+    if overlap is None:
+        ending += " The vibrational spectra cannot be compared: save frames at the intervals of the reference."
     return f"{opening} {details[0].upper()}{details[1:]}. {ending}"
 
 
