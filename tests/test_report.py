@@ -68,6 +68,14 @@ def test_report_is_one_page_with_its_figures_inside(runs, growth, tmp_path):
     assert "temperature of H" in page and "nan" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
 
 
+def test_the_verdict_does_not_compare_spectra_that_sparse_frames_have_folded(runs):
+    dense, _, reference = runs
+    every = analysis.analyze(analysis._part(make_trajectory(1), slice(None, None, 15)))  # resolves 1,112 of 3,000 /cm
+    assert "cannot be compared" in report.verdict(every, reference)
+    assert "vibrational spectra overlap" not in report.verdict(every, reference)
+    assert "vibrational spectra overlap" in report.verdict(dense, reference)
+
+
 def test_report_without_a_reference(runs, tmp_path):
     alone = runs[0]._replace(potential_energy_eV=np.full(5, np.nan))
     report.write(tmp_path / "report.html", "Alone", alone)
