@@ -50,7 +50,7 @@ def pairs_of(name: str, n_pairs: int):
 
     before, after = np.asarray(jax.lax.map(velocities, keys), np.float32).reshape(2, n_pairs, -1, 3)
     start = State(np.float32(positions), before)
-    part = dataset.Pairs(start, 0.5 * time_step * (before + after), after)
+    part = dataset.Pairs(start, 0.5 * time_step * (before + after), after, dataset.same_cells(prepared.system, n_pairs))
     return dataset.Dataset(prepared.system, time_step, part, part, part)
 
 

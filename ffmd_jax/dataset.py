@@ -17,7 +17,9 @@ from ffmd_jax.dataset_file import (
     Statistics,
     facts,
     fingerprint,
+    n_cells,
     read,
+    same_cells,
     speed_limits,
     statistics,
     write,
@@ -35,8 +37,10 @@ __all__ = [
     "fingerprint",
     "make",
     "make_from_pairs",
+    "n_cells",
     "pairs",
     "read",
+    "same_cells",
     "speed_limits",
     "statistics",
     "steps_per_interval",
@@ -79,13 +83,14 @@ def pairs(trajectory: Trajectory, time_step_fs: float, stride_fs: float | None =
             f"give longer trajectories"
         )
     ends = starts + ahead
-    return _single(State(positions[starts], velocities[starts]), positions[ends] - positions[starts], velocities[ends])
+    start, moved = State(positions[starts], velocities[starts]), positions[ends] - positions[starts]
+    return _single(trajectory.system, start, moved, velocities[ends])
 
 
 def make(
     trajectories: Sequence[Trajectory], time_step_fs: float, stride_fs: float | None = None, names: Sequence[Any] = ()
 ) -> Dataset:
-    """The dataset of some NVE trajectories of one system.
+    """The dataset of some NVE trajectories of the same atoms, in cells that may differ.
 
     With three or more, the last is the test set and the one before it the validation set, so that both are independent
     of the training set.  With one or two, each is cut in time, 80 % train, 10 % validation, 10 % test, with gaps of
@@ -142,7 +147,7 @@ def make_from_pairs(paths: Sequence[Any], time_step_fs: float) -> Dataset:
             nve.check_pairs(state, displacements, velocities, time_step_fs)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        found.append(_single(state, displacements, velocities))
+        found.append(_single(system, state, displacements, velocities))
     if first is None:
         raise ValueError("no files given")
     if len(found) >= 3:
@@ -172,14 +177,13 @@ def thinned(data: Dataset, n_train: int | None = None, n_test: int | None = None
 
 
 def _check_same_system(name: str, first: System, other: System) -> None:
-    """Raises ValueError unless both are one system, atom by atom."""
+    """Raises ValueError unless both are the same atoms, periodic in the same directions; cells may differ."""
     if not np.array_equal(first.species, other.species):
         raise ValueError(f"{name} has other atoms, or another order of atoms, than the first file")
     if not np.allclose(first.masses, other.masses, rtol=1e-3):
         raise ValueError(f"{name} has other masses than the first file")
-    if np.any(first.pbc != other.pbc) or not np.allclose(first.cell, other.cell, atol=1e-4):
-        lengths = [np.round(np.linalg.norm(system.cell, axis=1), 4).tolist() for system in (first, other)]
-        raise ValueError(f"{name} has another cell than the first file: lengths {lengths[1]}, not {lengths[0]} Å")
+    if np.any(first.pbc != other.pbc):
+        raise ValueError(f"{name} is periodic in other directions than the first file")
 
 
 def _cut(trajectory: Trajectory, low: float, high: float, gap_fs: float) -> Trajectory:
@@ -191,9 +195,10 @@ def _cut(trajectory: Trajectory, low: float, high: float, gap_fs: float) -> Traj
     return trajectory._replace(frames=frames, times=trajectory.times[window])
 
 
-def _single(state: State, displacements: np.ndarray, velocities: np.ndarray) -> Pairs:
-    """Pairs in single precision."""
-    return jax.tree.map(lambda values: np.asarray(values, np.float32), Pairs(state, displacements, velocities))
+def _single(system: System, state: State, displacements: np.ndarray, velocities: np.ndarray) -> Pairs:
+    """Pairs of a system in single precision."""
+    pairs = Pairs(state, displacements, velocities, same_cells(system, len(displacements)))
+    return jax.tree.map(lambda values: np.asarray(values, np.float32), pairs)
 
 
 def _take(part: Pairs, rows: Any) -> Pairs:

@@ -31,6 +31,7 @@ class Examples(NamedTuple):
     displacements: Array
     graph_before: Graph
     graph_after: Graph
+    cell: Array
 
 
 class Batch(NamedTuple):
@@ -66,24 +67,39 @@ class Block(NamedTuple):
 def make(system: System, pairs: Pairs, cutoff: float) -> Examples:
     """Pairs and their neighbour tables (cutoff in Å), padded to one capacity, as arrays of the host."""
     after = State(pairs.state.positions + pairs.displacements, pairs.velocities)
-    search = neighbors.plan(system, np.concatenate([pairs.state.positions, after.positions]), cutoff)
-    single = cast(system, jnp.float32)
-    kind = jnp.int16 if len(system.species) < 2**15 else jnp.int32
+    ends = np.concatenate([pairs.state.positions, after.positions])
+    both, n_pairs = graphs(system, ends, np.concatenate([pairs.cells, pairs.cells]), cutoff), len(pairs.displacements)
+    graph_before, graph_after = (Graph(*x) for x in zip(*(np.split(x, [n_pairs]) for x in both), strict=True))
+    return Examples(pairs.state, after, pairs.displacements, graph_before, graph_after, pairs.cells)
 
-    def graph_of(positions):
-        graph = neighbors.build(search, single, positions).graph
-        return graph._replace(senders=graph.senders.astype(kind))
 
-    graphs = jax.jit(lambda positions: jax.lax.map(graph_of, positions))
+def graphs(system: System, positions: np.ndarray, cells: np.ndarray, cutoff: float) -> Graph:
+    """Neighbour tables of configurations (Å, ``[n, n_atoms, 3]``) in their cells (Å, ``[n, 3, 3]``), of one width."""
+    kind = np.int16 if len(system.species) < 2**15 else np.int32
+    different, which = np.unique(cells, axis=0, return_inverse=True)
+    members = [np.flatnonzero(which.reshape(-1) == k) for k in range(len(different))]
+    parts = [
+        _graphs_in_one_cell(system._replace(cell=cell), positions[rows], cutoff)
+        for cell, rows in zip(different, members, strict=True)
+    ]
+    width = max(part.mask.shape[2] for part in parts)
+    shape = (*positions.shape[:2], width)
+    all = Graph(np.zeros(shape, kind), np.zeros((*shape, 3), np.int8), np.zeros(shape, bool))
+    for rows, part in zip(members, parts, strict=True):
+        for target, values in zip(all, part, strict=True):
+            target[rows, :, : values.shape[2]] = values
+    return all
 
-    def tables(positions):
-        size = min(_TABLE_CHUNK, len(positions))
-        starts = [min(i, len(positions) - size) for i in range(0, len(positions), size)]
-        parts = [jax.tree.map(np.asarray, graphs(positions[i : i + size])) for i in starts]
-        parts[-1] = jax.tree.map(lambda x: x[-(len(positions) - size * (len(parts) - 1)) :], parts[-1])
-        return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
-    return Examples(pairs.state, after, pairs.displacements, tables(pairs.state.positions), tables(after.positions))
+def _graphs_in_one_cell(system: System, positions: np.ndarray, cutoff: float) -> Graph:
+    """Neighbour tables of configurations of one system, as arrays of the host."""
+    search, single = neighbors.plan(system, positions, cutoff), cast(system, jnp.float32)
+    tables = jax.jit(lambda chunk: jax.lax.map(lambda x: neighbors.build(search, single, x).graph, chunk))
+    size = min(_TABLE_CHUNK, len(positions))
+    starts = [min(i, len(positions) - size) for i in range(0, len(positions), size)]
+    parts = [jax.tree.map(np.asarray, tables(positions[i : i + size])) for i in starts]
+    parts[-1] = jax.tree.map(lambda x: x[-(len(positions) - size * (len(parts) - 1)) :], parts[-1])
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
 def reverse(pair: Examples) -> Examples:
@@ -94,6 +110,7 @@ def reverse(pair: Examples) -> Examples:
         -pair.displacements,
         pair.graph_after,
         pair.graph_before,
+        pair.cell,
     )
 
 

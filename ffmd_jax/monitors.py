@@ -95,10 +95,11 @@ def calibrate(
     """The configuration with what the model shows on held-out pairs, of which at most 24 are taken, evenly chosen.
 
     From each of these, one step and its round trip, and 64 free steps, whose mean kinetic energy is compared with that
-    of all held-out states.  ``show`` passes the chosen on, perhaps with a progress bar.
+    of all held-out states, of one cell.  ``show`` passes the chosen on, perhaps with a progress bar.
     """
-    system = cast(system, jnp.float32)
-    states = State(*(np.asarray(values, np.float32) for values in pairs.state))
+    alike = np.all(pairs.cells == pairs.cells[0], axis=(1, 2))
+    system = cast(system._replace(cell=pairs.cells[0]), jnp.float32)
+    states = State(*(np.asarray(values[alike], np.float32) for values in pairs.state))
     chosen = np.unique(np.linspace(0, len(states.positions) - 1, _STATES).round().astype(int))
     look = jax.jit(_make_look(config, params, system, states.positions[chosen]))
     starts = (State(*(jnp.asarray(values[i]) for values in states)) for i in show(chosen.tolist()))

@@ -53,6 +53,7 @@ def make_prepare(config: ModelConfig, system: System, training: Training, convol
     )
 
     def prepare(params: model.Params, entry: Batch) -> Examples:
+        own = system._replace(cell=entry.pairs.cell[0])
         turned = examples.reverse_chain(entry.pairs)
         chain = jax.tree.map(lambda a, b: jnp.where(entry.backwards, a, b), turned, entry.pairs)
         pair = jax.tree.map(lambda x: x[-1], chain)
@@ -60,8 +61,8 @@ def make_prepare(config: ModelConfig, system: System, training: Training, convol
         if training.push_forward:
             propagate = model.make_propagate(config, jax.lax.stop_gradient(params), convolution)
             n_own = jax.random.randint(key_steps, (), 0, training.push_forward + 1)
-            pair = examples.push_forward(propagate, system, chain, n_own)
-        return examples.perturb(key_noise, system, pair, sigma) if training.noise else pair
+            pair = examples.push_forward(propagate, own, chain, n_own)
+        return examples.perturb(key_noise, own, pair, sigma) if training.noise else pair
 
     return prepare
 
@@ -80,7 +81,7 @@ def make_loss(
 
     def loss(params: model.Params, pair: Examples) -> tuple[Array, Array]:
         propagate = model.make_propagate(config, params, convolution)
-        predicted = propagate(system, pair.before, pair.graph_before)
+        predicted = propagate(system._replace(cell=pair.cell), pair.before, pair.graph_before)
         error_r = predicted.positions - pair.before.positions - pair.displacements
         error_v = predicted.velocities - pair.after.velocities
         squares = jnp.mean((error_r / config.displacement_rms) ** 2) + jnp.mean((error_v / config.velocity_rms) ** 2)

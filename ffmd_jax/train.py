@@ -69,16 +69,13 @@ def model_config(data: datasets.Dataset, architecture: Architecture) -> ModelCon
     species, masses = np.asarray(data.system.species), np.asarray(data.system.masses)
     elements = tuple(int(z) for z in np.unique(species))
     scales = datasets.statistics(data.train)
-    sample = data.train.state.positions[:: max(1, len(data.train.displacements) // 64)]
-    search = neighbors.plan(data.system, sample, architecture.cutoff)
-
-    def look(positions: Array) -> tuple[Array, Array]:
-        system = cast(data.system, positions.dtype)
-        graph = neighbors.build(search, system, positions).graph
-        lengths = jnp.linalg.norm(neighbors.vectors(system, positions, graph), axis=-1)
-        return jnp.sum(graph.mask, axis=-1), jnp.min(jnp.where(graph.mask, lengths, jnp.inf))
-
-    counts, shortest = jax.lax.map(look, sample)
+    few = slice(None, None, max(1, len(data.train.displacements) // 64))
+    positions, cells = data.train.state.positions[few], data.train.cells[few]
+    graph = examples.graphs(data.system, positions, cells, architecture.cutoff)
+    lengths = np.linalg.norm(
+        jax.vmap(lambda *one: neighbors.vectors(data.system._replace(cell=one[0]), *one[1:]))(cells, positions, graph),
+        axis=-1,
+    )
     # Gaussians up to 1.3 of the largest training speed leave room for a hotter moment in a roll-out.
     return ModelConfig(
         elements=elements,
@@ -88,8 +85,8 @@ def model_config(data: datasets.Dataset, architecture: Architecture) -> ModelCon
         velocity_rms=scales.velocity_rms,
         speed_max=1.3 * scales.speed_max,
         speed_limits=tuple(datasets.speed_limits(data.train, species, elements)),
-        average_neighbors=float(jnp.mean(counts)),
-        shortest_distance=float(jnp.min(shortest)),
+        average_neighbors=float(np.mean(np.sum(graph.mask, axis=-1))),
+        shortest_distance=float(np.min(lengths[graph.mask])),
         conserve_angular_momentum=not bool(np.any(data.system.pbc)),
         architecture=architecture,
     )

@@ -87,7 +87,7 @@ def springs(n_train=26, n_validation=5, seed=0):
         moved = away * (np.cos(turn) - 1) + speed * np.sin(turn) / omega
         later = speed * np.cos(turn) - away * np.sin(turn) * omega
         start, moved, later = (np.float32(x) for x in ([sites + away, speed], moved, later))
-        return dataset.Pairs(state.State(*start), moved, later)
+        return dataset.Pairs(state.State(*start), moved, later, dataset.same_cells(system, n_pairs))
 
     return dataset.Dataset(system, 20.0, pairs(n_train), pairs(n_validation), pairs(n_validation))
 

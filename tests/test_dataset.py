@@ -1,5 +1,6 @@
 """Pairs are what happens in Δt; splits are independent; what is not one NVE run is refused with the number."""
 
+import dataclasses
 import json
 
 import ase
@@ -213,7 +214,10 @@ BAD_RUNS = {
     "nvt by its own word": (lambda run: run._replace(metadata={"ensemble": "nvt"}), "ensemble is NVT"),
     "atoms at rest": (lambda run: replaced(run, positions=0 * run.frames.positions), "do not move"),
     "other order": (changed_order, "second has other atoms, or another order"),
-    "other cell": (lambda run: run._replace(system=SYSTEM._replace(cell=41 * np.eye(3))), "another cell .* 41.*40"),
+    "other boundaries": (
+        lambda run: run._replace(system=SYSTEM._replace(pbc=np.array([1, 1, 0], bool))),
+        "periodic in",
+    ),
     "other masses": (lambda run: run._replace(system=SYSTEM._replace(masses=SYSTEM.masses * 2)), "other masses"),
     "too short": (
         lambda run: replaced(run, *(x[:3] for x in run.frames), times=run.times[:3]),
@@ -228,6 +232,34 @@ def test_bad_runs_are_refused(run, case):
     change, message = BAD_RUNS[case]
     with pytest.raises(ValueError, match=message):
         dataset.make([run, change(run)], 40.0, names=["first", "second"])
+
+
+def test_the_same_atoms_in_two_cells_make_one_dataset(run, tmp_path):
+    cells = 40 * np.eye(3), 41 * np.eye(3)
+    runs = [run._replace(system=SYSTEM._replace(cell=cell)) for cell in cells]
+    data, path = dataset.make(runs, 40.0), tmp_path / "data.h5"
+    halves = np.split(data.train.cells, 2)
+    for half, cell in zip(halves, cells, strict=True):
+        np.testing.assert_array_equal(half, np.broadcast_to(np.float32(cell), half.shape))
+    dataset.write(path, data)
+    again = dataset.read(path)
+    np.testing.assert_array_equal(again.train.cells, data.train.cells)
+    assert dataset.facts(path)["cells"] == 2
+    assert dataset.fingerprint(again) == dataset.fingerprint(data)
+    other = data.train._replace(cells=data.train.cells[::-1])
+    assert dataset.fingerprint(dataclasses.replace(data, train=other)) != dataset.fingerprint(data)
+
+
+def test_files_of_version_1_have_the_cell_of_the_system(run, tmp_path):
+    path, data = tmp_path / "data.h5", dataset.make([run], 40.0)
+    dataset.write(path, data)
+    with h5py.File(path, "r+") as file:
+        file.attrs["format"] = "ffmd_jax dataset 1"
+        for split in dataset.SPLITS:
+            del file[f"{split}/cells"]
+    again = dataset.read(path)
+    np.testing.assert_array_equal(again.test.cells, data.test.cells)
+    assert dataset.fingerprint(again) == dataset.fingerprint(data)
 
 
 def test_no_trajectories_are_refused():

@@ -30,6 +30,31 @@ def test_reversed_pairs_run_backwards(data):
         np.testing.assert_array_equal(a, b)
 
 
+def test_pairs_of_different_cells_are_learned_each_in_its_own(data):
+    pairs, cells = jax.tree.map(lambda x: x[:4], data.train), np.float32([1.0, 1.1, 1.0, 1.2])[:, None, None]
+    pairs = pairs._replace(cells=pairs.cells * cells)
+    mixed = examples.make(data.system, pairs, CUTOFF)
+    architecture = train.model_config(data, SIZES)
+    params = model.init(jax.random.key(0), architecture)
+    loss = objective.make_loss(architecture, objective.single(data.system))
+    losses = jax.vmap(loss, (None, 0))(params, mixed)[0]
+    for i in range(4):
+        system = data.system._replace(cell=pairs.cells[i])
+        alone = examples.make(system, jax.tree.map(lambda x, i=i: x[i : i + 1], pairs), CUTOFF)
+        n_edges = int(alone.graph_before.mask.sum())
+        assert n_edges == mixed.graph_before.mask[i].sum() > 0
+        pair = jax.tree.map(lambda x: x[0], alone)._replace(cell=np.zeros((3, 3)))
+        propagate = model.make_propagate(architecture, params)
+        predicted = propagate(objective.single(system), pair.before, pair.graph_before)
+        expected = 0.5 * np.mean(
+            ((predicted.positions - pair.after.positions) / architecture.displacement_rms) ** 2
+            + ((predicted.velocities - pair.after.velocities) / architecture.velocity_rms) ** 2
+        )
+        np.testing.assert_allclose(losses[i], expected, rtol=1e-4)
+    counts = [int(mixed.graph_before.mask[i].sum()) for i in range(4)]
+    assert counts[3] < counts[1] < counts[0]
+
+
 def test_noise_moves_the_start_and_neither_the_end_nor_the_momenta(data):
     pairs = examples.make(data.system, jax.tree.map(lambda x: x[:150], data.train), CUTOFF)
     system, sigma = objective.single(data.system), State(np.float32(0.02), np.float32(3e-4))
@@ -58,7 +83,8 @@ def rotation(data):
     for _ in range(6):
         states.append(propagate(None, states[-1], None))
     positions, velocities = (np.stack(x).astype(np.float32) for x in zip(*states, strict=True))
-    part = dataset.Pairs(State(positions[:-1], velocities[:-1]), np.diff(positions, axis=0), velocities[1:])
+    start = State(positions[:-1], velocities[:-1])
+    part = dataset.Pairs(start, np.diff(positions, axis=0), velocities[1:], data.train.cells[:6])
     return propagate, dataclasses.replace(data, train=part)
 
 

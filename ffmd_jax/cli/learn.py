@@ -36,8 +36,11 @@ def dataset(
     Files in TrajCast's extxyz format (columns displacements, update_velocities) are taken as the pairs that they are;
     --time-step states their Δt.  They are split by file in the same way, or 80/10/10 in their order.
 
+    For crystals, give runs in several supercells of as many unit cells (3×3×2, 18×1×1, 9×2×1 …): one cell holds only
+    some wave vectors, and a model that has seen no other may heat vibrations at the others in a larger cell.
+
     Args:
-        trajectories: Files, all of one system.
+        trajectories: Files of the same atoms in the same order; every file may have its own cell.
         out: HDF5 file to write.
         time_step: Δt of the model, fs; a multiple of the frame interval.
         stride_fs: Time between the starts of two pairs, fs (default: Δt, so that no two pairs share an interval).
@@ -58,10 +61,10 @@ def dataset(
     if train_pairs is None and test_pairs is None and counts[0] < counts[1] + counts[2]:
         print("note: fewer pairs to train on than to validate and test; of three files one trains, of five three")
     sizes = ", ".join(f"{count} {split}" for count, split in zip(counts, datasets.SPLITS, strict=True))
-    scales = datasets.statistics(data.train)
+    scales, n_cells = datasets.statistics(data.train), datasets.n_cells(data)
     print(
         f"{out}: {sizes} pairs at Δt = {time_step:g} fs; RMS Δr {scales.displacement_rms:.4g} Å, "
-        f"v {scales.velocity_rms:.4g} Å/fs per component"
+        f"v {scales.velocity_rms:.4g} Å/fs per component" + (f"; {n_cells} cells" if n_cells > 1 else "")
     )
     if "velocity_relative_error" in data.metadata:
         error = 100 * data.metadata["velocity_relative_error"]
