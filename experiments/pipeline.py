@@ -34,9 +34,12 @@ class Experiment:
         network, training: options of `ffmd train`.
         tau: the paper's relaxation time of the thermostat, fs.
         friction_tau: relaxation time 1/γ of Langevin friction and noise besides, fs.
-        length_ps: of each of the five reference runs.
+        length_ps: of each of the reference runs.
         frame: interval of their frames, fs.
         n_train: training pairs.
+        n_runs: reference runs; the last two validate and test.
+        other_cells: unit cells along the lattice vectors, of supercells with as many atoms as the system's; a short run
+            of each trains, too.
         n_steps: of the long roll-out.
         n_spectrum: steps of the roll-out and the reference run whose spectra are compared; every frame is kept.  One
             molecule needs many, and then this run is the long one, too.
@@ -51,6 +54,8 @@ class Experiment:
     length_ps: float
     frame: float
     n_train: int
+    n_runs: int = 5
+    other_cells: tuple[tuple[int, int, int], ...] = ()
     n_steps: int = 100_000
     n_spectrum: int = 10_000
 
@@ -79,12 +84,29 @@ class Stages:
     def reference(self) -> None:
         """NVE runs to train, validate and test on, their pairs, and an NVT run to compare roll-outs with."""
         of = self.experiment
-        length_ps = 0.03 * of.time_step if self.smoke else of.length_ps
-        runs = ["--runs", 5, "--length-ps", length_ps, "--frame-fs", of.time_step if self.smoke else of.frame]
+        frame_fs = of.time_step if self.smoke else of.frame
         short = ["--equilibrate-ps", 0.1, "--spacing-ps", 0.1] if self.smoke else []
+        others = []
+        for seed, cell in enumerate(of.other_cells[:1] if self.smoke else of.other_cells, 200):
+            others.append(self.data / f"cell_{'_'.join(map(str, cell))}.h5")
+            run = ["--repeat", *cell, "--length-ps", 0.03 * of.time_step if self.smoke else 8, "--frame-fs", frame_fs]
+            _ffmd(
+                "reference",
+                of.system,
+                *run,
+                "--seed",
+                seed,
+                *(short or ["--equilibrate-ps", 3]),
+                "--out",
+                others[-1],
+                "--resume",
+            )
+        length_ps = 0.03 * of.time_step if self.smoke else of.length_ps
+        runs = ["--runs", of.n_runs, "--length-ps", length_ps, "--frame-fs", frame_fs]
         _ffmd("reference", of.system, *runs, *short, "--out", self.data / "nve.h5", "--resume")
         if not self.pairs.exists():
-            files = [self.data / f"nve_{i}.h5" for i in range(5)]
+            own = [self.data / f"nve_{i}.h5" for i in range(of.n_runs)]
+            files = [*own[:-2], *others, *own[-2:]]
             sizes = ["--train-pairs", of.n_train, "--test-pairs", 1000]
             _ffmd("dataset", *files, "--time-step", of.time_step, *sizes, "--out", self.pairs)
         n_frames = 20 if self.smoke else of.n_spectrum
@@ -121,7 +143,7 @@ class Stages:
         if of.n_spectrum < of.n_steps:
             self._run("long", nvt, n_steps=of.n_steps, every=20, tau=of.tau, more=self._friction)
         self._run("weak", nvt, n_steps=of.n_steps // 4, every=20, tau=100 * of.time_step)
-        self._run("free", self.data / "nve_4.h5", n_steps=of.n_steps // 10, every=20, tau=None)
+        self._run("free", self.data / f"nve_{of.n_runs - 1}.h5", n_steps=of.n_steps // 10, every=20, tau=None)
 
     def transfer(self) -> None:
         """NVT of 2 × 2 × 2 cells with friction, from eight copies of a state of the small one with other velocities."""

@@ -96,7 +96,7 @@ def _train(
     n_steps = training.epochs * examples.steps_per_epoch(pairs.train, training)
     state, best = trainer.initial(model_config, training, n_steps, weights), float("inf")
     n_weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    print(f"{n_weights} weights, {n_steps} steps on {_devices()}; compiling, up to a minute")
+    print(f"{n_weights} weights, {n_steps} steps on {_devices()}; compiling, a minute or more")
     if not resume:
         settings = {_TRAINING: training, _ARCHITECTURE: config, _MODEL: model_config}
         texts = {name: configs.to_json(values) for name, values in settings.items()}
