@@ -66,6 +66,10 @@ class Architecture:
         return self.lmax if self.harmonics_lmax < 0 else self.harmonics_lmax
 
 
+# What `ffmd train` starts from, and the shipped models have: a ninth of the paper's weights, and hours instead of days.
+SMALL = Architecture(channels=32, radial_hidden=(32, 32), speed_hidden=(32,), natural_parity=True, bounded_gates=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """What a model showed on states that it was not trained on; the monitors of roll-outs alarm beyond multiples of it.
@@ -160,7 +164,8 @@ class Training:
         epochs: Passes over the training pairs.
         batch_size: Pairs per optimizer step, on all devices together; small batches win on CPU.
         optimizer: muon (matrices by Muon, the rest by Adam), adam (with AMSGrad, as in the paper) or adamw.
-        learning_rate: Peak learning rate, after warm-up.
+        learning_rate: Peak learning rate, after warm-up.  The best depends on cutoff and optimizer: try twice and half
+            in short runs; Adam wants a tenth.
         schedule: cosine: decay to zero over all epochs.  plateau: the rate falls by --plateau-factor whenever
             --plateau-patience epochs have passed without a better validation error.
         plateau_factor: What the learning rate is multiplied by at a plateau; as in the paper.
@@ -182,11 +187,11 @@ class Training:
     epochs: int = 100
     batch_size: int = 2
     optimizer: Literal["muon", "adam", "adamw"] = "muon"
-    learning_rate: float = 0.02
+    learning_rate: float = 0.05
     schedule: Literal["cosine", "plateau"] = "cosine"
     plateau_factor: float = 0.8
     plateau_patience: int = 20
-    weight_decay: float = 0.03
+    weight_decay: float = 0.003
     warmup_steps: int = 200
     clip_norm: float = 1.0
     ema_decay: float = 0.999

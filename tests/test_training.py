@@ -102,7 +102,9 @@ def test_training_resumes_bit_for_bit(data, tmp_path, options, monkeypatch):
 
 
 def test_the_rate_falls_at_a_plateau_and_not_before(data, monkeypatch):
-    training = config.Training(schedule="plateau", plateau_factor=0.5, plateau_patience=2, warmup_steps=1)
+    training = config.Training(
+        schedule="plateau", plateau_factor=0.5, plateau_patience=2, warmup_steps=1, learning_rate=0.02
+    )
     state, after_epoch = optimizer.plateau(training).init(jnp.zeros(())), optimizer.make_after_epoch(training)
     scales = []
     for error in (5.0, 4.0, 4.5, 4.5, 3.0, 3.0, 3.0, 3.0, 3.0):

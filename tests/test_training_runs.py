@@ -1,5 +1,6 @@
 """``ffmd train``: killed, stopped, diverged, out of memory, on several devices and in several processes."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -138,6 +139,15 @@ def test_a_training_goes_on_only_with_its_own_pairs(folder, tmp_path, capsys):
     assert f"began with other ones, then in {folder / 'data.h5'}" in message
     (tmp_path / "moved.h5").write_bytes((folder / "data.h5").read_bytes())
     ffmd("train", tmp_path / "moved.h5", "--out", folder / "whole", *OPTIONS, "--resume")
+
+
+def test_a_model_whose_calibration_was_stopped_gets_it_when_resumed(folder, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(folder / "whole", model)
+    model_config, params = checkpoint.load_model(model)
+    checkpoint.save_model(model, dataclasses.replace(model_config, calibration=None), params)
+    ffmd("train", folder / "data.h5", "--out", model, *OPTIONS, "--resume")
+    assert checkpoint.load_model(model)[0].calibration == model_config.calibration
 
 
 def test_a_diverged_training_keeps_its_best_weights(folder, monkeypatch, capsys):

@@ -21,9 +21,8 @@ EXPERIMENT = pipeline.Experiment(
     length_ps=100.0,
     frame=7.0,
     n_train=10_000,
-    network="--config.cutoff 4 --config.lmax 2 --config.channels 32 --config.natural-parity "
-    "--config.bounded-gates --config.radial-hidden 32 32 --config.speed-hidden 32",
-    training="--epochs 40 --batch-size 2 --learning-rate 0.04 --weight-decay 0.003",
+    network="--config.cutoff 4",
+    training="--epochs 40 --batch-size 2 --learning-rate 0.04",
     tau=70.0,
     friction_tau=1750.0,
     n_spectrum=100_000,

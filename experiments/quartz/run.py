@@ -24,9 +24,8 @@ EXPERIMENT = pipeline.Experiment(
     n_runs=3,
     # The wave vectors of the system's own 3 × 3 × 2 are too few for larger cells; symmetry makes others of these.
     other_cells=((18, 1, 1), (9, 2, 1), (9, 1, 2), (6, 3, 1), (6, 1, 3), (3, 2, 3), (3, 1, 6), (2, 1, 9), (1, 1, 18)),
-    network="--config.cutoff 4 --config.lmax 2 --config.channels 32 --config.natural-parity "
-    "--config.bounded-gates --config.radial-hidden 32 32 --config.speed-hidden 32",
-    training="--epochs 10 --batch-size 1 --learning-rate 0.04 --weight-decay 0.003",
+    network="--config.cutoff 4",
+    training="--epochs 6 --batch-size 1 --learning-rate 0.08",
     tau=75.0,
     friction_tau=3000.0,
     n_spectrum=5_000,

@@ -21,9 +21,8 @@ EXPERIMENT = pipeline.Experiment(
     length_ps=20.0,
     frame=5.0,
     n_train=5_000,
-    network="--config.cutoff 4 --config.lmax 2 --config.channels 32 --config.natural-parity "
-    "--config.bounded-gates --config.radial-hidden 32 32 --config.speed-hidden 32",
-    training="--epochs 12 --batch-size 1 --learning-rate 0.04 --weight-decay 0.003",
+    network="--config.cutoff 6",
+    training="--epochs 3 --batch-size 1 --learning-rate 0.1",
     tau=50.0,
     friction_tau=1000.0,
     n_spectrum=10_000,

@@ -26,7 +26,7 @@ def train(
     /,
     out: Path,
     training: Annotated[configs.Training, tyro.conf.arg(name="")] = configs.Training(),  # noqa: B008
-    config: configs.Architecture = configs.Architecture(),  # noqa: B008
+    config: configs.Architecture = configs.SMALL,
     processes: Annotated[configs.Processes, tyro.conf.arg(name="")] = configs.Processes(),  # noqa: B008
     init: str | None = None,
     tensorboard: bool = False,
@@ -48,7 +48,7 @@ def train(
         data: Dataset made by `ffmd dataset`.
         out: Model folder to write.
         training: How to train.
-        config: Sizes of the network.
+        config: Sizes of the network; first of all try other cutoffs.
         processes: Several processes, started by hand.
         init: Model folder to start from: its weights, scales and sizes (then --config is not used).
         tensorboard: Also write metrics for TensorBoard (needs tensorboardX).
@@ -106,6 +106,8 @@ def _train(
             state, best = saved
         if int(state.step) >= n_steps:
             print(f"{out}: training had finished; more --epochs need a new training")
+            if checkpoint.load_model(out)[0].calibration is None:  # stopped while it was calibrated
+                learn.finish(out, pairs)
             return
         log = contextlib.nullcontext()
         if parallel.is_first():
