@@ -1,0 +1,39 @@
+"""α-quartz as in experiments/quartz, trained in ten cells of 162 atoms instead of one: does it work in larger ones?
+
+    python experiments/quartz_cells/run.py                    # everything
+    python experiments/quartz_cells/run.py reference train    # only these stages
+    python experiments/quartz_cells/run.py --smoke DIR        # small, in two minutes, of no meaning
+
+Not shipped: experiments/LOG.md, 26 November 2026, has its numbers.
+
+A stage that was stopped goes on when it is started again.
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import pipeline  # noqa: E402
+
+EXPERIMENT = pipeline.Experiment(
+    system="quartz",
+    time_step=30.0,
+    length_ps=100.0,
+    frame=10.0,
+    n_train=5_000,
+    n_runs=3,
+    # Each holds other wave vectors than the 3 × 3 × 2 of the system; cells that symmetry makes of these are left out.
+    other_cells=((18, 1, 1), (9, 2, 1), (9, 1, 2), (6, 3, 1), (6, 1, 3), (3, 2, 3), (3, 1, 6), (2, 1, 9), (1, 1, 18)),
+    network="--config.cutoff 4",
+    training="--epochs 6 --batch-size 1 --learning-rate 0.08",
+    tau=75.0,
+    friction_tau=3000.0,
+    n_spectrum=5_000,
+)
+
+STAGES = ["reference", "train", "evaluate", "rollout", "transfer"]
+
+if __name__ == "__main__":
+    pipeline.main(EXPERIMENT, HERE, __doc__, STAGES)
