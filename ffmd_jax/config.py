@@ -164,8 +164,8 @@ class Training:
         epochs: Passes over the training pairs.
         batch_size: Pairs per optimizer step, on all devices together; small batches win on CPU.
         optimizer: muon (matrices by Muon, the rest by Adam), adam (with AMSGrad, as in the paper) or adamw.
-        learning_rate: Peak learning rate, after warm-up.  The best depends on cutoff and optimizer: try twice and half
-            in short runs; Adam wants a tenth.
+        learning_rate: Peak learning rate, after warm-up.  Twice as much may give smaller errors, and roll-outs that
+            lose energy; Adam wants a tenth.
         schedule: cosine: decay to zero over all epochs.  plateau: the rate falls by --plateau-factor whenever
             --plateau-patience epochs have passed without a better validation error.
         plateau_factor: What the learning rate is multiplied by at a plateau; as in the paper.
@@ -187,7 +187,7 @@ class Training:
     epochs: int = 100
     batch_size: int = 2
     optimizer: Literal["muon", "adam", "adamw"] = "muon"
-    learning_rate: float = 0.05
+    learning_rate: float = 0.04
     schedule: Literal["cosine", "plateau"] = "cosine"
     plateau_factor: float = 0.8
     plateau_patience: int = 20

@@ -70,7 +70,7 @@ def model_config(data: datasets.Dataset, architecture: Architecture) -> ModelCon
     elements = tuple(int(z) for z in np.unique(species))
     scales = datasets.statistics(data.train)
     few = slice(None, None, max(1, len(data.train.displacements) // 64))
-    positions, cells = data.train.state.positions[few], data.train.cells[few]
+    positions, cells = np.asarray(data.train.state.positions)[few], data.train.cells[few]
     graph = examples.graphs(data.system, positions, cells, architecture.cutoff)
     lengths = np.linalg.norm(
         jax.vmap(lambda *one: neighbors.vectors(data.system._replace(cell=one[0]), *one[1:]))(cells, positions, graph),
