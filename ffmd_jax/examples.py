@@ -84,11 +84,11 @@ def graphs(system: System, positions: np.ndarray, cells: np.ndarray, cutoff: flo
     ]
     width = max(part.mask.shape[2] for part in parts)
     shape = (*positions.shape[:2], width)
-    all = Graph(np.zeros(shape, kind), np.zeros((*shape, 3), np.int8), np.zeros(shape, bool))
+    table = Graph(np.zeros(shape, kind), np.zeros((*shape, 3), np.int8), np.zeros(shape, bool))
     for rows, part in zip(members, parts, strict=True):
-        for target, values in zip(all, part, strict=True):
+        for target, values in zip(table, part, strict=True):
             target[rows, :, : values.shape[2]] = values
-    return all
+    return table
 
 
 def _graphs_in_one_cell(system: System, positions: np.ndarray, cutoff: float) -> Graph:
