@@ -35,7 +35,7 @@ def test_pairs_of_different_cells_are_learned_each_in_its_own(data):
     pairs = pairs._replace(cells=pairs.cells * cells)
     mixed = examples.make(data.system, pairs, CUTOFF)
     architecture = train.model_config(data, SIZES)
-    params = model.init(jax.random.key(0), architecture)
+    params = jax.tree.map(lambda x: 5 * x, model.init(jax.random.key(0), architecture))  # messages matter
     loss = objective.make_loss(architecture, objective.single(data.system))
     losses = jax.vmap(loss, (None, 0))(params, mixed)[0]
     for i in range(4):
