@@ -31,7 +31,8 @@ class Experiment:
     Attributes:
         system: prepared system, and name of the shipped model.
         time_step: Δt, fs.
-        network, training: options of `ffmd train`.
+        network: options of `ffmd train` for the network.
+        trainings: options of `ffmd train` for each training; one begins with the weights of the one before.
         tau: the paper's relaxation time of the thermostat, fs.
         friction_tau: relaxation time 1/γ of Langevin friction and noise besides, fs.
         length_ps: of each of the reference runs.
@@ -48,7 +49,7 @@ class Experiment:
     system: str
     time_step: float
     network: str
-    training: str
+    trainings: tuple[str, ...]
     tau: float
     friction_tau: float
     length_ps: float
@@ -116,18 +117,19 @@ class Stages:
 
     def train(self) -> None:
         """The model; hours of its steps at their mean speed, and how many cores it could use."""
-        out, network, training = self.runs / "model", self.experiment.network, self.experiment.training
+        network, trainings = self.experiment.network, self.experiment.trainings
         if self.smoke:
-            network, training = _SMOKE_NETWORK, _SMOKE_TRAINING
-        go_on, before = ["--resume"] if (out / "training.json").exists() else [], training_log.read(out / METRICS)
-        _ffmd("train", self.pairs, "--out", out, *training.split(), *network.split(), *go_on)
-        lines = training_log.read(out / METRICS)
-        if len(lines) == len(before):  # had finished, perhaps on other cores
-            return
-        speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
-        batch_size = json.loads((out / "training.json").read_text())["batch_size"]
-        hours = lines[-1]["step"] * batch_size / statistics.harmonic_mean(speeds) / 3600
-        self._note("training", {"hours": hours, "cores": len(os.sched_getaffinity(0))})
+            network, trainings = _SMOKE_NETWORK, (_SMOKE_TRAINING,) * len(trainings)
+        n_before = len(trainings) - 1
+        folders = [*(self.runs / f"model_before_{i}" for i in range(n_before, 0, -1)), self.runs / "model"]
+        begin, n_lines = network.split(), [len(training_log.read(out / METRICS)) for out in folders]
+        for out, training in zip(folders, trainings, strict=True):
+            go_on = ["--resume"] if (out / "training.json").exists() else []
+            _ffmd("train", self.pairs, "--out", out, *training.split(), *begin, *go_on)
+            begin = ["--init", out]
+        if n_lines != [len(training_log.read(out / METRICS)) for out in folders]:  # else all had finished before
+            found = {"hours": sum(map(_hours, folders)), "cores": len(os.sched_getaffinity(0))}
+            self._note("training", found)
 
     def evaluate(self) -> None:
         """One step, on the test pairs."""
@@ -160,7 +162,10 @@ class Stages:
 
     def demo(self) -> None:
         """Speeds of the shipped model and of the reference, side by side in one process."""
-        if self.smoke:  # it is of the shipped model, and takes minutes
+        if self.smoke:  # takes minutes
+            return
+        if _digest(self.experiment.system) != _digest(self.model):
+            print("no demo: it would be of the shipped model, which is another one")
             return
         out = self.runs / "demo"
         _ffmd("demo", "--system", self.experiment.system, "--out", out, "--overwrite")
@@ -197,17 +202,32 @@ class Stages:
         if not path.exists():
             return False
         metadata = trajectory.read_metadata(path)
-        if metadata["settings"]["model"] != restart.fingerprint(*checkpoint.load_model(self.model)):
+        if metadata["settings"]["model"] != _digest(self.model):
             path.unlink()
             restart.path_of(path).unlink(missing_ok=True)
             return False
         return bool(metadata["alarms"])
 
     def _note(self, name: str, found: dict) -> None:
-        """Adds to results.json."""
-        path = self.folder / "results.json"
+        """Adds to results.json, which holds results of one model only."""
+        path, model = self.folder / "results.json", _digest(self.model)
         known = json.loads(path.read_text()) if path.exists() else {}
+        if known.get("model") != model:
+            known = {"model": model}
         checkpoint.write_atomically(path, (json.dumps({**known, name: found}, indent=1) + "\n").encode())
+
+
+def _hours(training: Path) -> float:
+    """What the steps of a training took, at their mean speed."""
+    lines = training_log.read(training / METRICS)
+    speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
+    batch_size = json.loads((training / "training.json").read_text())["batch_size"]
+    return lines[-1]["step"] * batch_size / statistics.harmonic_mean(speeds) / 3600
+
+
+def _digest(model: str) -> str:
+    """What tells a model (folder, or a shipped name) from others."""
+    return restart.fingerprint(*checkpoint.load_model(model))
 
 
 def _ffmd(*arguments, json_line: bool = False, may_alarm: bool = False):

@@ -164,14 +164,14 @@ class Training:
         epochs: Passes over the training pairs.
         batch_size: Pairs per optimizer step, on all devices together; small batches win on CPU.
         optimizer: muon (matrices by Muon, the rest by Adam), adam (with AMSGrad, as in the paper) or adamw.
-        learning_rate: Peak learning rate, after warm-up.  Twice as much may give smaller errors, and roll-outs that
-            lose energy; Adam wants a tenth.
+        learning_rate: Peak learning rate, after warm-up.  Twice as much may give smaller errors; Adam wants a tenth.
         schedule: cosine: decay to zero over all epochs.  plateau: the rate falls by --plateau-factor whenever
             --plateau-patience epochs have passed without a better validation error.
         plateau_factor: What the learning rate is multiplied by at a plateau; as in the paper.
         plateau_patience: Epochs without a better validation error that make a plateau; as in the paper.
-        weight_decay: Decoupled decay, of the matrices under Muon, of all weights under AdamW.  Without it they grow
-            without bound, and the network explodes on rare configurations that a small validation error does not show.
+        weight_decay: Decoupled decay, of the matrices under Muon, of all weights under AdamW, per unit of learning
+            rate at its peak; it fades with the rate.  Without it weights grow without bound, and the network explodes
+            on rare configurations that a small validation error does not show.
         warmup_steps: Steps of linear warm-up.
         clip_norm: Largest global norm of the gradient.
         ema_decay: Decay of the moving average of the weights, which is what is validated and exported.

@@ -1,5 +1,6 @@
 """The experiments run from end to end, at sizes that mean nothing."""
 
+import dataclasses
 import importlib
 import json
 import runpy
@@ -28,7 +29,7 @@ def test_an_experiment_runs_and_goes_on_where_it_was(tmp_path):
     first = run("paracetamol/run.py", "--smoke", tmp_path)
     assert first.returncode == 0, first.stderr[-2000:]
     results = json.loads((tmp_path / "results.json").read_text())
-    assert set(results) == {"training", "one_step", "spectrum"}
+    assert set(results) == {"model", "training", "one_step", "spectrum"}
     assert results["training"]["hours"] > 0
     assert 0 < results["one_step"]["velocity_mae_relative_percent"] < 200
     assert results["spectrum"]["potential_energy_shift_meV_per_atom"] is not None
@@ -62,6 +63,7 @@ def test_every_command_of_an_experiment_is_understood(system, tmp_path, pipeline
         return {} if json_line else 0
 
     monkeypatch.setattr(pipeline, "_ffmd", record)
+    monkeypatch.setattr(pipeline, "_digest", lambda model: "shipped")
     (tmp_path / "runs" / "demo").mkdir()
     speeds = ("ns_per_day", "reference_ns_per_day", "free_runs", "free_runs_exploded")
     (tmp_path / "runs" / "demo" / "summary.json").write_text(json.dumps(dict.fromkeys(speeds, 1)))
@@ -70,7 +72,7 @@ def test_every_command_of_an_experiment_is_understood(system, tmp_path, pipeline
     noted = {"one_step", "spectrum", "friction", "weak", "free"} | ({"demo"} & set(names))
     noted |= {"supercell"} if "transfer" in names else set()
     noted |= {"long"} if stages.experiment.n_spectrum < 100_000 else set()
-    assert set(json.loads((tmp_path / "results.json").read_text())) == noted
+    assert set(json.loads((tmp_path / "results.json").read_text())) == noted | {"model"}
     with_friction = [words for words in commands if "--friction-tau-fs" in words]
     assert len(with_friction) == len(noted & {"friction", "long", "supercell"})
     of, words = stages.experiment, next(words for words in commands if words[0] == "dataset")
@@ -82,6 +84,28 @@ def test_every_command_of_an_experiment_is_understood(system, tmp_path, pipeline
     stop = {"reference": ["--overwrite"], "demo": ["--length-ps", "0"]}
     for words in commands:
         fails(capsys, *words, *stop.get(words[0], []))
+
+
+def test_each_training_begins_with_the_weights_of_the_one_before(tmp_path, pipeline, monkeypatch):
+    stages, _ = make_stages(pipeline, "quartz", tmp_path)
+    stages.experiment = dataclasses.replace(stages.experiment, trainings=("--epochs 2", "--epochs 1", "--epochs 3"))
+    begun, per_epoch = [], 1800  # steps, of one pair, at one pair a second
+
+    def train(_, data, *words):
+        options = dict(zip(words[::2], words[1::2], strict=True))
+        begun.append((options["--out"].name, options.get("--init")))
+        options["--out"].mkdir()
+        (options["--out"] / "training.json").write_text('{"batch_size": 1}')
+        line = {"step": per_epoch * int(options["--epochs"]), "configurations_per_s": 1.0}
+        (options["--out"] / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+
+    monkeypatch.setattr(pipeline, "_ffmd", train)
+    monkeypatch.setattr(pipeline, "_digest", lambda model: "")
+    stages.train()
+    runs = tmp_path / "runs"
+    first, second = runs / "model_before_2", runs / "model_before_1"
+    assert begun == [("model_before_2", None), ("model_before_1", first), ("model", second)]
+    assert json.loads((tmp_path / "results.json").read_text())["training"]["hours"] == pytest.approx(3.0)
 
 
 def test_a_roll_out_that_an_alarm_ended_stays_and_one_of_another_model_is_made_anew(tmp_path, pipeline, monkeypatch):
@@ -109,8 +133,16 @@ def test_a_roll_out_that_an_alarm_ended_stays_and_one_of_another_model_is_made_a
         assert json.loads((tmp_path / "results.json").read_text())["weak"]["stopped_by_alarm"]
     assert made == [str(models[0])]
     stages.model = str(models[1])
+    stages._note("one_step", {})
+    assert set(json.loads((tmp_path / "results.json").read_text())) == {"model", "one_step"}  # nothing of the first
     stages._run("weak", tmp_path / "data" / "nvt.h5", n_steps=100, every=1, tau=75.0)
     assert made == [str(path) for path in models]
+
+
+@pytest.mark.parametrize("system", ["paracetamol", "quartz", "water"])
+def test_results_are_those_of_the_shipped_model(system):
+    results = json.loads((EXPERIMENTS / system / "results.json").read_text())
+    assert results["model"] == restart.fingerprint(*checkpoint.load_model(system))
 
 
 def test_the_table_says_what_ended_early_and_leaves_out_what_is_not_known(monkeypatch):

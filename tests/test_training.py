@@ -176,6 +176,19 @@ def test_a_step_without_finite_gradient_changes_nothing(data):
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (good.params, state.params)), strict=True))
 
 
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_the_decay_of_weights_fades_with_the_rate(kind):
+    training = config.Training(optimizer=kind, learning_rate=0.2, weight_decay=0.5, warmup_steps=4)
+    rule, rates = optimizer.make(training, 20), optimizer.schedule(training, 20)
+    params, found = {"w": jnp.ones((2, 3))}, []
+    state = rule.init(params)
+    for _ in range(20):
+        updates, state = rule.update({"w": jnp.zeros((2, 3))}, state, params)
+        found.append(float(updates["w"][0, 0]))
+    expected = [-0.5 * float(rates(step)) ** 2 / 0.2 for step in range(20)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)
+
+
 def test_training_with_noise_push_forward_and_adamw_learns(data):
     training = config.Training(
         epochs=4, batch_size=4, warmup_steps=5, noise=0.02, push_forward=1, optimizer="adamw", learning_rate=0.02
