@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import springs
 
-from ffmd_jax import alarms, config, mechanics, monitors, rollout, thermostat
+from ffmd_jax import alarms, config, mechanics, model, monitors, rollout, thermostat, train
 from ffmd_jax.reference import integrator, systems
 from ffmd_jax.state import State, make_system
 
@@ -183,3 +184,24 @@ def test_images_keep_float32_exact_where_unwrapped_positions_stop():
     # Half a unit in the last place of 10 Å in every step, at worst; of 1e5 Å without images.
     assert error[True] < n_steps * 2.0**-21 and error[True] < 1e-5 * n_steps * step
     assert error[False] > 100 * error[True]
+
+
+def test_a_calibration_is_of_the_first_cell_alone():
+    """Held-out pairs of several cells: only those of the first are looked at, in their own cell."""
+    data = springs(n_validation=6)
+    pairs, stretched = data.validation, data.validation.cells * np.float32(1.2)
+    sizes = config.Architecture(cutoff=4.5, lmax=1, channels=4, layers=1, radial_hidden=(4,), speed_hidden=(4,))
+    with jax.enable_x64(False):
+        model_config = train.model_config(data, sizes)
+        params = model.init(jax.random.key(0), model_config)
+        # The system's cell is another one; the pairs' own counts.
+        system = data.system._replace(cell=stretched[0])
+        alone = monitors.calibrate(model_config, params, jax.tree.map(lambda x: x[:3], pairs), system)
+        fast = pairs.state.velocities * np.where(np.arange(6) < 3, 1, 5)[:, None, None].astype(np.float32)
+        mixed = pairs._replace(
+            state=pairs.state._replace(velocities=fast),
+            cells=np.concatenate([pairs.cells[:3], stretched[3:]]),
+        )
+        assert monitors.calibrate(model_config, params, mixed, system).calibration == alone.calibration
+        straight = monitors.calibrate(model_config, params, pairs._replace(cells=stretched), data.system).calibration
+    assert straight.round_trip != alone.calibration.round_trip
