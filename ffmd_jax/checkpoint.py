@@ -124,12 +124,21 @@ class TrainingStates:
         self._manager.save(step, args=args, metrics={"validation": validation})
 
     def restore(self, like: Any) -> tuple[Any, float] | None:
-        """The newest state, shaped and placed as ``like``, and the lowest validation error so far; or None."""
+        """The newest state, shaped and placed as ``like``, and the lowest validation error so far; or None.
+
+        Raises:
+            ValueError: the state has other parts, as that of another version may.
+        """
         step = self._manager.latest_step()
         if step is None:
             return None
         args = self._ocp.args.Composite(state=self._ocp.args.StandardRestore(like), best=self._ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=args)
+        try:
+            restored = self._manager.restore(step, args=args)
+        except ValueError as error:  # orbax prints both trees
+            raise ValueError(
+                f"the training state after {step} steps is not one of this version; start from its weights (--init)"
+            ) from error
         return restored["state"], float(restored["best"]["validation"])
 
 

@@ -157,6 +157,15 @@ def test_newest_and_best_states_are_both_kept(data, tmp_path):
         assert found == kept
 
 
+def test_a_state_with_other_parts_is_refused_in_one_line(tmp_path):
+    """As one that an optimizer of another version has saved."""
+    with checkpoint.TrainingStates(tmp_path / "states") as states:
+        states.save(7, {"weights": jnp.ones(3)}, 1.0)
+    with checkpoint.TrainingStates(tmp_path / "states") as states, pytest.raises(ValueError) as caught:
+        states.restore({"weights": jnp.ones(3), "moments": jnp.ones(3)})
+    assert "after 7 steps" in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_a_step_without_finite_gradient_changes_nothing(data):
     model_config, training = train.model_config(data, SIZES), config.Training(batch_size=1, optimizer="adam")
     few = jax.tree.map(lambda x: x[:1], data.validation)
