@@ -27,7 +27,10 @@ EXPERIMENT = pipeline.Experiment(
     # Each holds other wave vectors than the 3 × 3 × 2 of the system; cells that symmetry makes of these are left out.
     other_cells=((18, 1, 1), (9, 2, 1), (9, 1, 2), (6, 3, 1), (6, 1, 3), (3, 2, 3), (3, 1, 6), (2, 1, 9), (1, 1, 18)),
     network="--config.cutoff 4",
-    trainings=("--epochs 6 --batch-size 1 --learning-rate 0.08",),
+    trainings=(
+        "--epochs 6 --batch-size 1 --learning-rate 0.08",
+        "--epochs 2 --batch-size 1 --learning-rate 0.02 --weight-decay 0",
+    ),
     tau=75.0,
     friction_tau=3000.0,
     n_spectrum=5_000,
