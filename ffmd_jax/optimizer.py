@@ -26,7 +26,8 @@ def make(training: Training, n_steps: int) -> optax.GradientTransformation:
     few 1e-4, which no error shows, but in a roll-out takes energy from one element that another has to make up for.
     """
     rates = schedule(training, n_steps)
-    decay = lambda step: training.weight_decay * rates(step) / training.learning_rate  # noqa: E731
+    # optax takes a schedule; the types of muon do not say so.
+    decay: Any = lambda step: training.weight_decay * rates(step) / training.learning_rate  # noqa: E731
     if training.optimizer == "muon":
         rule = optax.contrib.muon(rates, weight_decay=decay, adam_b2=0.99)
     elif training.optimizer == "adamw":
