@@ -127,7 +127,7 @@ class TrainingStates:
         """The newest state, shaped and placed as ``like``, and the lowest validation error so far; or None.
 
         Raises:
-            ValueError: the state has other parts, as that of another version may.
+            ValueError: the state has other parts, as that of another version may, or is damaged.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -137,7 +137,8 @@ class TrainingStates:
             restored = self._manager.restore(step, args=args)
         except ValueError as error:  # orbax prints both trees
             raise ValueError(
-                f"the training state after {step} steps is not one of this version; start from its weights (--init)"
+                f"the training state after {step} steps does not fit: of another version, or damaged; "
+                "--init starts from its weights"
             ) from error
         return restored["state"], float(restored["best"]["validation"])
 

@@ -139,6 +139,14 @@ def test_a_roll_out_that_an_alarm_ended_stays_and_one_of_another_model_is_made_a
     assert made == [str(path) for path in models]
 
 
+def test_there_is_no_demo_of_a_shipped_model_that_is_another_one(tmp_path, pipeline, monkeypatch, capsys):
+    stages, _ = make_stages(pipeline, "quartz", tmp_path)
+    monkeypatch.setattr(pipeline, "_ffmd", lambda *words: pytest.fail("ran the demo"))
+    monkeypatch.setattr(pipeline, "_digest", lambda model: model)
+    stages.demo()
+    assert "another one" in capsys.readouterr().out and not (tmp_path / "results.json").exists()
+
+
 @pytest.mark.parametrize("system", ["paracetamol", "quartz", "water"])
 def test_results_are_those_of_the_shipped_model(system):
     results = json.loads((EXPERIMENTS / system / "results.json").read_text())
