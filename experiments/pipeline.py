@@ -39,8 +39,8 @@ class Experiment:
         frame: interval of their frames, fs.
         n_train: training pairs.
         n_runs: reference runs; the last two validate and test.
-        other_cells: unit cells along the lattice vectors, of supercells with as many atoms as the system's; a short run
-            of each trains, too.
+        other_runs: options of `ffmd reference` of more runs that train: other cells, other temperatures.
+        other_length_ps: of each of these.
         n_steps: of the long roll-out.
         n_spectrum: steps of the roll-out and the reference run whose spectra are compared; every frame is kept.  One
             molecule needs many, and then this run is the long one, too.
@@ -56,7 +56,8 @@ class Experiment:
     frame: float
     n_train: int
     n_runs: int = 5
-    other_cells: tuple[tuple[int, int, int], ...] = ()
+    other_runs: tuple[str, ...] = ()
+    other_length_ps: float = 8.0
     n_steps: int = 100_000
     n_spectrum: int = 10_000
 
@@ -88,20 +89,11 @@ class Stages:
         frame_fs = of.time_step if self.smoke else of.frame
         short = ["--equilibrate-ps", 0.1, "--spacing-ps", 0.1] if self.smoke else []
         others = []
-        for seed, cell in enumerate(of.other_cells[:1] if self.smoke else of.other_cells, 200):
-            others.append(self.data / f"cell_{'_'.join(map(str, cell))}.h5")
-            run = ["--repeat", *cell, "--length-ps", 0.03 * of.time_step if self.smoke else 8, "--frame-fs", frame_fs]
-            _ffmd(
-                "reference",
-                of.system,
-                *run,
-                "--seed",
-                seed,
-                *(short or ["--equilibrate-ps", 3]),
-                "--out",
-                others[-1],
-                "--resume",
-            )
+        for i, options in enumerate(of.other_runs[:1] if self.smoke else of.other_runs):
+            others.append(self.data / f"other_{i}.h5")
+            length_ps = 0.03 * of.time_step if self.smoke else of.other_length_ps
+            run = [*options.split(), "--length-ps", length_ps, "--frame-fs", frame_fs, "--seed", 200 + i, *short]
+            _ffmd("reference", of.system, *run, "--out", others[-1], "--resume")
         length_ps = 0.03 * of.time_step if self.smoke else of.length_ps
         runs = ["--runs", of.n_runs, "--length-ps", length_ps, "--frame-fs", frame_fs]
         _ffmd("reference", of.system, *runs, *short, "--out", self.data / "nve.h5", "--resume")

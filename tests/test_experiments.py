@@ -77,7 +77,7 @@ def test_every_command_of_an_experiment_is_understood(system, tmp_path, pipeline
     assert len(with_friction) == len(noted & {"friction", "long", "supercell"})
     of, words = stages.experiment, next(words for words in commands if words[0] == "dataset")
     files = [Path(word).stem for word in words[1 : words.index("--time-step")]]
-    assert len(files) == of.n_runs + len(of.other_cells) == len(set(files))
+    assert len(files) == of.n_runs + len(of.other_runs) == len(set(files))
     # The system is the first file's; validated and tested is in its cell.
     assert [files[0], *files[-2:]] == ["nve_0", *(f"nve_{of.n_runs - i}" for i in (2, 1))]
     # Stopped by what is not there, or by these options: exit code 1; of wrong options it would be 2.

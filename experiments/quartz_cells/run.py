@@ -17,6 +17,9 @@ sys.path.insert(0, str(HERE.parent))
 
 import pipeline  # noqa: E402
 
+# Each holds other wave vectors than the 3 × 3 × 2 of the system; cells that symmetry makes of these are left out.
+CELLS = [(18, 1, 1), (9, 2, 1), (9, 1, 2), (6, 3, 1), (6, 1, 3), (3, 2, 3), (3, 1, 6), (2, 1, 9), (1, 1, 18)]
+
 EXPERIMENT = pipeline.Experiment(
     system="quartz",
     time_step=30.0,
@@ -24,9 +27,8 @@ EXPERIMENT = pipeline.Experiment(
     frame=10.0,
     n_train=5_000,
     n_runs=3,
-    # Each holds other wave vectors than the 3 × 3 × 2 of the system; cells that symmetry makes of these are left out.
-    other_cells=((18, 1, 1), (9, 2, 1), (9, 1, 2), (6, 3, 1), (6, 1, 3), (3, 2, 3), (3, 1, 6), (2, 1, 9), (1, 1, 18)),
-    network="--config.cutoff 4",
+    other_runs=tuple(f"--repeat {a} {b} {c} --equilibrate-ps 3" for a, b, c in CELLS),
+    network="--config.cutoff 5",
     trainings=(
         "--epochs 6 --batch-size 1 --learning-rate 0.08",
         "--epochs 2 --batch-size 1 --learning-rate 0.02 --weight-decay 0",
