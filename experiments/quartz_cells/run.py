@@ -4,7 +4,7 @@
     python experiments/quartz_cells/run.py reference train    # only these stages
     python experiments/quartz_cells/run.py --smoke DIR        # small, in two minutes, of no meaning
 
-Not shipped: experiments/LOG.md, 26 November 2026, has its numbers.
+Not shipped yet: experiments/LOG.md, 26 November 2026, has its numbers.
 
 A stage that was stopped goes on when it is started again.
 """
