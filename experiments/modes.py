@@ -1,20 +1,18 @@
 """Where in the spectrum a roll-out is too hot or too cold: its kinetic energy over the reference's, by frequency.
 
-    python experiments/paracetamol/run.py    # also quartz
-    python experiments/modes.py paracetamol --band 100
-    python experiments/modes.py quartz --band 25
+    python experiments/paracetamol/run.py    # also quartz, water
+    python experiments/modes.py experiments/paracetamol/runs/friction.h5 experiments/paracetamol/data/nvt.h5 --band 50
 
-Vibrations faster than half the frame rate are folded back, in both runs alike.
+Both need every frame.  Vibrations faster than half the frame rate are folded back, in both runs alike.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from ffmd_jax import analysis, distributions, trajectory
-
-HERE = Path(__file__).resolve().parent
 
 
 def spectrum(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -26,11 +24,13 @@ def spectrum(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("system", choices=["paracetamol", "quartz", "water"])
+    parser.add_argument("run", type=Path, help="trajectory of `ffmd rollout`")
+    parser.add_argument("reference", type=Path, help="trajectory of `ffmd reference`, with the same frame interval")
     parser.add_argument("--band", type=float, default=100.0, metavar="PER_CM", help="width of a band, cm⁻¹")
     options = parser.parse_args()
-    wavenumbers, own = spectrum(HERE / options.system / "runs" / "spectrum.h5")
-    reference = spectrum(HERE / options.system / "data" / "nvt.h5")[1]
+    (wavenumbers, own), (others, reference) = spectrum(options.run), spectrum(options.reference)
+    if own.shape != reference.shape or not np.allclose(wavenumbers, others):
+        sys.exit(f"the frame intervals of {options.run} and {options.reference} are not the same")
     print("| cm⁻¹ | share of the reference's kinetic energy | force-free / reference |\n|---|---|---|")
     for low in np.arange(0.0, wavenumbers[-1], options.band):
         band = (wavenumbers >= low) & (wavenumbers < low + options.band)

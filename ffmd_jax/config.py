@@ -179,6 +179,8 @@ class Training:
             velocity (velocities); the end stays, so that the network learns to come back.
         push_forward: Start pairs of 0 … this many steps of the network's own before, drawn for each, so that the
             network learns to come back from its own errors.  Needs training pairs that follow each other in time.
+        mass_weighting: Weigh squared errors by the atoms' masses, as kinetic energy does, so that heavy atoms count as
+            much as light, fast ones.  Without it, as in the paper, the loss is that of hydrogen, where there is any.
         kinetic_energy_penalty: Weight, in the loss, of the squared relative error of the total kinetic energy.
         time_reversal: Train half of the steps on the reversed pair, (r', −v') → (r, −v).
         seed: Of weights and data order.
@@ -197,6 +199,7 @@ class Training:
     ema_decay: float = 0.999
     noise: float = 0.0
     push_forward: int = 0
+    mass_weighting: bool = True
     kinetic_energy_penalty: float = 0.0
     time_reversal: bool = True
     seed: int = 0

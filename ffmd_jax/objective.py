@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ase.data import chemical_symbols
 from jax.sharding import Mesh
 
 from ffmd_jax import dataset as datasets
@@ -20,12 +21,17 @@ Prepare = Callable[[model.Params, Batch], Examples]
 
 
 class Errors(NamedTuple):
-    """Mean absolute errors per component, and mean absolute values to relate them to; Å and Å/fs."""
+    """Mean absolute errors per component, and mean absolute values to relate them to; Å and Å/fs.
+
+    The errors of each element's velocities are relative to the mean absolute component of these, %: where masses differ,
+    the fast, light atoms alone decide the errors of all.
+    """
 
     displacement_mae: float
     velocity_mae: float
     displacement_mean: float
     velocity_mean: float
+    velocity_percent_by_element: dict[str, float]
 
     @property
     def displacement_percent(self) -> float:
@@ -72,29 +78,35 @@ def make_loss(
     system: System,
     convolution: model.Convolution = products.edge_convolution,
     kinetic_energy_penalty: float = 0.0,
+    mass_weighting: bool = True,
 ) -> Loss:
     """Returns ``(params, pair) -> (loss, absolute errors)`` for one pair.
 
     The loss is ½ MSE(Δr) + ½ MSE(v), each in units of its RMS, and ``kinetic_energy_penalty`` times the squared
-    relative error of the kinetic energy; the errors are the mean absolute ones, Å and Å/fs.
+    relative error of the kinetic energy.  ``mass_weighting`` multiplies squares by the atoms' masses, over their harmonic
+    mean; at equilibrium all velocities zero have a loss of ½ with and without it.  The errors are the mean absolute ones
+    of each atom's components, ``[2, n_atoms]``, Å and Å/fs.
     """
+    weights = system.masses * np.mean(1 / system.masses) if mass_weighting else np.ones_like(system.masses)
+    weights = weights[:, None]
 
     def loss(params: model.Params, pair: Examples) -> tuple[Array, Array]:
         propagate = model.make_propagate(config, params, convolution)
         predicted = propagate(system._replace(cell=pair.cell), pair.before, pair.graph_before)
         error_r = predicted.positions - pair.before.positions - pair.displacements
         error_v = predicted.velocities - pair.after.velocities
-        squares = jnp.mean((error_r / config.displacement_rms) ** 2) + jnp.mean((error_v / config.velocity_rms) ** 2)
+        scaled = (error_r / config.displacement_rms) ** 2 + (error_v / config.velocity_rms) ** 2
+        squares = jnp.mean(weights * scaled)
         if kinetic_energy_penalty:
             found, right = (mechanics.kinetic_energy(system, x.velocities) for x in (predicted, pair.after))
             squares += 2 * kinetic_energy_penalty * (found / right - 1) ** 2
-        return 0.5 * squares, jnp.stack([jnp.mean(jnp.abs(error_r)), jnp.mean(jnp.abs(error_v))])
+        return 0.5 * squares, jnp.mean(jnp.abs(jnp.stack([error_r, error_v])), axis=-1)
 
     return loss
 
 
 def make_evaluate(loss: Loss, devices: Mesh, at_once: int) -> Callable[[model.Params, Any], Array]:
-    """Returns ``(params, (examples, weights)) -> [2]``: mean absolute errors of Δr, Å, and v, Å/fs.
+    """Returns ``(params, (examples, weights)) -> [2, n_atoms]``: mean absolute errors of Δr, Å, and v, Å/fs.
 
     ``at_once`` pairs together.
     """
@@ -128,11 +140,15 @@ def make_validate(
     pairs = examples.whole(table, devices)
     absolute = make_evaluate(loss, devices, at_once if model.batches_together(config) else 1)
     values = data.validation.displacements, data.validation.velocities
-    means = [float(np.mean(np.abs(x))) for x in values]
+    means = np.stack([np.mean(np.abs(x), axis=(0, 2)) for x in values])
 
     def errors(params: model.Params) -> Errors:
         found = np.asarray(absolute(params, pairs))
-        return Errors(float(found[0]), float(found[1]), *means)
+        by_element = {}
+        for element in config.elements:
+            own = data.system.species == element
+            by_element[chemical_symbols[element]] = float(100 * found[1, own].mean() / means[1, own].mean())
+        return Errors(*found.mean(axis=1).tolist(), *means.mean(axis=1).tolist(), by_element)
 
     return errors
 

@@ -1,7 +1,9 @@
 """The command line end to end on argon, and bad input: one clear line, exit code ≠ 0, nothing half-written."""
 
 import dataclasses
+import io
 import json
+import time
 
 import ase
 import ase.io
@@ -12,7 +14,7 @@ import pytest
 from conftest import fails, ffmd, random_params, small_config
 
 from ffmd_jax import checkpoint, model, trajectory
-from ffmd_jax.cli import free_runs
+from ffmd_jax.cli import common, free_runs
 from ffmd_jax.reference import systems
 from ffmd_jax.state import State
 
@@ -58,8 +60,11 @@ def test_the_chain_makes_trajectories_models_and_errors(chain, capsys):
         "displacement_mae_relative_percent",
         "velocity_mae_A_per_fs",
         "velocity_mae_relative_percent",
+        "velocity_mae_relative_percent_Ar",
     }
     assert 0 < errors["velocity_mae_relative_percent"] < 90
+    one, all_of_them = errors["velocity_mae_relative_percent_Ar"], errors["velocity_mae_relative_percent"]
+    assert one == pytest.approx(all_of_them, rel=1e-5)
     lines = [json.loads(line) for line in (chain / "model" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     for subject in ("model", "data.h5", "run.h5"):
@@ -240,3 +245,15 @@ def test_an_unstable_model_ends_with_a_clear_line(untrained, tmp_path, capsys):
     )  # fmt: skip
     assert "diverged" in message and "nothing is written" in message
     assert not (tmp_path / "a.h5").exists()
+
+
+def test_a_resumed_bar_takes_its_speed_from_its_own_work(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with common.progress(100, "resumed", begin=90.0) as bar:
+        time.sleep(0.3)  # longer than the interval of its updates
+        bar.update(1)
+        assert bar.n == 91 and bar.format_dict["rate"] < 1 / 0.3

@@ -122,6 +122,23 @@ def test_push_forward_needs_pairs_that_follow_each_other(data):
         examples.chains(data.train, 2)
 
 
+def test_squared_errors_count_by_the_masses_of_the_atoms(data):
+    masses = np.tile(np.float32([1.0, 16.0, 4.0]), len(data.system.masses))[: len(data.system.masses)]
+    system = objective.single(data.system._replace(masses=masses))
+    model_config = dataclasses.replace(train.model_config(data, SIZES), masses=(4.0,))
+    pair = jax.tree.map(lambda x: jnp.asarray(x[0]), examples.make(data.system, data.validation, CUTOFF))
+    params = train.initial(model_config, config.Training(optimizer="adam"), 10).params
+    after = jax.jit(model.make_propagate(model_config, params))(system, pair.before, pair.graph_before)
+    squares = np.sum(
+        (np.asarray(after.positions - pair.after.positions) / model_config.displacement_rms) ** 2
+        + (np.asarray(after.velocities - pair.after.velocities) / model_config.velocity_rms) ** 2,
+        axis=-1,
+    )
+    for weighted, weights in ((True, masses * np.mean(1 / masses)), (False, np.ones_like(masses))):
+        loss = jax.jit(objective.make_loss(model_config, system, mass_weighting=weighted))
+        np.testing.assert_allclose(loss(params, pair)[0], 0.5 * np.mean(weights * squares) / 3, rtol=1e-4)
+
+
 def test_penalty_adds_the_squared_relative_error_of_the_kinetic_energy(data):
     model_config, system = train.model_config(data, SIZES), objective.single(data.system)
     pair = jax.tree.map(lambda x: x[0], examples.make(data.system, data.validation, CUTOFF))

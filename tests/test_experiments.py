@@ -53,7 +53,7 @@ def make_stages(pipeline, system, folder, model="nowhere"):
     return stages, script["STAGES"]
 
 
-@pytest.mark.parametrize("system", ["paracetamol", "quartz", "quartz_cells", "water"])
+@pytest.mark.parametrize("system", ["paracetamol", "quartz", "water"])
 def test_every_command_of_an_experiment_is_understood(system, tmp_path, pipeline, monkeypatch, capsys):
     stages, names = make_stages(pipeline, system, tmp_path)
     commands = []

@@ -229,9 +229,9 @@ def test_pairs_together_and_one_by_one_give_the_same_step(data):
     [
         (2, [np.nan, np.nan], None, "no finite gradient in the last 2 steps"),
         (0, [2e4, 3e4, 0.5], None, "the loss is 2.0e"),
-        (0, [0.5, 0.4], objective.Errors(np.nan, 1.0, 1.0, 1.0), "validation error"),
+        (0, [0.5, 0.4], objective.Errors(np.nan, 1.0, 1.0, 1.0, {}), "validation error"),
         (1, [np.nan], None, None),  # one bad pair
-        (0, [2e4, 0.5, 0.4], objective.Errors(1.0, 1.0, 1.0, 1.0), None),
+        (0, [2e4, 0.5, 0.4], objective.Errors(1.0, 1.0, 1.0, 1.0, {}), None),
     ],
 )
 def test_divergence_is_told_from_a_bad_pair(failed, losses, errors, message):

@@ -36,12 +36,19 @@ def print_json(values: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def progress(total: float, description: str, unit: str = "ps", hidden: bool = False) -> Iterator[tqdm]:
-    """A progress bar with ETA on stderr; silent where stderr is no terminal, except for start and end."""
+def progress(
+    total: float, description: str, unit: str = "ps", hidden: bool = False, begin: float = 0.0
+) -> Iterator[tqdm]:
+    """A progress bar with ETA on stderr, of what comes after ``begin``; seldom redrawn where stderr is no terminal."""
     quiet = not sys.stderr.isatty()
     layout = "{l_bar}{bar}| {n:.1f}/{total:.1f} " + unit + " [{elapsed}<{remaining}{postfix}]"
     with tqdm(
-        total=total, desc=description, bar_format=layout, mininterval=30 if quiet else 0.2, disable=hidden
+        total=total,
+        initial=begin,  # type: ignore[arg-type]  # typed as int, works with float
+        desc=description,
+        bar_format=layout,
+        mininterval=30 if quiet else 0.2,
+        disable=hidden,
     ) as bar:
         yield bar
 
@@ -56,8 +63,7 @@ def counted(items: Sequence, description: str, unit: str) -> Iterator:
 
 def follow(blocks: Iterable, length_ps: float, description: str, begin_ps: float = 0.0) -> Iterator:
     """Passes the blocks of a roll-out on, with a progress bar in ps and the speed in ns/day since ``begin_ps``."""
-    with progress(length_ps, description) as bar:
-        bar.initial = bar.n = begin_ps
+    with progress(length_ps, description, begin=begin_ps) as bar:
         for block in blocks:
             bar.update(block.times[-1] / units.PS - bar.n)
             rate = bar.format_dict["elapsed"]

@@ -95,7 +95,8 @@ def _read_dataset(files: tuple[Path, ...], time_step: float, stride_fs: float | 
 def evaluate(model: Positional[str], data: Positional[Path], /, json: bool = False) -> None:
     """Prints the mean absolute errors of displacements and velocities on the test set, as in the paper's table.
 
-    Relative errors are relative to the mean absolute component of the test set.
+    Relative errors are relative to the mean absolute component of the test set; those of the velocities are given by
+    element, too.
 
     Args:
         model: Model folder, or the name of a shipped model.
@@ -128,17 +129,20 @@ def finish(model: Path, pairs) -> None:
 
 def as_dict(errors) -> dict[str, float]:
     """Errors by their names in JSON."""
+    by_element = errors.velocity_percent_by_element.items()
     return {
         "displacement_mae_A": errors.displacement_mae,
         "displacement_mae_relative_percent": errors.displacement_percent,
         "velocity_mae_A_per_fs": errors.velocity_mae,
         "velocity_mae_relative_percent": errors.velocity_percent,
+        **{f"velocity_mae_relative_percent_{element}": value for element, value in by_element},
     }
 
 
 def _describe(errors, time_step_fs: float) -> str:
+    by_element = ", ".join(f"{element} {value:.2f}" for element, value in errors.velocity_percent_by_element.items())
     return (
         f"Δt {time_step_fs:g} fs; MAE Δr {errors.displacement_mae * 1e5:.2f}e-5 Å "
         f"({errors.displacement_percent:.2f} %), "
-        f"v {errors.velocity_mae * 1e5:.2f}e-5 Å/fs ({errors.velocity_percent:.2f} %)"
+        f"v {errors.velocity_mae * 1e5:.2f}e-5 Å/fs ({errors.velocity_percent:.2f} %; {by_element} %)"
     )

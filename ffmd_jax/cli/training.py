@@ -115,19 +115,24 @@ def _train(
         with log:
             try:
                 progress = trainer.fit(model_config, pairs, training, state)
-                _follow(out, states, log, progress, model_config, best, n_steps)
+                _follow(out, states, log, progress, model_config, best, int(state.step), n_steps)
             except trainer.Diverged as error:
                 raise trainer.Diverged(f"{error}; {out} keeps the weights and states saved before") from None
     learn.finish(out, pairs)
 
 
-def _follow(out: Path, states, log, progress, model_config: configs.ModelConfig, best: float, n_steps: int) -> None:
+def _follow(
+    out: Path, states, log, progress, model_config: configs.ModelConfig, best: float, begin: int, n_steps: int
+) -> None:
     """Follows a training: bar, metrics, checkpoints, best weights; saves when asked to stop."""
     from ffmd_jax import checkpoint, parallel
 
     first, shown = parallel.is_first(), ""
     saved_at, drawn_at = time.monotonic(), -float("inf")
-    with _StopRequest() as request, common.progress(n_steps, "training", "steps", hidden=not first) as bar:
+    with (
+        _StopRequest() as request,
+        common.progress(n_steps, "training", "steps", hidden=not first, begin=begin) as bar,
+    ):
         for now in progress:
             step, errors = int(now.state.step), now.validation
             validation = float("inf") if errors is None else errors.mean_percent
