@@ -41,9 +41,11 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "ablations.jsonl"
 SIZES = {
     "cutoff": 3.6, "lmax": 1, "harmonics_lmax": 2, "channels": 16, "layers": 4, "radial_hidden": (32, 32),
-    "speed_hidden": (32,), "natural_parity": True,
+    "speed_hidden": (32,), "natural_parity": True, "bounded_gates": False,
 }  # fmt: skip
-TRAINING = {"batch_size": 2, "learning_rate": 0.03, "weight_decay": 0.003, "ema_decay": 0.99}
+TRAINING = {
+    "batch_size": 2, "learning_rate": 0.03, "weight_decay": 0.003, "ema_decay": 0.99, "mass_weighting": False,
+}  # fmt: skip
 VARIANTS = {  # changes of the architecture, changes of the training
     "base": ({}, {}),
     "paper's radial networks": ({"radial_intervals": 0}, {}),
@@ -66,6 +68,7 @@ VARIANTS = {  # changes of the architecture, changes of the training
     "noise 0.03": ({}, {"noise": 0.03}),
     "push-forward 1": ({}, {"push_forward": 1}),
     "push-forward 4": ({}, {"push_forward": 4}),
+    "errors weighted by masses": ({}, {"mass_weighting": True}),
     "kinetic-energy penalty 1": ({}, {"kinetic_energy_penalty": 1.0}),
 }
 N_STARTS, N_FREE, N_REPLICAS, N_NVT = 16, 128, 4, 1500
