@@ -41,6 +41,8 @@ class Experiment:
         n_runs: reference runs; the last two validate and test.
         other_runs: options of `ffmd reference` of more runs that train: other cells, other temperatures.
         other_length_ps: of each of these.
+        large_reference: options of `ffmd reference` of the NVT run for 2 × 2 × 2 cells to compare with; none: that of
+            the small cell.
         n_steps: of the long roll-out.
         n_spectrum: steps of the roll-out and the reference run whose spectra are compared; every frame is kept.  One
             molecule needs many, and then this run is the long one, too.
@@ -58,6 +60,7 @@ class Experiment:
     n_runs: int = 5
     other_runs: tuple[str, ...] = ()
     other_length_ps: float = 8.0
+    large_reference: str = ""
     n_steps: int = 100_000
     n_spectrum: int = 10_000
 
@@ -145,8 +148,13 @@ class Stages:
         atoms, state = trajectory.read_start(self.data / "nvt.h5", need_velocities=False)
         small = Atoms(atoms.species, state.positions, cell=atoms.cell, pbc=atoms.pbc, masses=atoms.masses)
         write(start, small.repeat((2, 2, 2)))
-        n_steps = of.n_spectrum // 2
-        self._run("supercell", start, n_steps=n_steps, every=1, tau=of.tau, more=(*self._friction, "--draw-velocities"))
+        reference = self.data / "nvt.h5"
+        if of.large_reference and not self.smoke:
+            reference = self.data / "nvt_222.h5"
+            run = ["--ensemble", "nvt", "--tau-fs", of.tau, "--seed", 300, "--frame-fs", of.time_step]
+            _ffmd("reference", of.system, *run, *of.large_reference.split(), "--out", reference, "--resume")
+        more, n_steps = (*self._friction, "--draw-velocities"), of.n_spectrum // 2
+        self._run("supercell", start, n_steps=n_steps, every=1, tau=of.tau, more=more, reference=reference)
 
     @property
     def _friction(self) -> tuple[str, ...]:
@@ -166,9 +174,16 @@ class Stages:
         self._note("demo", {"cores": len(os.sched_getaffinity(0)), **{name: summary[name] for name in names}})
 
     def _run(
-        self, name: str, start: Path, n_steps: int, every: int, tau: float | None, more: tuple[str, ...] = ()
+        self,
+        name: str,
+        start: Path,
+        n_steps: int,
+        every: int,
+        tau: float | None,
+        more: tuple[str, ...] = (),
+        reference: Path | None = None,
     ) -> None:
-        """A roll-out and its analysis beside the reference run; alarms end it, and are noted."""
+        """A roll-out and its analysis beside a reference run (None: NVT); alarms end it, and are noted."""
         steps = 20 if self.smoke else n_steps
         path, report = self.runs / f"{name}.h5", self.runs / f"{name}_report"
         bath = ["--ensemble", "nve"] if tau is None else ["--temperature", 300, "--tau-fs", tau]
@@ -185,7 +200,8 @@ class Stages:
             return
         # Energies of the frames of long runs would take longer than the runs.
         energies = ["--force-field", self.experiment.system] if every == 1 and name != "supercell" else []
-        options = ["--reference", self.data / "nvt.h5", *energies, "--out", report, "--overwrite", "--json"]
+        options = ["--reference", reference or self.data / "nvt.h5", *energies]
+        options += ["--out", report, "--overwrite", "--json"]
         found = _ffmd("analyze", path, *options, json_line=True)
         self._note(name, {"stopped_by_alarm": ended, **found})
 

@@ -23,8 +23,8 @@ Prepare = Callable[[model.Params, Batch], Examples]
 class Errors(NamedTuple):
     """Mean absolute errors per component, and mean absolute values to relate them to; Å and Å/fs.
 
-    The errors of each element's velocities are relative to the mean absolute component of these, %: where masses differ,
-    the fast, light atoms alone decide the errors of all.
+    The errors of each element's velocities are relative to the mean absolute component of these, %: where masses
+    differ, the fast, light atoms alone decide the errors of all.
     """
 
     displacement_mae: float
@@ -83,9 +83,9 @@ def make_loss(
     """Returns ``(params, pair) -> (loss, absolute errors)`` for one pair.
 
     The loss is ½ MSE(Δr) + ½ MSE(v), each in units of its RMS, and ``kinetic_energy_penalty`` times the squared
-    relative error of the kinetic energy.  ``mass_weighting`` multiplies squares by the atoms' masses, over their harmonic
-    mean; at equilibrium all velocities zero have a loss of ½ with and without it.  The errors are the mean absolute ones
-    of each atom's components, ``[2, n_atoms]``, Å and Å/fs.
+    relative error of the kinetic energy.  ``mass_weighting`` multiplies squares by the atoms' masses, over their
+    harmonic mean: with and without it, to predict zeros is a loss of 1 at equilibrium.  The errors are the mean
+    absolute ones of each atom's components, ``[2, n_atoms]``, Å and Å/fs.
     """
     weights = system.masses * np.mean(1 / system.masses) if mass_weighting else np.ones_like(system.masses)
     weights = weights[:, None]
@@ -148,7 +148,8 @@ def make_validate(
         for element in config.elements:
             own = data.system.species == element
             by_element[chemical_symbols[element]] = float(100 * found[1, own].mean() / means[1, own].mean())
-        return Errors(*found.mean(axis=1).tolist(), *means.mean(axis=1).tolist(), by_element)
+        (error_r, error_v), (mean_r, mean_v) = found.mean(axis=1).tolist(), means.mean(axis=1).tolist()
+        return Errors(error_r, error_v, mean_r, mean_v, by_element)
 
     return errors
 

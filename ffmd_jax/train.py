@@ -200,9 +200,7 @@ def fit(
     rates, after_epoch = optimizer.schedule(training, n_steps), optimizer.make_after_epoch(training)
     current = initial(config, training, n_steps) if state is None else state
     system, together = objective.single(data.system), model.batches_together(config)
-    loss = objective.make_loss(
-        config, system, convolution, training.kinetic_energy_penalty, training.mass_weighting
-    )
+    loss = objective.make_loss(config, system, convolution, training.kinetic_energy_penalty, training.mass_weighting)
     prepare = objective.make_prepare(config, system, training, convolution)
     take_step = make_train_step(loss, prepare, training, optimizer.make(training, n_steps), devices, together)
     run_block = make_block(take_step, devices)

@@ -15,8 +15,8 @@ sys.path.insert(0, str(HERE.parent))
 
 import pipeline  # noqa: E402
 
-# Besides the system's 3 × 3 × 2.  Each holds other wave vectors, without which vibrations of larger cells would heat; cells
-# that symmetry makes of these are left out.
+# Besides the system's 3 × 3 × 2.  Each holds other wave vectors, without which vibrations of larger cells would heat;
+# cells that symmetry makes of these are left out.
 CELLS = [(18, 1, 1), (9, 2, 1), (9, 1, 2), (6, 3, 1), (6, 1, 3), (3, 2, 3), (3, 1, 6), (2, 1, 9), (1, 1, 18)]
 
 EXPERIMENT = pipeline.Experiment(
@@ -27,6 +27,7 @@ EXPERIMENT = pipeline.Experiment(
     n_train=5_000,
     n_runs=3,
     other_runs=tuple(f"--repeat {a} {b} {c} --equilibrate-ps 3" for a, b, c in CELLS),
+    large_reference="--repeat 6 6 4 --length-ps 30 --equilibrate-ps 5",
     network="--config.cutoff 5",
     trainings=(
         "--epochs 6 --batch-size 1 --learning-rate 0.08",
