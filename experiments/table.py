@@ -37,6 +37,9 @@ def ours(results: dict) -> dict[str, str]:
         displacement, velocity = one["displacement_mae_A"], one["velocity_mae_A_per_fs"]
         rows["MAE Δr, 1e-5 Å"] = f"{1e5 * displacement:.2f} ({one['displacement_mae_relative_percent']:.2f} %)"
         rows["MAE v, 1e-5 Å/fs"] = f"{1e5 * velocity:.2f} ({one['velocity_mae_relative_percent']:.2f} %)"
+        begin = "velocity_mae_relative_percent_"
+        values = {name.removeprefix(begin): value for name, value in one.items() if name.startswith(begin)}
+        rows["MAE v by element"] = ", ".join(f"{element} {value:.2f} %" for element, value in values.items())
     if training := results.get("training"):
         rows["training"] = f"{training['hours'] * training['cores']:.1f} core-hours"
     for name, title in (("spectrum", "CSVR"), ("friction", "CSVR and friction")):
@@ -50,7 +53,8 @@ def ours(results: dict) -> dict[str, str]:
         rows["2 × 2 × 2 cells with friction: temperature, K"] = with_error(run, "temperature_K") + alarm(run)
         rows["2 × 2 × 2 cells with friction: by element, K"] = by_element(run)
         if not run["stopped_by_alarm"]:
-            rows["2 × 2 × 2 cells with friction: VDOS overlap"] = number(run.get("vdos_overlap"), ".3f")
+            halves = run["reference_vdos_halves_overlap"]
+            rows["2 × 2 × 2 cells with friction: VDOS overlap"] = beside_halves(run["vdos_overlap"], halves)
     for name, row in (("weak", "CSVR, τ = 100 Δt: temperature, K"), ("free", "NVE: temperature, K")):
         if run := results.get(name):
             rows[row] = with_error(run, "temperature_K") + (alarm(run) or f" ({run['length_ps']:.0f} ps)")

@@ -22,10 +22,14 @@ EXPERIMENT = pipeline.Experiment(
     frame=7.0,
     n_train=10_000,
     network="--config.cutoff 4",
-    trainings=("--epochs 40 --batch-size 2 --learning-rate 0.04",),
+    trainings=(
+        "--epochs 40 --batch-size 2 --learning-rate 0.04 --no-mass-weighting",
+        "--epochs 20 --batch-size 2 --learning-rate 0.04",
+        "--epochs 4 --batch-size 2 --learning-rate 0.01 --weight-decay 0",
+    ),
     tau=70.0,
-    friction_tau=1750.0,
-    n_spectrum=100_000,
+    friction_tau=4000.0,
+    n_spectrum=400_000,
 )
 
 STAGES = ["reference", "train", "evaluate", "rollout", "demo"]
