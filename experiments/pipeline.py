@@ -114,7 +114,7 @@ class Stages:
         """The model; hours of its steps at their mean speed, and how many cores it could use."""
         network, trainings = self.experiment.network, self.experiment.trainings
         if self.smoke:
-            network, trainings = _SMOKE_NETWORK, (_SMOKE_TRAINING,) * len(trainings)
+            network, trainings = _SMOKE_NETWORK, (_SMOKE_TRAINING,) * min(2, len(trainings))
         n_before = len(trainings) - 1
         folders = [*(self.runs / f"model_before_{i}" for i in range(n_before, 0, -1)), self.runs / "model"]
         begin, n_lines = network.split(), [len(training_log.read(out / METRICS)) for out in folders]
