@@ -193,7 +193,9 @@ class Stages:
         if not ended:
             command = ["rollout", self.model, "--start", start, *options, "--out", path, "--resume"]
             ended = _ffmd(*command, may_alarm=True) == ALARM
-        n_frames = len(trajectory.read(path).times) if ended and path.exists() else 0
+        n_frames = len(trajectory.read(path).times) if path.exists() else 0
+        if not ended and path.exists() and n_frames * every < steps:  # a signal ends a roll-out with exit code 0, too
+            sys.exit(f"{path} was stopped before its end; the same command goes on")
         if ended and n_frames < ANALYZABLE:
             length_ps = n_frames * every * self.experiment.time_step / units.PS
             self._note(name, {"stopped_by_alarm": True, "length_ps": length_ps})

@@ -139,6 +139,21 @@ def test_a_roll_out_that_an_alarm_ended_stays_and_one_of_another_model_is_made_a
     assert made == [str(path) for path in models]
 
 
+def test_a_roll_out_that_a_signal_stopped_is_not_noted(tmp_path, pipeline, monkeypatch):
+    stages, _ = make_stages(pipeline, "quartz", tmp_path)
+    crystal, state = perturbed()
+
+    def stopped(*words, json_line=False, may_alarm=False):
+        with trajectory.Writer(tmp_path / "runs" / "long.h5", crystal, {}) as writer:
+            writer.append(jax.tree.map(lambda x: np.stack([x] * 9), state), np.arange(9.0), {})
+        return 0
+
+    monkeypatch.setattr(pipeline, "_ffmd", stopped)
+    with pytest.raises(SystemExit, match="stopped before its end"):
+        stages._run("long", tmp_path / "data" / "nvt.h5", n_steps=100, every=10, tau=75.0)
+    assert not (tmp_path / "results.json").exists()
+
+
 def test_there_is_no_demo_of_a_shipped_model_that_is_another_one(tmp_path, pipeline, monkeypatch, capsys):
     stages, _ = make_stages(pipeline, "quartz", tmp_path)
     monkeypatch.setattr(pipeline, "_ffmd", lambda *words: pytest.fail("ran the demo"))
