@@ -35,6 +35,7 @@ class Experiment:
         trainings: options of `ffmd train` for each training; one begins with the weights of the one before.
         tau: the paper's relaxation time of the thermostat, fs.
         friction_tau: relaxation time 1/γ of Langevin friction and noise besides, fs.
+        error_noise: True: the runs with friction have noise of the size of the model's errors, too.
         length_ps: of each of the reference runs.
         frame: interval of their frames, fs.
         n_train: training pairs.
@@ -61,6 +62,7 @@ class Experiment:
     other_runs: tuple[str, ...] = ()
     other_length_ps: float = 8.0
     large_reference: str = ""
+    error_noise: bool = False
     n_steps: int = 100_000
     n_spectrum: int = 10_000
 
@@ -158,7 +160,8 @@ class Stages:
 
     @property
     def _friction(self) -> tuple[str, ...]:
-        return "--friction-tau-fs", f"{self.experiment.friction_tau:g}"
+        noise = ["--error-noise"] if self.experiment.error_noise else []
+        return "--friction-tau-fs", f"{self.experiment.friction_tau:g}", *noise
 
     def demo(self) -> None:
         """Speeds of the shipped model and of the reference, side by side in one process."""
