@@ -186,6 +186,17 @@ def test_images_keep_float32_exact_where_unwrapped_positions_stop():
     assert error[False] > 100 * error[True]
 
 
+@pytest.mark.parametrize("n_atoms", [2, 9, 64])
+def test_limits_of_temperatures_leave_room_for_chance(n_atoms):
+    # Mean squares of few normal numbers are skewed: 5 standard errors, for 9 atoms 48 %, are exceeded too often.
+    drawn = np.random.default_rng(0).chisquare(8 * 3 * n_atoms, 3_000_000) / (8 * 3 * n_atoms) - 1
+    system = make_system(np.full(n_atoms, 18), np.full(n_atoms, 39.948), np.eye(3) * 40.0)
+    uncalibrated = dataclasses.replace(CONFIG, calibration=None)
+    found = monitors.limits(uncalibrated, system, tau_fs=100.0, factor=1e-3)
+    for limit in (*found.kinetic, found.kinetic_total):
+        assert np.sum(drawn > limit) <= 6 and np.sum(drawn > 0.8 * limit) > 6  # of 3 million, 0.9 expected
+
+
 def test_a_calibration_is_of_the_first_cell_alone():
     """Held-out pairs of several cells: only those of the first are looked at, in their own cell."""
     data = springs(n_validation=6)
