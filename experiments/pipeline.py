@@ -208,7 +208,8 @@ class Stages:
         options = ["--reference", reference or self.data / "nvt.h5", *energies]
         options += ["--out", report, "--overwrite", "--json"]
         found = _ffmd("analyze", path, *options, json_line=True)
-        self._note(name, {"stopped_by_alarm": ended, **found})
+        # A run that was let go on after an alarm is whole; its alarms are among what was found.
+        self._note(name, {"stopped_by_alarm": ended and n_frames * every < steps, **found})
 
     def _ended_by_alarm(self, path: Path) -> bool:
         """True if a monitor has ended this run of this model; a run of another model is removed."""
