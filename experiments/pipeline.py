@@ -35,7 +35,7 @@ class Experiment:
         trainings: options of `ffmd train` for each training; one begins with the weights of the one before.
         tau: the paper's relaxation time of the thermostat, fs.
         friction_tau: relaxation time 1/γ of Langevin friction and noise besides, fs.
-        error_noise: True: the runs with friction have noise of the size of the model's errors, too.
+        reversible: True: errors and roll-outs of steps that are made reversible in time.
         length_ps: of each of the reference runs.
         frame: interval of their frames, fs.
         n_train: training pairs.
@@ -62,7 +62,7 @@ class Experiment:
     other_runs: tuple[str, ...] = ()
     other_length_ps: float = 8.0
     large_reference: str = ""
-    error_noise: bool = False
+    reversible: bool = False
     n_steps: int = 100_000
     n_spectrum: int = 10_000
 
@@ -131,6 +131,8 @@ class Stages:
     def evaluate(self) -> None:
         """One step, on the test pairs."""
         self._note("one_step", _ffmd("evaluate", self.model, self.pairs, "--json", json_line=True))
+        reversible = _ffmd("evaluate", self.model, self.pairs, "--reversible", "--json", json_line=True)
+        self._note("one_reversible_step", reversible)
 
     def rollout(self) -> None:
         """NVT, with every frame for spectra and energies, without and with friction, and long; weak NVT; NVE."""
@@ -160,8 +162,7 @@ class Stages:
 
     @property
     def _friction(self) -> tuple[str, ...]:
-        noise = ["--error-noise"] if self.experiment.error_noise else []
-        return "--friction-tau-fs", f"{self.experiment.friction_tau:g}", *noise
+        return "--friction-tau-fs", f"{self.experiment.friction_tau:g}"
 
     def demo(self) -> None:
         """Speeds of the shipped model and of the reference, side by side in one process."""
@@ -191,7 +192,8 @@ class Stages:
         path, report = self.runs / f"{name}.h5", self.runs / f"{name}_report"
         bath = ["--ensemble", "nve"] if tau is None else ["--temperature", 300, "--tau-fs", tau]
         untrained = ["--no-monitors"] if self.smoke else []  # would stop it before the first frame
-        options = [*bath, "--steps", steps, "--every", every, *more, *untrained]
+        reversible = ["--reversible"] if self.experiment.reversible else []
+        options = [*bath, "--steps", steps, "--every", every, *more, *reversible, *untrained]
         ended = self._ended_by_alarm(path)
         if not ended:
             command = ["rollout", self.model, "--start", start, *options, "--out", path, "--resume"]
@@ -209,7 +211,8 @@ class Stages:
         options += ["--out", report, "--overwrite", "--json"]
         found = _ffmd("analyze", path, *options, json_line=True)
         # A run that was let go on after an alarm is whole; its alarms are among what was found.
-        self._note(name, {"stopped_by_alarm": ended and n_frames * every < steps, **found})
+        facts = {"stopped_by_alarm": ended and n_frames * every < steps, "reversible": self.experiment.reversible}
+        self._note(name, {**facts, **found})
 
     def _ended_by_alarm(self, path: Path) -> bool:
         """True if a monitor has ended this run of this model; a run of another model is removed."""

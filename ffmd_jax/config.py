@@ -81,8 +81,6 @@ class Calibration:
         momentum_change: Largest change of the total momentum in one step, relative to Σ m|v|.
         speeds: Å/fs, largest of each element in these states.
         temperature_K: Highest temperature of these states, K.
-        displacement_error: Å, of each element: root mean square of the components' error in one step; empty: unknown.
-        velocity_error: Å/fs, the same of the velocities.
     """
 
     round_trip: float
@@ -91,8 +89,6 @@ class Calibration:
     momentum_change: float
     speeds: tuple[float, ...]
     temperature_K: float
-    displacement_error: tuple[float, ...] = ()
-    velocity_error: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,10 +146,6 @@ class ModelConfig:
         found = self.calibration
         if found is not None and {len(found.kinetic_drift), len(found.speeds)} != {len(self.elements)}:
             raise ValueError("the calibration must hold kinetic_drift and speeds of each element")
-        if found is not None and (len(found.displacement_error), len(found.velocity_error)) not in (
-            (0, 0), (len(self.elements), len(self.elements))
-        ):  # fmt: skip
-            raise ValueError("the calibration must hold the errors of each element, or of none")
 
     @property
     def splines_from(self) -> float:

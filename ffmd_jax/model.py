@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax import conservation, layers, neighbors, products
+from ffmd_jax import conservation, layers, neighbors, products, stepping
 from ffmd_jax.config import ModelConfig
 from ffmd_jax.layers import EVEN_SCALAR, VECTOR, Features
 from ffmd_jax.rollout import Propagate
@@ -178,11 +178,16 @@ def correction(config: ModelConfig) -> conservation.Correct:
 
 
 def make_propagate(
-    config: ModelConfig, params: Params, convolution: Convolution = products.edge_convolution
+    config: ModelConfig,
+    params: Params,
+    convolution: Convolution = products.edge_convolution,
+    *,
+    reversible: bool = False,
 ) -> Propagate:
     """Returns one step of Δt: network, then conservation laws; Å and Å/fs.
 
-    For roll-outs, give ``tables.tabulate(config, params)`` as ``params``.
+    For roll-outs, give ``tables.tabulate(config, params)`` as ``params``.  ``reversible``: the step that
+    `stepping.reversible` makes of it.
     """
     network, correct = TrajCast(config, convolution), correction(config)
 
@@ -191,7 +196,7 @@ def make_propagate(
         moved = state.positions + config.displacement_rms * output[:, 0]
         return correct(system, state, State(moved, config.velocity_rms * output[:, 1]))
 
-    return propagate
+    return stepping.reversible(propagate) if reversible else propagate
 
 
 def isolate(config: ModelConfig, system: System, state: State) -> tuple[System, State]:

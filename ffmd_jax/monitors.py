@@ -15,7 +15,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from scipy.stats import chi2
 
-from ffmd_jax import alarms, examples, mechanics, neighbors, rollout, tables
+from ffmd_jax import alarms, mechanics, neighbors, rollout, tables
 from ffmd_jax import model as models
 from ffmd_jax.alarms import Limits
 from ffmd_jax.config import Calibration, ModelConfig
@@ -28,12 +28,12 @@ _WINDOW = 10  # relaxation times of the thermostat
 # Independent samples of an element's kinetic energy in such a window, at least: in reference MD of paracetamol (2.8 ns,
 # CSVR, τ = 70 fs) the averages of H spread as of 8.7, of C 8.8, of O 10, of N 23.
 _SAMPLES = 8
+_CHANCE_STEP = 1e-9  # of a false alarm in a step: none in a hundred million
 _CHANCE = 3e-7  # of a false alarm in a window; 5 standard deviations of a normal distribution, which chi² is not yet
 _NVE_WINDOW = 200  # steps
 _UNKNOWN_DRIFT = 0.02
 _NEVER = 0.5  # a model that forgets the velocities reaches 0.7
 _STATES, _FREE_STEPS = 24, 64  # of the calibration
-_PAIRS = 256  # of its errors: 5 % of their square for an element of one atom
 
 
 class Stopped(ValueError):
@@ -54,7 +54,13 @@ class Alarm(NamedTuple):
     text: str
 
 
-def limits(config: ModelConfig, system: System, tau_fs: float | None = None, factor: float = FACTOR) -> Limits:
+def limits(
+    config: ModelConfig,
+    system: System,
+    tau_fs: float | None = None,
+    factor: float = FACTOR,
+    temperature_K: float | None = None,
+) -> Limits:
     """Limits for runs of a system with a model.
 
     Kinetic energies are averaged over a window of 10 relaxation times of the thermostat, 100 steps or more, without
@@ -63,6 +69,8 @@ def limits(config: ModelConfig, system: System, tau_fs: float | None = None, fac
 
     Args:
         tau_fs: relaxation time of the thermostat, fs; None: NVE.
+        temperature_K: the highest of the thermostat, in whose ensemble a molecule's kinetic energy spreads further than
+            in data of constant energy.
         factor: alarms at this multiple of the calibration.
     """
     found, elements = config.calibration, config.elements
@@ -73,13 +81,19 @@ def limits(config: ModelConfig, system: System, tau_fs: float | None = None, fac
     drift = np.array(found.kinetic_drift) if found else np.full(len(elements), _UNKNOWN_DRIFT)
     freedoms = (3 * _SAMPLES * np.maximum(n, 1) for n in (counts, counts.sum()))
     chance, chance_total = (chi2.isf(_CHANCE, freedom) / freedom - 1 for freedom in freedoms)
+    hottest = _MARGIN * found.temperature_K if found else np.inf
+    if found and temperature_K is not None:
+        freedom = float(mechanics.degrees_of_freedom(system))
+        # Of a thermostat beyond the data no more than of one at their end: these states are not known.
+        spread = float(chi2.isf(_CHANCE_STEP, freedom)) / freedom
+        hottest = max(hottest, min(temperature_K, found.temperature_K) * spread)
     fastest = np.full(len(elements), config.speed_max)
     if found:
         fastest = np.maximum(found.speeds, config.speed_limits or 0.0)
     return Limits(
         speeds=_MARGIN * fastest[np.searchsorted(elements, species)],
         distance=config.splines_from if config.shortest_distance else 0.0,
-        hottest=_MARGIN * found.temperature_K if found else np.inf,
+        hottest=hottest,
         kinetic=np.maximum(chance, factor * drift),
         kinetic_total=float(np.maximum(chance_total, factor * (counts @ drift) / counts.sum())),
         momentum_change=factor * found.momentum_change if found else np.inf,
@@ -102,8 +116,7 @@ def calibrate(
     """The configuration with what the model shows on held-out pairs, of which at most 24 are taken, evenly chosen.
 
     From each of these, one step and its round trip, and 64 free steps, whose mean kinetic energy is compared with that
-    of all held-out states, of one cell.  Errors of one step are of at most 256 pairs.  ``show`` passes the chosen on,
-    perhaps with a progress bar.
+    of all held-out states, of one cell.  ``show`` passes the chosen on, perhaps with a progress bar.
     """
     alike = np.all(pairs.cells == pairs.cells[0], axis=(1, 2))
     system = cast(system._replace(cell=pairs.cells[0]), jnp.float32)
@@ -125,7 +138,6 @@ def calibrate(
         momentum_change=max(_finite(change), float(np.finfo(np.float32).eps)),
         speeds=tuple(float(speeds[:, species == z].max()) for z in config.elements),
         temperature_K=float(np.max(totals)),
-        **_errors(config, params, jax.tree.map(lambda values: values[alike], pairs), system),
     )
     return dataclasses.replace(config, calibration=found)
 
@@ -147,25 +159,6 @@ def _make_look(config: ModelConfig, params: Any, system: System, positions: Arra
         return trip.mean, trip.worst, change, free
 
     return look
-
-
-def _errors(config: ModelConfig, params: Any, pairs: Pairs, system: System) -> dict[str, tuple[float, ...]]:
-    """Root mean square errors of one step, by element, of pairs of one cell."""
-    chosen = np.unique(np.linspace(0, len(pairs.velocities) - 1, _PAIRS).round().astype(int))
-    pairs = jax.tree.map(lambda values: values[chosen], pairs)
-    table = examples.make(system, pairs, config.architecture.cutoff)
-    propagate = models.make_propagate(config, cast(tables.tabulate(config, params), jnp.float32))
-
-    def squares(pair: examples.Examples) -> Array:
-        found = propagate(system, pair.before, pair.graph_before)
-        error_r = found.positions - pair.before.positions - pair.displacements
-        error_v = found.velocities - pair.after.velocities
-        return jnp.mean(jnp.stack([error_r, error_v]) ** 2, axis=-1)
-
-    each = np.asarray(jax.jit(lambda all: jax.lax.map(squares, all))(jax.tree.map(jnp.asarray, table)))
-    by_atom, species = each.mean(axis=0), np.asarray(system.species)
-    sizes = [tuple(_finite(np.sqrt(own[species == z].mean())) for z in config.elements) for own in by_atom]
-    return {"displacement_error": sizes[0], "velocity_error": sizes[1]}
 
 
 def _part(states: State, first: int) -> State:

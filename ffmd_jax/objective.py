@@ -79,19 +79,21 @@ def make_loss(
     convolution: model.Convolution = products.edge_convolution,
     kinetic_energy_penalty: float = 0.0,
     mass_weighting: bool = True,
+    reversible: bool = False,
 ) -> Loss:
     """Returns ``(params, pair) -> (loss, absolute errors)`` for one pair.
 
     The loss is ½ MSE(Δr) + ½ MSE(v), each in units of its RMS, and ``kinetic_energy_penalty`` times the squared
     relative error of the kinetic energy.  ``mass_weighting`` multiplies squares by the atoms' masses, over their
-    harmonic mean: with and without it, to predict zeros is a loss of 1 at equilibrium.  The errors are the mean
+    harmonic mean: with and without it, to predict zeros is a loss of 1 at equilibrium.  ``reversible``: of the step
+    that `stepping.reversible` makes of the model's.  The errors are the mean
     absolute ones of each atom's components, ``[2, n_atoms]``, Å and Å/fs.
     """
     weights = system.masses * np.mean(1 / system.masses) if mass_weighting else np.ones_like(system.masses)
     weights = weights[:, None]
 
     def loss(params: model.Params, pair: Examples) -> tuple[Array, Array]:
-        propagate = model.make_propagate(config, params, convolution)
+        propagate = model.make_propagate(config, params, convolution, reversible=reversible)
         predicted = propagate(system._replace(cell=pair.cell), pair.before, pair.graph_before)
         error_r = predicted.positions - pair.before.positions - pair.displacements
         error_v = predicted.velocities - pair.after.velocities
@@ -118,15 +120,17 @@ def make_evaluate(loss: Loss, devices: Mesh, at_once: int) -> Callable[[model.Pa
     return jax.jit(parallel.map_shares(share, devices))
 
 
-def evaluate(config: ModelConfig, params: model.Params, data: datasets.Dataset, pairs: datasets.Pairs) -> Errors:
-    """Errors of a model on some pairs of a dataset.
+def evaluate(
+    config: ModelConfig, params: model.Params, data: datasets.Dataset, pairs: datasets.Pairs, reversible: bool = False
+) -> Errors:
+    """Errors of a model on some pairs of a dataset; ``reversible``: of the step that `stepping.reversible` makes of it.
 
     Raises:
         ValueError: data at another Δt than the model's, other elements or masses.
     """
     check_fits(config, data)
     devices = parallel.mesh()
-    loss = make_loss(config, single(data.system))
+    loss = make_loss(config, single(data.system), reversible=reversible)
     return make_validate(config, dataclasses.replace(data, validation=pairs), loss, devices)(
         parallel.replicate(params, devices)
     )

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from ffmd_jax import mechanics, units
-from ffmd_jax.config import ModelConfig
 from ffmd_jax.state import Array, State, System
 
 Thermostat = Callable[..., State]
@@ -25,9 +24,8 @@ def make(
     *,
     elements: tuple[int, ...] = (),
     friction_tau_fs: float | None = None,
-    errors_of: ModelConfig | None = None,
 ) -> Thermostat:
-    """The thermostat of that name; `error_noise` before and `langevin` friction after it, if wanted.
+    """The thermostat of that name, and after it, with ``friction_tau_fs``, `langevin` of that relaxation time.
 
     `csvr` holds the temperature and weak friction spreads the kinetic energy: a motion whose energy a propagator feeds
     at a rate r is too hot by a factor 1/(1 − r τ/2), τ that of the friction, if nothing else couples it to the others.
@@ -37,11 +35,9 @@ def make(
         temperature_K, tau_fs, interval_fs: its arguments.
         elements: atomic numbers of the system, which "csvr-by-species" needs.
         friction_tau_fs: velocity relaxation time of the friction, fs; None: none.
-        errors_of: model whose errors the noise makes up for; None: no noise.
 
     Raises:
-        ValueError: friction on top of friction, a negative temperature or a time that is not positive; a model whose
-            errors are unknown.
+        ValueError: friction on top of friction, a negative temperature or a time that is not positive.
     """
     options = (temperature_K, tau_fs, interval_fs)
     if kind == "langevin" and friction_tau_fs is not None:
@@ -50,15 +46,11 @@ def make(
         bath = csvr_by_species(*options, elements)
     else:
         bath = {"csvr": csvr, "langevin": langevin}[kind](*options)
-    baths = [] if errors_of is None else [error_noise(errors_of)]
-    baths.append(bath)
-    if friction_tau_fs is not None:
-        baths.append(langevin(temperature_K, friction_tau_fs, interval_fs))
-    return in_turn(*baths) if len(baths) > 1 else bath
+    return bath if friction_tau_fs is None else in_turn(bath, langevin(temperature_K, friction_tau_fs, interval_fs))
 
 
 def in_turn(*baths: Thermostat) -> Thermostat:
-    """One thermostat after the other: where each leaves the canonical ensemble as it is, all together do."""
+    """One thermostat after the other; each leaves the canonical ensemble as it is, so all together do."""
 
     def apply(key: Array, system: System, state: State, *temperature_K: Array | float) -> State:
         for bath, own in zip(baths, jax.random.split(key, len(baths)), strict=True):
@@ -169,35 +161,6 @@ def langevin(temperature_K: float, tau_fs: float, interval_fs: float) -> Thermos
         width = jnp.sqrt((1 - keep**2) * units.BOLTZMANN * units.EV * temperature_K / system.masses)[:, None]
         noise = width * jax.random.normal(key, state.velocities.shape, dtype)
         return mechanics.zero_momenta(system, state._replace(velocities=keep * state.velocities + noise))
-
-    return apply
-
-
-def error_noise(config: ModelConfig) -> Thermostat:
-    """Adds normal noise of the size of a model's errors in one step to displacements and velocities, by element.
-
-    No thermostat of its own, but for one: training with squared errors leads to the mean of what may happen, whose
-    square is less than the mean square by that of the error.  So in each step a model takes a little energy out, most
-    from the elements that it knows least, and a thermostat of all atoms gives it back to others.  With the noise,
-    displacements and velocities have the mean squares of what happens.  Ignores the temperature: errors were measured
-    at that of the held-out data.
-
-    Raises:
-        ValueError: a model whose errors by element are unknown.
-    """
-    found = config.calibration
-    if found is None or not found.velocity_error:
-        raise ValueError("the errors of this model by element are unknown: its calibration has none to make noise of")
-
-    def apply(key: Array, system: System, state: State, temperature_K: Array | float = jnp.nan) -> State:
-        dtype, masses = state.positions.dtype, jnp.asarray(system.masses)[:, None]
-        members = (jnp.asarray(system.species)[:, None] == jnp.asarray(config.elements)).astype(dtype)
-        drawn = [
-            (members @ jnp.asarray(sizes, dtype))[:, None] * jax.random.normal(own, state.positions.shape, dtype)
-            for own, sizes in zip(jax.random.split(key), (found.displacement_error, found.velocity_error), strict=True)
-        ]
-        drawn[0] -= jnp.sum(masses * drawn[0], axis=0) / jnp.sum(masses)  # the centre of mass stays
-        return mechanics.zero_momenta(system, State(state.positions + drawn[0], state.velocities + drawn[1]))
 
     return apply
 

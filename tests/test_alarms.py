@@ -197,6 +197,21 @@ def test_limits_of_temperatures_leave_room_for_chance(n_atoms):
         assert np.sum(drawn > limit) <= 6 and np.sum(drawn > 0.8 * limit) > 6  # of 3 million, 0.9 expected
 
 
+@pytest.mark.parametrize(("n_atoms", "wider"), [(20, True), (162, False)])
+def test_a_molecule_in_a_thermostat_may_be_hotter_than_its_data_of_constant_energy(n_atoms, wider):
+    system = make_system(np.full(n_atoms, 18), np.full(n_atoms, 39.948))
+    found = monitors.limits(CONFIG, system, tau_fs=100.0, temperature_K=60.0).hottest
+    freedom = 3 * n_atoms - 6
+    kelvins = 60 * np.random.default_rng(0).chisquare(freedom, 3_000_000) / freedom
+    assert kelvins.max() < found
+    assert (found > 1.5 * CALIBRATION.temperature_K) == wider
+    assert monitors.limits(CONFIG, system, tau_fs=100.0).hottest == 1.5 * CALIBRATION.temperature_K
+    beyond = monitors.limits(CONFIG, system, tau_fs=100.0, temperature_K=900.0).hottest
+    assert (
+        beyond < 3 * CALIBRATION.temperature_K
+    )  # of a target that the data do not reach no more than of one that they do
+
+
 def test_a_calibration_is_of_the_first_cell_alone():
     """Held-out pairs of several cells: only those of the first are looked at, in their own cell."""
     data = springs(n_validation=6)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ffmd_jax import mechanics, neighbors, rollout, thermostat
+from ffmd_jax import mechanics, neighbors, rollout, stepping, thermostat
 from ffmd_jax.reference import energies, integrator, production, systems
 from ffmd_jax.state import State, make_system
 
@@ -65,6 +65,64 @@ def test_integrator_is_reversible(argon):
     back = go(State(there.positions, -there.velocities), 4.0, 20)
     np.testing.assert_allclose(back.positions, start.positions, atol=1e-11)
     assert np.abs(there.positions - start.positions).max() > 0.05
+
+
+def misses(step, system, state, graph):
+    """RMS by which a step and one back from its end miss the start."""
+    end = step(system, state, graph)
+    back = step(system, State(end.positions, -end.velocities), graph)
+    return float(jnp.sqrt(jnp.mean((back.positions - state.positions) ** 2)))
+
+
+def test_a_step_made_reversible_neither_gains_nor_loses_energy(argon):
+    # An exact step, and friction that no thermostat answers.
+    start = hot_start(argon)
+    search = neighbors.plan(argon.system, start.positions, argon.cutoff, skin=0.8)
+    graph = neighbors.build(search, argon.system, start.positions).graph
+    exact = integrator.drift_kick_drift(argon.energy, 4.0)
+
+    def damped(loss):
+        def step(system, state, graph):
+            end = exact(system, state, graph)
+            return State(end.positions, (1 - loss) * end.velocities)
+
+        return step
+
+    def left(step, n_steps=50):
+        go = jax.jit(lambda s: jax.lax.scan(lambda s, _: (step(argon.system, s, graph), None), s, None, n_steps)[0])
+        kinetic = [mechanics.kinetic_energy(argon.system, s.velocities) for s in (go(start), start)]
+        return float(kinetic[0] / kinetic[1])
+
+    loss, free = 2e-3, left(exact)
+    assert abs(left(damped(loss)) / free - (1 - 2 * loss) ** 50) < 0.03 < 1 - (1 - 2 * loss) ** 50
+    assert abs(left(stepping.reversible(damped(loss))) / free - 1) < 2e-3
+    few = [misses(stepping.reversible(damped(x)), argon.system, start, graph) for x in (loss, 2 * loss)]
+    assert 3.8 < few[1] / few[0] < 4.2  # of second order in the error
+    assert misses(damped(loss), argon.system, start, graph) > 100 * few[0]
+
+
+def test_a_step_made_reversible_has_half_the_squared_error():
+    # Oscillators of unit frequency, and an error that is any linear map.
+    n_atoms, angle = 12, 0.9
+    system = make_system([18] * n_atoms, [40.0] * n_atoms)
+    wrong = 1e-4 * jax.random.normal(jax.random.key(0), (6 * n_atoms, 6 * n_atoms))
+
+    def exact(state):
+        r, v = state
+        return State(np.cos(angle) * r + np.sin(angle) * v, np.cos(angle) * v - np.sin(angle) * r)
+
+    def step(system, state, graph):
+        flat = jnp.concatenate([x.ravel() for x in state])
+        r, v = (flat + wrong @ flat).reshape(2, n_atoms, 3)
+        return exact(State(r, v))
+
+    states = [State(*jax.random.normal(key, (2, n_atoms, 3))) for key in jax.random.split(jax.random.key(1), 20)]
+    squares = {
+        made: np.mean([np.square(np.stack(made(system, s, None)) - np.stack(exact(s))).mean() for s in states])
+        for made in (step, stepping.reversible(step))
+    }
+    plain, corrected = squares.values()
+    assert abs(corrected / plain - 0.5) < 0.05
 
 
 def test_integrator_is_of_second_order():

@@ -166,8 +166,6 @@ def test_a_ramp_is_linear_in_time_and_cannot_be_lengthened(folder, tmp_path, cap
         (("--friction-tau-fs", 0), "positive times"),
         (("--friction-tau-fs", 500, "--thermostat", "langevin"), "friction already"),
         (("--friction-tau-fs", 500, "--ensemble", "nve"), "no friction"),
-        (("--error-noise", "--ensemble", "nve"), "no noise"),
-        (("--error-noise",), "errors of this model"),
         (("--resume", "--overwrite"), "say one"),
     ],
 )

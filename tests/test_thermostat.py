@@ -1,13 +1,11 @@
 """Thermostats alone, at few degrees of freedom: mean and variance of the kinetic energy within 5 standard errors."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ffmd_jax import config, mechanics, thermostat, units
+from ffmd_jax import mechanics, thermostat, units
 from ffmd_jax.state import State, make_system
 
 KT = units.BOLTZMANN * 300.0
@@ -152,67 +150,3 @@ def test_momenta_do_not_grow_under_a_dissipative_propagator():
     after = jax.jit(lambda s: jax.lax.scan(step, s, jax.random.split(jax.random.key(4), 100))[0])(drifting)
     scale = float(jnp.sum(system.masses[:, None] * jnp.abs(after.velocities)))
     assert np.abs(mechanics.linear_momentum(system, after.velocities)).max() < 1e-12 * scale
-
-
-def regression(r_squared, displacement_rms, velocity_rms):
-    """A model of C and H whose errors are known: it predicts means, with a share ``r_squared`` of the mean square."""
-    errors = [tuple(np.sqrt(1 - np.array(r_squared)) * rms) for rms in (displacement_rms, velocity_rms)]
-    found = config.Calibration(0.1, 0.1, (0.1, 0.1), 1e-6, (1.0, 1.0), 600.0, *errors)
-    return config.ModelConfig((1, 6), (1.008, 12.011), 10.0, 1.0, 1.0, 1.0, 4.0, calibration=found)
-
-
-def test_error_noise_gives_back_what_a_regression_takes():
-    """Velocities of which a step keeps the predictable part, 90 % of the square for H and 98 % for C."""
-    system, state = start(60, 400)
-    species = np.where(np.arange(21) < 10, 1, 6)
-    system = system._replace(species=species, masses=jnp.where(species == 1, 1.008, 12.011))
-    kept = jnp.where(species == 1, 0.9, 0.98)[:, None] ** 0.5
-    velocity_rms = np.sqrt(KT * units.EV / np.array([1.008, 12.011]))
-    model = regression((0.9, 0.98), np.array([0.1, 0.1]), velocity_rms)
-    energies, keys = {}, jax.random.split(jax.random.key(7), 300)
-    for noisy in (False, True):
-        bath = thermostat.make("csvr", 300.0, 50.0, 10.0, errors_of=model if noisy else None)
-
-        def step(carry, key, bath=bath):
-            moved = carry._replace(velocities=kept * carry.velocities)
-            state = jax.vmap(lambda key, s: bath(key, system, s))(jax.random.split(key, 400), moved)
-            each = jnp.sum(system.masses[:, None] * state.velocities**2, axis=-1) / (2 * units.EV)
-            return state, jnp.stack([each[:, species == z].sum(axis=-1) for z in (1, 6)])
-
-        energies[noisy] = np.asarray(jax.jit(lambda s, step=step: jax.lax.scan(step, s, keys)[1])(state))[150:]
-    freedom = np.asarray(mechanics.degrees_of_freedom_by_atom(system, state.positions[0]))
-    for i, z in enumerate((1, 6)):
-        expected = freedom[species == z].sum() * KT / 2
-        assert abs(energies[True][:, i].mean() / expected - 1) < 0.02
-    assert energies[False][:, 0].mean() < 0.2 * freedom[species == 1].sum() * KT / 2  # else H goes cold
-
-
-def test_error_noise_is_of_the_size_of_the_errors_and_moves_no_centre():
-    system, state = start(15, 1)
-    species = np.where(np.arange(7) < 3, 1, 6)
-    system, still = system._replace(species=species), State(state.positions[0], 0 * state.velocities[0])
-    model = regression((0.75, 0.96), np.array([0.01, 0.02]), np.array([0.002, 0.003]))
-    noise = thermostat.error_noise(model)
-    with jax.debug_key_reuse(True):
-        noise(jax.random.key(0), system, still)
-    after = jax.vmap(lambda key: noise(key, system, still, 300.0))(jax.random.split(jax.random.key(1), 4000))
-    moved = np.asarray(after.positions - still.positions)
-    centre = np.einsum("i,tix->tx", np.asarray(system.masses), moved) / np.sum(system.masses)
-    assert np.abs(centre).max() < 1e-12
-    momenta = np.einsum("i,tix->tx", np.asarray(system.masses), np.asarray(after.velocities))
-    assert np.abs(momenta).max() < 1e-12
-    # Of 0.5 · 0.01 Å and 0.2 · 0.02 Å, less what the centre of mass takes: m_i/M of the variance for equal atoms.
-    shares = np.asarray(system.masses) / np.sum(system.masses)
-    variances = np.where(species == 1, 0.005, 0.004) ** 2
-    expected = variances * (1 - 2 * shares) + np.sum(shares**2 * variances)
-    np.testing.assert_allclose(moved.var(axis=(0, 2)), expected, rtol=0.06)
-
-
-def test_error_noise_needs_a_model_with_known_errors():
-    model = regression((0.9, 0.9), np.ones(2), np.ones(2))
-    unknown = dataclasses.replace(model.calibration, displacement_error=(), velocity_error=())
-    for calibration in (None, unknown):
-        with pytest.raises(ValueError, match="errors of this model"):
-            thermostat.make("csvr", 300.0, 50.0, 10.0, errors_of=dataclasses.replace(model, calibration=calibration))
-    with pytest.raises(ValueError, match="of each element, or of none"):
-        dataclasses.replace(model, calibration=dataclasses.replace(model.calibration, velocity_error=()))

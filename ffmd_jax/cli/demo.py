@@ -11,10 +11,9 @@ from tyro.conf import arg
 from ffmd_jax import units
 from ffmd_jax.cli import common
 
-# The paper's CSVR, and friction that shares the energy; fs.  As the roll-outs of experiments/.
+# The paper's CSVR, and friction that shares the energy; fs.
 _TAU_FS = {"paracetamol": 70.0, "quartz": 75.0, "water": 50.0}
-_FRICTION_TAU_FS = {"paracetamol": 4000.0, "quartz": 3000.0, "water": 1000.0}
-_ERROR_NOISE = {"paracetamol": True, "quartz": False, "water": False}
+_FRICTION_TAU_FS = {"paracetamol": 3500.0, "quartz": 3000.0, "water": 1000.0}
 _LENGTHS_PS = {"paracetamol": 30.0, "quartz": 30.0, "water": 10.0}  # minutes each
 
 
@@ -32,8 +31,7 @@ def demo(
 
     Writes report.html (open it in a browser), force_free.h5, reference.h5 and summary.json to --out.  Takes some
     minutes on two CPU cores.  Both runs have CSVR, which holds the temperature, and weak Langevin friction and noise on
-    each atom, which spread the kinetic energy over elements and vibrations; the model of paracetamol also has noise of
-    the size of its errors (--error-noise of ffmd rollout).
+    each atom, which spread the kinetic energy over elements and vibrations.
 
     Args:
         out: Folder to write.
@@ -41,7 +39,7 @@ def demo(
         temperature: Temperature, K; the shipped models were trained at 300 K.
         length_ps: Length of both trajectories, ps (default: 30; water, whose reference is slower, 10).
         tau_fs: Relaxation time of CSVR, fs (default: the paper's; quartz 75, paracetamol 70, water 50).
-        friction_tau_fs: Relaxation time 1/γ of the friction, fs (default: quartz 3000, paracetamol 4000, water 1000);
+        friction_tau_fs: Relaxation time 1/γ of the friction, fs (default: quartz 3000, paracetamol 3500, water 1000);
             inf: none.
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
@@ -61,7 +59,6 @@ def demo(
         "thermostat": "csvr",
         "tau_fs": _TAU_FS[system] if tau_fs is None else tau_fs,
         "friction_tau_fs": None if friction == float("inf") else friction,
-        "error_noise": _ERROR_NOISE[system],
         "seed": seed,
     }
     case = _case(out, facts, _LENGTHS_PS[system] if length_ps is None else length_ps)
@@ -97,13 +94,12 @@ class _Case(NamedTuple):
     def length_ps(self) -> float:
         return self.n_frames * self.config.time_step_fs / units.PS
 
-    def bath(self, interval_fs: float, errors_of=None):
-        """The thermostat of both runs; of the model's with noise for its errors."""
+    def bath(self, interval_fs: float):
+        """The thermostat of both runs."""
         from ffmd_jax import thermostat
 
         temperature, tau, friction = (self.facts[name] for name in ("temperature_K", "tau_fs", "friction_tau_fs"))
-        more: Any = {"friction_tau_fs": friction, "errors_of": errors_of if self.facts["error_noise"] else None}
-        return thermostat.make("csvr", temperature, tau, interval_fs, **more)
+        return thermostat.make("csvr", temperature, tau, interval_fs, friction_tau_fs=friction)
 
 
 def _case(out: Path, facts: dict[str, Any], length_ps: float) -> _Case:
@@ -119,7 +115,7 @@ def _case(out: Path, facts: dict[str, Any], length_ps: float) -> _Case:
         raise ValueError(f"--length-ps must be at least {8 * config.time_step_fs / units.PS:g} ps")
     params = cast(tables.tabulate(config, params), jnp.float32)
     case = _Case(out, facts, systems.get(facts["system"]), config, params, n_frames)
-    case.bath(config.time_step_fs, config)  # refuses what is not positive, before anything is written
+    case.bath(config.time_step_fs)  # refuses what is not positive, before anything is written
     return case
 
 
@@ -190,7 +186,7 @@ def _force_free(case: _Case, start, key) -> float:
         time_step_fs=interval,
         n_steps=case.n_frames,
         key=key,
-        thermostat=case.bath(interval, case.config),
+        thermostat=case.bath(interval),
     )
     metadata = {**case.facts, "source": "force-free", "model": case.facts["system"], "time_step_fs": interval}
     timer = _Timer()
@@ -213,7 +209,7 @@ def _reference(case: _Case, start, key) -> float:
         prepared, start, n_steps=case.n_frames * every, every=every, key=key, bath=case.bath(prepared.dt)
     )
     timer = _Timer()
-    metadata = {**case.facts, "error_noise": False, "source": "reference", "integrator_dt_fs": prepared.dt}
+    metadata = {**case.facts, "source": "reference", "integrator_dt_fs": prepared.dt}
     with trajectory.Writer(case.reference, prepared.system, metadata, overwrite=True) as writer:
         for block in common.follow(timer(blocks), case.length_ps, "reference MD"):
             writer.append(block.frames, block.times, block.observables)

@@ -92,7 +92,7 @@ def _read_dataset(files: tuple[Path, ...], time_step: float, stride_fs: float | 
     return datasets.make(found, time_step, time_step if stride_fs is None else stride_fs, files)
 
 
-def evaluate(model: Positional[str], data: Positional[Path], /, json: bool = False) -> None:
+def evaluate(model: Positional[str], data: Positional[Path], /, reversible: bool = False, json: bool = False) -> None:
     """Prints the mean absolute errors of displacements and velocities on the test set, as in the paper's table.
 
     Relative errors are relative to the mean absolute component of the test set; those of the velocities are given by
@@ -101,6 +101,7 @@ def evaluate(model: Positional[str], data: Positional[Path], /, json: bool = Fal
     Args:
         model: Model folder, or the name of a shipped model.
         data: Dataset made by `ffmd dataset`.
+        reversible: Errors of the step that ffmd rollout --reversible takes.
         json: Print one JSON object.
     """
     from ffmd_jax import checkpoint, objective
@@ -108,7 +109,7 @@ def evaluate(model: Positional[str], data: Positional[Path], /, json: bool = Fal
 
     config, params = checkpoint.load_model(model)
     pairs = datasets.read(data)
-    errors = objective.evaluate(config, params, pairs, pairs.test)
+    errors = objective.evaluate(config, params, pairs, pairs.test, reversible)
     if json:
         common.print_json(as_dict(errors))
     else:

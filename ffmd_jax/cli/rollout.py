@@ -30,8 +30,8 @@ class Settings:
         friction_tau_fs: Let Langevin friction and noise act on each atom besides csvr, with this relaxation time 1/γ,
             fs: it spreads the energy that a model feeds to one element or vibration, which rescaling cannot do.
             Shorter spreads better and slows diffusion more; 100 to 500 Δt.
-        error_noise: Add normal noise of the size of the model's errors, of each element, in each step of nvt.  A model
-            predicts means, which have less energy than what happens; the noise gives it back where it was lost.
+        reversible: Correct each step by what a step back from its end misses, so that it is reversible in time: smaller
+            errors, and no gains and losses of energy that add up, at three times the cost.
         draw_velocities: Draw velocities even where the start file has them.
         every: Steps between two stored frames.
         fields: What to store of each frame; analyses of temperatures and vibrations need velocities.
@@ -58,7 +58,7 @@ class Settings:
     thermostat: Literal["csvr", "csvr-by-species", "langevin"] = "csvr"
     tau_fs: float | None = None
     friction_tau_fs: float | None = None
-    error_noise: bool = False
+    reversible: bool = False
     draw_velocities: bool = False
     every: int = 1
     fields: tuple[Literal["positions", "velocities"], ...] = ("positions", "velocities")
@@ -128,8 +128,6 @@ def _check(settings: Settings) -> None:
         raise ValueError("nve has no thermostat whose temperature could be set")
     if settings.ensemble == "nve" and settings.friction_tau_fs is not None:
         raise ValueError("nve has no friction: leave out --friction-tau-fs")
-    if settings.ensemble == "nve" and settings.error_noise:
-        raise ValueError("nve has no noise: leave out --error-noise")
     if temperatures and len(temperatures) != settings.replicas:
         raise ValueError(f"--replica-temperatures names {len(temperatures)} for {settings.replicas} replicas")
     if temperatures and settings.temperature is not None:
@@ -166,17 +164,21 @@ def _plan(model: str, start: Path, settings: Settings) -> "Plan":
     digests = {"model": restart.fingerprint(config, params), "start": restart.fingerprint(system, state)}
     state = cast(state, dtype)
     propagate = models.make_propagate(
-        config, cast(tables.tabulate(config, params) if settings.tables else params, dtype)
+        config,
+        cast(tables.tabulate(config, params) if settings.tables else params, dtype),
+        reversible=settings.reversible,
     )
     bath, schedule, tau = _thermostat(config, settings)
-    limits = monitors.limits(config, system, tau, settings.alarm_factor) if settings.monitors else None
+    limits = None
+    if settings.monitors:
+        kelvins = np.append(_temperatures(settings), settings.temperature_end or 0.0)
+        hottest = None if tau is None else float(kelvins.max())
+        limits = monitors.limits(config, system, tau, settings.alarm_factor, hottest)
     halt = settings.on_alarm != "warn"
     facts = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _FREE}
+    facts["reversible"] = settings.reversible or None  # as of runs from before it was there
     if settings.temperature_end is not None:
         facts["steps"] = settings.steps
-    known = config.calibration
-    # The calibration is not part of the model's digest.
-    facts["error_noise"] = [known.displacement_error, known.velocity_error] if settings.error_noise and known else None
 
     watch = None if limits is None else alarms.watch(propagate, limits, settings.check_every, halt)
 
@@ -245,7 +247,6 @@ def _thermostat(config, settings: Settings):
     kelvins, interval = _temperatures(settings), config.time_step_fs
     tau = 10 * interval if settings.tau_fs is None else settings.tau_fs
     more: Any = {"elements": config.elements, "friction_tau_fs": settings.friction_tau_fs}
-    more["errors_of"] = config if settings.error_noise else None
     bath = thermostat.make(settings.thermostat, float(kelvins.max()), tau, interval, **more)
     end = kelvins if settings.temperature_end is None else np.full_like(kelvins, settings.temperature_end)
     thermostat.csvr(float(min(kelvins.min(), end.min())), tau, interval)  # the same checks
@@ -291,7 +292,7 @@ def _metadata(model: str, config, settings: Settings, tau: float | None) -> dict
         "thermostat": settings.thermostat if tau is not None else None,
         "tau_fs": tau,
         "friction_tau_fs": settings.friction_tau_fs,
-        "error_noise": settings.error_noise,
+        "reversible": settings.reversible,
         "time_step_fs": config.time_step_fs,
         "seed": settings.seed,
     }

@@ -35,7 +35,7 @@ class ForceFreeDynamics(MolecularDynamics):
         thermostat: as of ``ffmd rollout``.
         tau_fs: its relaxation time, fs (default: 10 Δt).
         friction_tau_fs: relaxation time 1/γ of Langevin friction and noise besides, fs; as of ``ffmd rollout``.
-        error_noise: adds noise of the size of the model's errors, as ``ffmd rollout`` does.
+        reversible: corrects each step to be reversible in time; as of ``ffmd rollout``.
         seed: of the thermostat.
         on_alarm: "stop" raises where a monitor alarms, before atoms are moved; "ignore" goes on, and `alarms` tells.
         trajectory, logfile, loginterval: as in ASE; the log has time, kinetic energy and temperature, which counts the
@@ -55,7 +55,7 @@ class ForceFreeDynamics(MolecularDynamics):
         thermostat: thermostats.Kind = "csvr",
         tau_fs: float | None = None,
         friction_tau_fs: float | None = None,
-        error_noise: bool = False,
+        reversible: bool = False,
         seed: int = 0,
         on_alarm: Literal["stop", "ignore"] = "stop",
         trajectory: Any = None,
@@ -69,18 +69,17 @@ class ForceFreeDynamics(MolecularDynamics):
         self._system = make_system(atoms.numbers, atoms.get_masses(), atoms.cell.array, atoms.pbc)
         models.check_system(self._config, self._system)
         propagate = models.make_propagate(
-            self._config, cast(tables.tabulate(self._config, params), jnp.float32)
+            self._config, cast(tables.tabulate(self._config, params), jnp.float32), reversible=reversible
         )  # fmt: skip
         interval = self._config.time_step_fs
         tau = None if temperature_K is None else (10 * interval if tau_fs is None else tau_fs)
-        if temperature_K is None and (friction_tau_fs is not None or error_noise):
-            raise ValueError("friction_tau_fs and error_noise need a temperature_K: NVE has neither")
+        if temperature_K is None and friction_tau_fs is not None:
+            raise ValueError("friction_tau_fs needs a temperature_K: NVE has no friction")
         bath = None
         if temperature_K is not None and tau is not None:
             more: Any = {"elements": self._config.elements, "friction_tau_fs": friction_tau_fs}
-            more["errors_of"] = self._config if error_noise else None
             bath = thermostats.make(thermostat, temperature_K, tau, interval, **more)
-        limits = monitors.limits(self._config, self._system, tau)
+        limits = monitors.limits(self._config, self._system, tau, temperature_K=temperature_K)
         self._engine = rollout.Engine(
             self._system, jnp.asarray(atoms.positions, jnp.float32), propagate, block_steps=1, select=True, wrap=True,
             cutoff=self._config.architecture.cutoff, time_step_fs=interval,
