@@ -35,7 +35,7 @@ class Experiment:
         trainings: options of `ffmd train` for each training; one begins with the weights of the one before.
         tau: the paper's relaxation time of the thermostat, fs.
         friction_tau: relaxation time 1/γ of Langevin friction and noise besides, fs.
-        reversible: True: errors and roll-outs of steps that are made reversible in time.
+        reversible: roll-outs whose steps are made reversible in time, at three times the cost.
         length_ps: of each of the reference runs.
         frame: interval of their frames, fs.
         n_train: training pairs.
@@ -62,7 +62,7 @@ class Experiment:
     other_runs: tuple[str, ...] = ()
     other_length_ps: float = 8.0
     large_reference: str = ""
-    reversible: bool = False
+    reversible: tuple[str, ...] = ()
     n_steps: int = 100_000
     n_spectrum: int = 10_000
 
@@ -192,7 +192,7 @@ class Stages:
         path, report = self.runs / f"{name}.h5", self.runs / f"{name}_report"
         bath = ["--ensemble", "nve"] if tau is None else ["--temperature", 300, "--tau-fs", tau]
         untrained = ["--no-monitors"] if self.smoke else []  # would stop it before the first frame
-        reversible = ["--reversible"] if self.experiment.reversible else []
+        reversible = ["--reversible"] if name in self.experiment.reversible else []
         options = [*bath, "--steps", steps, "--every", every, *more, *reversible, *untrained]
         ended = self._ended_by_alarm(path)
         if not ended:
@@ -211,7 +211,7 @@ class Stages:
         options += ["--out", report, "--overwrite", "--json"]
         found = _ffmd("analyze", path, *options, json_line=True)
         # A run that was let go on after an alarm is whole; its alarms are among what was found.
-        facts = {"stopped_by_alarm": ended and n_frames * every < steps, "reversible": self.experiment.reversible}
+        facts = {"stopped_by_alarm": ended and n_frames * every < steps, "reversible": bool(reversible)}
         self._note(name, {**facts, **found})
 
     def _ended_by_alarm(self, path: Path) -> bool:

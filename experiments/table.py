@@ -33,10 +33,13 @@ PAPER = {
 def ours(results: dict) -> dict[str, str]:
     """The rows of one system."""
     rows, one = {}, results.get("one_step")
+    for name, of in (("one_step", ""), ("one_reversible_step", ", reversible step")):
+        if found := results.get(name):
+            displacement, velocity = found["displacement_mae_A"], found["velocity_mae_A_per_fs"]
+            percents = (found[f"{kind}_mae_relative_percent"] for kind in ("displacement", "velocity"))
+            rows[f"MAE Δr, 1e-5 Å{of}"] = f"{1e5 * displacement:.2f} ({next(percents):.2f} %)"
+            rows[f"MAE v, 1e-5 Å/fs{of}"] = f"{1e5 * velocity:.2f} ({next(percents):.2f} %)"
     if one:
-        displacement, velocity = one["displacement_mae_A"], one["velocity_mae_A_per_fs"]
-        rows["MAE Δr, 1e-5 Å"] = f"{1e5 * displacement:.2f} ({one['displacement_mae_relative_percent']:.2f} %)"
-        rows["MAE v, 1e-5 Å/fs"] = f"{1e5 * velocity:.2f} ({one['velocity_mae_relative_percent']:.2f} %)"
         begin = "velocity_mae_relative_percent_"
         values = {name.removeprefix(begin): value for name, value in one.items() if name.startswith(begin)}
         rows["MAE v by element"] = ", ".join(f"{element} {value:.2f} %" for element, value in values.items())
@@ -47,17 +50,18 @@ def ours(results: dict) -> dict[str, str]:
             rows |= {f"{title}: {row}": value for row, value in of_run(run).items()}
     if run := results.get("long", results.get("friction")):
         rows["long run, ns (ours with friction)"] = f"{run['length_ps'] / 1000:.2f}" + (alarm(run) or " (not its end)")
-        rows["… temperature, K"] = with_error(run, "temperature_K")
+        rows["… temperature, K"] = with_error(run, "temperature_K") + reversible(run)
         rows["… by element, K"] = by_element(run)
     if run := results.get("supercell"):
-        rows["2 × 2 × 2 cells with friction: temperature, K"] = with_error(run, "temperature_K") + alarm(run)
+        rows["2 × 2 × 2 cells with friction: temperature, K"] = with_error(run, "temperature_K") + notes(run)
         rows["2 × 2 × 2 cells with friction: by element, K"] = by_element(run)
         if not run["stopped_by_alarm"]:
             halves = run["reference_vdos_halves_overlap"]
             rows["2 × 2 × 2 cells with friction: VDOS overlap"] = beside_halves(run["vdos_overlap"], halves)
     for name, row in (("weak", "CSVR, τ = 100 Δt: temperature, K"), ("free", "NVE: temperature, K")):
         if run := results.get(name):
-            rows[row] = with_error(run, "temperature_K") + (alarm(run) or f" ({run['length_ps']:.0f} ps)")
+            length = alarm(run) or f" ({run['length_ps']:.0f} ps)"
+            rows[row] = with_error(run, "temperature_K") + length + reversible(run)
     if run := results.get("demo"):
         speeds = [number(run[name], ".0f") for name in ("ns_per_day", "reference_ns_per_day")]
         rows["speed, ns/day (reference, same process)"] = f"{speeds[0]} ({speeds[1]}), cores: {run['cores']}"
@@ -67,7 +71,7 @@ def ours(results: dict) -> dict[str, str]:
 
 def of_run(run: dict) -> dict[str, str]:
     """The rows of a roll-out of which every frame is kept; after an alarm, the temperatures only."""
-    rows = {"temperature, K": with_error(run, "temperature_K") + alarm(run), "by element, K": by_element(run)}
+    rows = {"temperature, K": with_error(run, "temperature_K") + notes(run), "by element, K": by_element(run)}
     if run["stopped_by_alarm"]:
         return rows
     halves = "reference_vdos_halves_overlap", "reference_rdf_halves_rmse"
@@ -102,6 +106,15 @@ def with_error(run: dict, key: str) -> str:
             error = run.get(key.removesuffix(unit) + "_error" + unit)
             return f"{number(run.get(key), '.1f')} ± {number(error, '.1f')}" if key in run else "–"
     raise ValueError(f"no unit in {key}")
+
+
+def notes(run: dict) -> str:
+    return alarm(run) + reversible(run)
+
+
+def reversible(run: dict) -> str:
+    """That the steps of a run were made reversible, if they were."""
+    return ", reversible steps" if run.get("reversible") else ""
 
 
 def alarm(run: dict) -> str:

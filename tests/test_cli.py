@@ -168,10 +168,10 @@ def test_the_demo_reports_both_runs_in_the_same_bath(tmp_path, monkeypatch, caps
     assert (out / "report.html").stat().st_size > 10_000
     for name in ("force_free", "reference"):
         metadata = trajectory.read_metadata(out / f"{name}.h5")
-        assert [metadata[key] for key in ("thermostat", "tau_fs", "friction_tau_fs")] == ["csvr", 70.0, 3500.0]
+        assert [metadata[key] for key in ("thermostat", "tau_fs", "friction_tau_fs")] == ["csvr", 70.0, 4000.0]
     monkeypatch.setattr(free_runs, "free_run", lambda *_: lambda _: None)
     frames = trajectory.read(out / "reference.h5").frames
-    assert free_runs.run(systems.get("paracetamol"), config, flight, frames) == (None, 3)
+    assert free_runs.run(systems.get("paracetamol"), config, model.make_propagate(config, flight), frames) == (None, 3)
 
 
 def test_a_demo_with_impossible_options_writes_nothing(tmp_path, capsys):

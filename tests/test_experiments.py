@@ -181,13 +181,20 @@ def test_the_table_says_what_ended_early_and_leaves_out_what_is_not_known(monkey
         "reference_diffusion_cm2_per_s": {"O": 2e-5}, "reference_diffusion_error_cm2_per_s": {"O": 1e-6},
     }  # fmt: skip
     ended = {"stopped_by_alarm": True, "length_ps": 0.02}
-    rows = table.ours({"spectrum": ended, "friction": run, "supercell": ended, "weak": ended})
+    one = {
+        "displacement_mae_A": 1e-4, "velocity_mae_A_per_fs": 2e-5, "displacement_mae_relative_percent": 0.5,
+        "velocity_mae_relative_percent": 1.5,
+    }  # fmt: skip
+    stages = {"spectrum": ended, "friction": run, "supercell": ended, "weak": {**run, "reversible": True}}
+    rows = table.ours({**stages, "one_reversible_step": one})
     assert rows["CSVR: temperature, K"] == "– (alarm after 0 ps)"
     assert rows["CSVR and friction: by element, K"] == "H 301.0 ± 1.0, O – ± –"
     assert rows["CSVR and friction: VDOS overlap"] == "0.900 (halves of the reference: –)"
     assert rows["CSVR and friction: overlap of torsions a"] == "0.800 (halves of the reference: 0.700)"
     assert rows["CSVR and friction: D of O, 1e-9 m²/s (reference, CSVR)"] == "2.00 ± 0.10 (2.00 ± 0.10)"
     assert "CSVR: VDOS overlap" not in rows
+    assert rows["CSVR, τ = 100 Δt: temperature, K"] == "300.0 ± 1.0 (700 ps), reversible steps"
+    assert rows["MAE v, 1e-5 Å/fs, reversible step"] == "2.00 (1.50 %)" and "MAE v by element" not in rows
 
 
 @pytest.mark.parametrize("system", ["paracetamol", "quartz", "water"])

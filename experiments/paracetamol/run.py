@@ -29,7 +29,7 @@ EXPERIMENT = pipeline.Experiment(
     ),
     tau=70.0,
     friction_tau=4000.0,
-    reversible=True,
+    reversible=("spectrum", "friction", "weak", "free"),
     n_spectrum=400_000,
 )
 

@@ -29,7 +29,7 @@ EXPERIMENT = pipeline.Experiment(
     ),
     tau=50.0,
     friction_tau=1000.0,
-    reversible=True,
+    reversible=("spectrum",),
     n_spectrum=10_000,
 )
 

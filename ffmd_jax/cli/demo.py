@@ -11,9 +11,10 @@ from tyro.conf import arg
 from ffmd_jax import units
 from ffmd_jax.cli import common
 
-# The paper's CSVR, and friction that shares the energy; fs.
+# As the roll-outs of experiments/: the paper's CSVR, and friction that shares the energy, fs; reversible steps.
 _TAU_FS = {"paracetamol": 70.0, "quartz": 75.0, "water": 50.0}
-_FRICTION_TAU_FS = {"paracetamol": 3500.0, "quartz": 3000.0, "water": 1000.0}
+_FRICTION_TAU_FS = {"paracetamol": 4000.0, "quartz": 3000.0, "water": 1000.0}
+_REVERSIBLE = {"paracetamol": True, "quartz": False, "water": True}
 _LENGTHS_PS = {"paracetamol": 30.0, "quartz": 30.0, "water": 10.0}  # minutes each
 
 
@@ -31,7 +32,8 @@ def demo(
 
     Writes report.html (open it in a browser), force_free.h5, reference.h5 and summary.json to --out.  Takes some
     minutes on two CPU cores.  Both runs have CSVR, which holds the temperature, and weak Langevin friction and noise on
-    each atom, which spread the kinetic energy over elements and vibrations.
+    each atom, which spread the kinetic energy over elements and vibrations.  The steps of paracetamol and water are
+    those of ffmd rollout --reversible.
 
     Args:
         out: Folder to write.
@@ -39,7 +41,7 @@ def demo(
         temperature: Temperature, K; the shipped models were trained at 300 K.
         length_ps: Length of both trajectories, ps (default: 30; water, whose reference is slower, 10).
         tau_fs: Relaxation time of CSVR, fs (default: the paper's; quartz 75, paracetamol 70, water 50).
-        friction_tau_fs: Relaxation time 1/γ of the friction, fs (default: quartz 3000, paracetamol 3500, water 1000);
+        friction_tau_fs: Relaxation time 1/γ of the friction, fs (default: quartz 3000, paracetamol 4000, water 1000);
             inf: none.
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
@@ -59,6 +61,7 @@ def demo(
         "thermostat": "csvr",
         "tau_fs": _TAU_FS[system] if tau_fs is None else tau_fs,
         "friction_tau_fs": None if friction == float("inf") else friction,
+        "reversible": _REVERSIBLE[system],
         "seed": seed,
     }
     case = _case(out, facts, _LENGTHS_PS[system] if length_ps is None else length_ps)
@@ -69,7 +72,7 @@ def demo(
     start = _equilibrate(case.prepared, temperature, keys[0])
     speeds = {"ns_per_day": _force_free(case, start, keys[1]), "reference_ns_per_day": _reference(case, start, keys[2])}
     frames = trajectory.read(case.reference).frames
-    _compare(case, speeds, *free_runs.run(case.prepared, case.config, case.params, frames))
+    _compare(case, speeds, *free_runs.run(case.prepared, case.config, case.propagate, frames))
 
 
 class _Case(NamedTuple):
@@ -79,7 +82,7 @@ class _Case(NamedTuple):
     facts: dict[str, Any]
     prepared: Any
     config: Any
-    params: Any
+    propagate: Any
     n_frames: int
 
     @property
@@ -105,7 +108,7 @@ class _Case(NamedTuple):
 def _case(out: Path, facts: dict[str, Any], length_ps: float) -> _Case:
     import jax.numpy as jnp
 
-    from ffmd_jax import checkpoint, tables
+    from ffmd_jax import checkpoint, model, tables
     from ffmd_jax.reference import systems
     from ffmd_jax.state import cast
 
@@ -114,7 +117,8 @@ def _case(out: Path, facts: dict[str, Any], length_ps: float) -> _Case:
     if n_frames < 8:
         raise ValueError(f"--length-ps must be at least {8 * config.time_step_fs / units.PS:g} ps")
     params = cast(tables.tabulate(config, params), jnp.float32)
-    case = _Case(out, facts, systems.get(facts["system"]), config, params, n_frames)
+    propagate = model.make_propagate(config, params, reversible=facts["reversible"])
+    case = _Case(out, facts, systems.get(facts["system"]), config, propagate, n_frames)
     case.bath(config.time_step_fs)  # refuses what is not positive, before anything is written
     return case
 
@@ -140,6 +144,7 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
         "target_temperature_K": facts["temperature_K"],
         "tau_fs": facts["tau_fs"],
         "friction_tau_fs": facts["friction_tau_fs"],
+        "reversible": facts["reversible"],
         **analysis.compare(own, other),
         **speeds,
         "device": jax.devices()[0].device_kind,
@@ -172,7 +177,7 @@ def _force_free(case: _Case, start, key) -> float:
     """Runs the model, writes its frames with reference energies, and returns ns/day without compilation."""
     import jax.numpy as jnp
 
-    from ffmd_jax import model, rollout, trajectory
+    from ffmd_jax import rollout, trajectory
     from ffmd_jax.reference import production
     from ffmd_jax.state import cast
 
@@ -180,7 +185,7 @@ def _force_free(case: _Case, start, key) -> float:
     blocks = rollout.run(
         prepared.system,
         cast(start, jnp.float32),
-        model.make_propagate(case.config, case.params),
+        case.propagate,
         cutoff=case.config.architecture.cutoff,
         select=True,
         time_step_fs=interval,
@@ -209,7 +214,7 @@ def _reference(case: _Case, start, key) -> float:
         prepared, start, n_steps=case.n_frames * every, every=every, key=key, bath=case.bath(prepared.dt)
     )
     timer = _Timer()
-    metadata = {**case.facts, "source": "reference", "integrator_dt_fs": prepared.dt}
+    metadata = {**case.facts, "reversible": None, "source": "reference", "integrator_dt_fs": prepared.dt}
     with trajectory.Writer(case.reference, prepared.system, metadata, overwrite=True) as writer:
         for block in common.follow(timer(blocks), case.length_ps, "reference MD"):
             writer.append(block.frames, block.times, block.observables)

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax import model, neighbors, rollout
+from ffmd_jax import neighbors, rollout
 from ffmd_jax.cli import common
 from ffmd_jax.config import ModelConfig
 from ffmd_jax.growth import ErrorGrowth, error_growth
-from ffmd_jax.model import Params
 from ffmd_jax.reference import integrator
 from ffmd_jax.reference.systems import Reference
 from ffmd_jax.state import State, cast
@@ -19,23 +18,24 @@ from ffmd_jax.state import State, cast
 N_STARTS, N_STEPS = 8, 128
 
 
-def run(prepared: Reference, config: ModelConfig, params: Params, frames: State) -> tuple[ErrorGrowth | None, int]:
+def run(
+    prepared: Reference, config: ModelConfig, propagate: rollout.Propagate, frames: State
+) -> tuple[ErrorGrowth | None, int]:
     """How errors grow over 128 free steps from 8 of the frames, and how many of these runs exploded.
 
     Those that exploded are not in the growth; None if all did.
     """
     every = round(config.time_step_fs / prepared.dt)
-    network = model.make_propagate(config, params)
     verlet = integrator.drift_kick_drift(prepared.energy, prepared.dt)
     places = np.linspace(0, len(frames.positions) - 1, N_STARTS, dtype=int)
     starts = State(*(values[places] for values in frames))
     found = []
     with common.progress(2 * N_STARTS, "free steps (NVE)", "runs") as bar:
-        for propagate, cutoff, n_steps, dtype in (
-            (network, config.architecture.cutoff, 1, jnp.float32),
+        for move, cutoff, n_steps, dtype in (
+            (propagate, config.architecture.cutoff, 1, jnp.float32),
             (verlet, prepared.cutoff, every, jnp.float64),
         ):
-            free = free_run(prepared, propagate, cutoff, n_steps, cast(starts, dtype))
+            free = free_run(prepared, move, cutoff, n_steps, cast(starts, dtype))
             runs = []
             for i in range(N_STARTS):
                 runs.append(free(State(*(values[i] for values in cast(starts, dtype)))))
