@@ -38,12 +38,14 @@ def dynamics(folder, atoms, **options):
 
 
 @pytest.mark.parametrize(
-    ("kind", "friction"), [("langevin", {}), ("csvr", {"friction_tau_fs": 2000.0}), ("csvr-by-species", {})]
+    ("kind", "friction", "reversible"),
+    [("langevin", {}, False), ("csvr", {"friction_tau_fs": 2000.0}, True), ("csvr-by-species", {}, False)],
 )
-def test_it_is_the_roll_out_of_the_library(folder, kind, friction):
+def test_it_is_the_roll_out_of_the_library(folder, kind, friction, reversible):
     system, state = perturbed()
     config, params = checkpoint.load_model(folder / "model")
-    propagate = model.make_propagate(config, cast(tables.tabulate(config, params), jnp.float32))
+    params = cast(tables.tabulate(config, params), jnp.float32)
+    propagate = model.make_propagate(config, params, reversible=reversible)
     expected = rollout.gather(
         rollout.run(
             system, cast(state, jnp.float32), propagate,
@@ -53,7 +55,7 @@ def test_it_is_the_roll_out_of_the_library(folder, kind, friction):
     )  # fmt: skip
     atoms, log, seen = crystal(), io.StringIO(), []
     options = {"thermostat": kind, "logfile": log, "loginterval": 2, "trajectory": str(folder / "run.traj"), "seed": 3}
-    run = dynamics(folder, atoms, **options, **friction)
+    run = dynamics(folder, atoms, **options, **friction, reversible=reversible)
     run.attach(lambda: seen.append(atoms.get_positions()), interval=3)
     run.run(4)
     assert run.run(2) and run.nsteps == 6 and run.get_time() == pytest.approx(60 / units.ASE_TIME)
