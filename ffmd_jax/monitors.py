@@ -70,7 +70,7 @@ def limits(
     Args:
         tau_fs: relaxation time of the thermostat, fs; None: NVE.
         temperature_K: the highest of the thermostat, in whose ensemble a molecule's kinetic energy spreads further than
-            in data of constant energy.
+            in data of constant energy; counts unless it is beyond these data.
         factor: alarms at this multiple of the calibration.
     """
     found, elements = config.calibration, config.elements
@@ -82,11 +82,9 @@ def limits(
     freedoms = (3 * _SAMPLES * np.maximum(n, 1) for n in (counts, counts.sum()))
     chance, chance_total = (chi2.isf(_CHANCE, freedom) / freedom - 1 for freedom in freedoms)
     hottest = _MARGIN * found.temperature_K if found else np.inf
-    if found and temperature_K is not None:
+    if found and temperature_K is not None and temperature_K <= found.temperature_K:
         freedom = float(mechanics.degrees_of_freedom(system))
-        # Of a thermostat beyond the data no more than of one at their end: these states are not known.
-        spread = float(chi2.isf(_CHANCE_STEP, freedom)) / freedom
-        hottest = max(hottest, min(temperature_K, found.temperature_K) * spread)
+        hottest = max(hottest, temperature_K * float(chi2.isf(_CHANCE_STEP, freedom)) / freedom)
     fastest = np.full(len(elements), config.speed_max)
     if found:
         fastest = np.maximum(found.speeds, config.speed_limits or 0.0)

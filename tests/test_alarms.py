@@ -207,9 +207,7 @@ def test_a_molecule_in_a_thermostat_may_be_hotter_than_its_data_of_constant_ener
     assert (found > 1.5 * CALIBRATION.temperature_K) == wider
     assert monitors.limits(CONFIG, system, tau_fs=100.0).hottest == 1.5 * CALIBRATION.temperature_K
     beyond = monitors.limits(CONFIG, system, tau_fs=100.0, temperature_K=900.0).hottest
-    assert (
-        beyond < 3 * CALIBRATION.temperature_K
-    )  # of a target that the data do not reach no more than of one that they do
+    assert beyond == 1.5 * CALIBRATION.temperature_K  # a target that the data do not reach does not count
 
 
 def test_a_calibration_is_of_the_first_cell_alone():
