@@ -79,7 +79,7 @@ def limits(
     species = np.asarray(system.species)
     counts = np.array([np.sum(species == z) for z in elements])
     drift = np.array(found.kinetic_drift) if found else np.full(len(elements), _UNKNOWN_DRIFT)
-    freedoms = (3 * _SAMPLES * np.maximum(n, 1) for n in (counts, counts.sum()))
+    freedoms = 3 * _SAMPLES * np.maximum(counts, 1), 3 * _WINDOW * counts.sum()  # of all atoms no energy is exchanged
     chance, chance_total = (chi2.isf(_CHANCE, freedom) / freedom - 1 for freedom in freedoms)
     hottest = _MARGIN * found.temperature_K if found else np.inf
     if found and temperature_K is not None and temperature_K <= found.temperature_K:

@@ -189,11 +189,12 @@ def test_images_keep_float32_exact_where_unwrapped_positions_stop():
 @pytest.mark.parametrize("n_atoms", [2, 9, 64])
 def test_limits_of_temperatures_leave_room_for_chance(n_atoms):
     # Mean squares of few normal numbers are skewed: 5 standard errors, for 9 atoms 48 %, are exceeded too often.
-    drawn = np.random.default_rng(0).chisquare(8 * 3 * n_atoms, 3_000_000) / (8 * 3 * n_atoms) - 1
     system = make_system(np.full(n_atoms, 18), np.full(n_atoms, 39.948), np.eye(3) * 40.0)
     uncalibrated = dataclasses.replace(CONFIG, calibration=None)
     found = monitors.limits(uncalibrated, system, tau_fs=100.0, factor=1e-3)
-    for limit in (*found.kinetic, found.kinetic_total):
+    for samples, limit in ((8, found.kinetic[0]), (10, found.kinetic_total)):
+        freedom = samples * 3 * n_atoms
+        drawn = np.random.default_rng(0).chisquare(freedom, 3_000_000) / freedom - 1
         assert np.sum(drawn > limit) <= 6 and np.sum(drawn > 0.8 * limit) > 6  # of 3 million, 0.9 expected
 
 
