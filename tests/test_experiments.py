@@ -29,7 +29,7 @@ def test_an_experiment_runs_and_goes_on_where_it_was(tmp_path):
     first = run("paracetamol/run.py", "--smoke", tmp_path)
     assert first.returncode == 0, first.stderr[-2000:]
     results = json.loads((tmp_path / "results.json").read_text())
-    assert set(results) == {"model", "training", "one_step", "spectrum"}
+    assert set(results) == {"model", "training", "one_step", "one_reversible_step", "spectrum"}
     assert results["training"]["hours"] > 0
     assert 0 < results["one_step"]["velocity_mae_relative_percent"] < 200
     assert results["spectrum"]["potential_energy_shift_meV_per_atom"] is not None
@@ -69,7 +69,7 @@ def test_every_command_of_an_experiment_is_understood(system, tmp_path, pipeline
     (tmp_path / "runs" / "demo" / "summary.json").write_text(json.dumps(dict.fromkeys(speeds, 1)))
     for name in names:
         getattr(stages, name)()
-    noted = {"one_step", "spectrum", "friction", "weak", "free"} | ({"demo"} & set(names))
+    noted = {"one_step", "one_reversible_step", "spectrum", "friction", "weak", "free"} | ({"demo"} & set(names))
     noted |= {"supercell"} if "transfer" in names else set()
     noted |= {"long"} if stages.experiment.n_spectrum < 100_000 else set()
     assert set(json.loads((tmp_path / "results.json").read_text())) == noted | {"model"}
