@@ -86,8 +86,8 @@ def make_loss(
     The loss is ½ MSE(Δr) + ½ MSE(v), each in units of its RMS, and ``kinetic_energy_penalty`` times the squared
     relative error of the kinetic energy.  ``mass_weighting`` multiplies squares by the atoms' masses, over their
     harmonic mean: with and without it, to predict zeros is a loss of 1 at equilibrium.  ``reversible``: of the step
-    that `stepping.reversible` makes of the model's.  The errors are the mean
-    absolute ones of each atom's components, ``[2, n_atoms]``, Å and Å/fs.
+    that `stepping.reversible` makes of the model's.  The errors are the mean absolute ones of each atom's
+    components, ``[2, n_atoms]``, Å and Å/fs.
     """
     weights = system.masses * np.mean(1 / system.masses) if mass_weighting else np.ones_like(system.masses)
     weights = weights[:, None]

@@ -82,7 +82,7 @@ def reversible(propagate: Propagate) -> Propagate:
     A step, and from its end, with velocities reversed, a step back, miss the start.  The step that starts half of that
     miss on the other side is, to first order, the mean of the step and of the inverse of the step back.  What the
     propagator's error does in both directions cancels: gains and losses of energy, which in a roll-out add up.  Of the
-    other errors half of the square is left, if those of the two are independent.  Iterating changes nothing more.
+    other errors half of the square is left, if those of the two are independent.
 
     Costs three evaluations, with the neighbours of the start.  The idea is that of adjoint methods (Hairer, Lubich &
     Wanner, Geometric Numerical Integration, 2006, doi:10.1007/3-540-30666-8, II.3 and V.1).
