@@ -196,7 +196,11 @@ def make_propagate(
         moved = state.positions + config.displacement_rms * output[:, 0]
         return correct(system, state, State(moved, config.velocity_rms * output[:, 1]))
 
-    return stepping.reversible(propagate) if reversible else propagate
+    if not reversible:
+        return propagate
+    step = stepping.reversible(propagate)
+    # Once more: the start on the other side has another angular momentum, by the square of the miss.
+    return lambda system, state, graph: correct(system, state, step(system, state, graph))
 
 
 def isolate(config: ModelConfig, system: System, state: State) -> tuple[System, State]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from ffmd_jax import alarms, mechanics, neighbors, rollout, tables
 from ffmd_jax import model as models
@@ -80,11 +80,11 @@ def limits(
     counts = np.array([np.sum(species == z) for z in elements])
     drift = np.array(found.kinetic_drift) if found else np.full(len(elements), _UNKNOWN_DRIFT)
     freedoms = 3 * _SAMPLES * np.maximum(counts, 1), 3 * _WINDOW * counts.sum()  # of all atoms no energy is exchanged
-    chance, chance_total = (chi2.isf(_CHANCE, freedom) / freedom - 1 for freedom in freedoms)
+    chance, chance_total = (chdtri(freedom, _CHANCE) / freedom - 1 for freedom in freedoms)
     hottest = _MARGIN * found.temperature_K if found else np.inf
     if found and temperature_K is not None and temperature_K <= found.temperature_K:
         freedom = float(mechanics.degrees_of_freedom(system))
-        hottest = max(hottest, temperature_K * float(chi2.isf(_CHANCE_STEP, freedom)) / freedom)
+        hottest = max(hottest, temperature_K * float(chdtri(freedom, _CHANCE_STEP)) / freedom)
     fastest = np.full(len(elements), config.speed_max)
     if found:
         fastest = np.maximum(found.speeds, config.speed_limits or 0.0)

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import random_params, small_config
 
-from ffmd_jax import mechanics, neighbors, rollout, stepping, thermostat
+from ffmd_jax import mechanics, model, neighbors, rollout, stepping, thermostat
 from ffmd_jax.reference import energies, integrator, production, systems
 from ffmd_jax.state import State, make_system
 
@@ -178,3 +179,17 @@ def test_divergence_is_reported_with_time_and_atom(argon, factor, message):
 def test_bad_numbers_of_steps_are_refused(argon, n_steps, every):
     with pytest.raises(ValueError, match="number of steps"):
         run(argon, hot_start(argon), n_steps=n_steps, every=every)
+
+
+def test_reversible_steps_of_a_model_keep_both_momenta():
+    model_config = small_config(periodic=False, layers=1, velocity_skip=True)
+    system = make_system([8] * 5, [15.999] * 5)
+    keys = jax.random.split(jax.random.key(0))
+    state = State(jax.random.normal(keys[0], (5, 3)), 0.01 * jax.random.normal(keys[1], (5, 3)))
+    graph = neighbors.build(neighbors.plan(system, state.positions, 4.0), system, state.positions).graph
+    step = jax.jit(model.make_propagate(model_config, random_params(model_config), reversible=True))
+    after = step(system, state, graph)
+    angular = [mechanics.angular_momentum(system, s) for s in (state, after)]
+    linear = [mechanics.linear_momentum(system, s.velocities) for s in (state, after)]
+    np.testing.assert_allclose(angular[1], angular[0], atol=1e-12)  # float64
+    np.testing.assert_allclose(linear[1], linear[0], atol=1e-12)
