@@ -108,6 +108,7 @@ struct Problem {
   ffi::Span<const I> paths;
   ffi::Span<const I> coupling;  // (element of T, spherical harmonic) of every 3j symbol
   ffi::Span<const double> symbols;
+  std::vector<F> dense;  // the same as a matrix [harmonics, n_tensor]: T is a small product, in whole vectors
 
   I n_paths() const { return paths.size() / 6; }
   Path path(I p) const {
@@ -117,6 +118,16 @@ struct Problem {
   const F* features_of(I b) const { return features + lead[0](b) * atoms * components * channels; }
   const F* table_of(I b) const { return table + lead[5](b) * n_paths() * knots * channels; }
 };
+
+// T of one edge from its spherical harmonics.
+template <class F>
+void couple(const Problem<F>& p, const F* y, F* out) {
+  for (I e = 0; e < p.n_tensor; e += kWidth<F>) {
+    Vec<F> total = {};
+    for (I h = 0; h < p.harmonics; h++) total += load(&p.dense[h * p.n_tensor + e]) * y[h];
+    store(out + e, total);
+  }
+}
 
 // The real neighbours of one atom.
 template <class F>
@@ -135,7 +146,7 @@ struct Edges {
     for (auto* v : {&sender, &column, &knot}) v->resize(n);
     spline.resize(4 * n);
     slope.resize(4 * n);
-    tensor.assign(n * p.n_tensor, F(0));
+    tensor.resize(n * p.n_tensor);
     size = 0;
     for (I j = 0; j < n; j++) {
       if (!mask[j]) continue;
@@ -150,9 +161,7 @@ struct Edges {
         const F derivatives[4] = {-u * u / 2, (F(1.5) * t - 2) * t, (2 - F(1.5) * u) * u, t * t / 2};
         std::copy(derivatives, derivatives + 4, &slope[4 * size]);
       }
-      F* out = &tensor[size * p.n_tensor];
-      for (std::size_t q = 0; q < p.symbols.size(); q++)
-        out[p.coupling[2 * q]] += F(p.symbols[q]) * y[j * p.harmonics + p.coupling[2 * q + 1]];
+      couple(p, y + j * p.harmonics, &tensor[size * p.n_tensor]);
       size++;
     }
   }
@@ -309,7 +318,7 @@ ffi::ErrorOr<Problem<ffi::NativeType<D>>> problem(ffi::RemainingArgs args, ffi::
   p.neighbors = shapes[1][n_lead + 1];
   p.harmonics = shapes[3][n_lead + 2];
   p.knots = shapes[5][n_lead + 1];
-  p.n_tensor = n_tensor;
+  p.n_tensor = (n_tensor + kWidth<F> - 1) / kWidth<F> * kWidth<F>;
   p.features = features->typed_data();
   p.y = y->typed_data();
   p.place = place->typed_data();
@@ -319,6 +328,8 @@ ffi::ErrorOr<Problem<ffi::NativeType<D>>> problem(ffi::RemainingArgs args, ffi::
   p.paths = paths;
   p.coupling = coupling;
   p.symbols = symbols;
+  p.dense.assign(p.harmonics * p.n_tensor, F(0));
+  for (std::size_t q = 0; q < symbols.size(); q++) p.dense[coupling[2 * q + 1] * p.n_tensor + coupling[2 * q]] = F(symbols[q]);
   if (p.channels % kWidth<F>) return ffi::Unexpected(ffi::Error::InvalidArgument("edge convolution: odd channels"));
   return p;
 }

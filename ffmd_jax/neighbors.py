@@ -24,7 +24,7 @@ class Search:
         cutoff: Å, edges are shorter than this.
         skin: Å; the table also holds pairs up to cutoff + skin and stays exact until an atom has moved skin/2.
         capacity: columns of the table.
-        images: largest lattice translation to look at along each vector, beyond the nearest image.
+        translations: of the lattice to look at along each vector: as many as can bring a pair within cutoff + skin.
         bins: of the cell along each vector, none thinner than cutoff + skin; () looks at all pairs of atoms.
         bin_capacity: atoms a bin has room for.
         window: fractional coordinates (low, high) that the bins of each vector span.
@@ -34,7 +34,7 @@ class Search:
     cutoff: float
     skin: float
     capacity: int
-    images: tuple[int, int, int] = (0, 0, 0)
+    translations: tuple[int, int, int] = (1, 1, 1)
     bins: tuple[int, ...] = ()
     bin_capacity: int = 0
     window: tuple[tuple[float, float], ...] = ()
@@ -80,10 +80,9 @@ def plan(
     if not (np.isfinite(cutoff) and cutoff > 0 and skin >= 0):
         raise ValueError(f"the cutoff must be positive and the skin not negative, not {cutoff} and {skin} Å")
     frames = jnp.reshape(jnp.asarray(positions), (-1, len(system.species), 3))
-    # A pair closer than half a height has fractional distance below 1/2 along that vector, so rounding finds its
-    # image; every further half height adds one image to either side.
-    reach = np.ceil((cutoff + skin) / heights(system.cell) - 0.5)
-    along = np.where(system.pbc, np.maximum(reach, 0), 0)
+    # Along a vector, a pair within reach is less than reach/height apart: so many integers are in the interval of twice
+    # that.
+    along = np.where(system.pbc, np.ceil(2 * (cutoff + skin) / heights(system.cell)), 1).astype(int)
     search = Search(float(cutoff), float(skin), 0, (int(along[0]), int(along[1]), int(along[2])))
     search = _plan_bins(search, system, np.asarray(frames), headroom)
     most, most_inside = (int(count) for count in np.max(_count(search, system, frames), axis=0))
@@ -110,7 +109,7 @@ def _plan_bins(search: Search, system: System, frames: np.ndarray, headroom: flo
     fullest = max(int(np.bincount(np.asarray(_bin_of(search, system, x)[0])).max()) for x in frames)
     search = dataclasses.replace(search, bin_capacity=int(np.ceil(fullest * headroom)) + 2)
     n_atoms = frames.shape[1]
-    if 2 * 27 * search.bin_capacity > n_atoms * np.prod([2 * n + 1 for n in search.images]):
+    if 2 * 27 * search.bin_capacity > n_atoms * np.prod(search.translations):
         return dataclasses.replace(search, bins=(), bin_capacity=0, window=())
     return search
 
@@ -133,7 +132,7 @@ def build(search: Search, system: System, positions: Array) -> Neighbors:
     if search.bins:
         graph, overflow = _build_from_bins(search, system, positions)
     else:
-        others = jnp.arange(positions.shape[0] * int(np.prod([2 * n + 1 for n in search.images])), dtype=jnp.int32)
+        others = jnp.arange(positions.shape[0] * int(np.prod(search.translations)), dtype=jnp.int32)
         within, shifts = _all_pairs(search, system, positions)
         graph, overflow = _compact(
             within, jnp.broadcast_to(others % len(positions), within.shape), shifts, search.capacity
@@ -196,9 +195,11 @@ def _all_pairs(search: Search, system: System, positions: Array) -> tuple[Array,
     n_atoms = positions.shape[0]
     difference = positions[None, :] - positions[:, None]  # i, j
     fractional = difference @ jnp.linalg.inv(cell)
-    nearest = -jnp.round(jnp.where(system.pbc, fractional, 0.0))  # i, j, 3
-    images = np.array([s for s in np.ndindex(*(2 * n + 1 for n in search.images))]) - np.array(search.images)
-    shifts = nearest[:, None] + jnp.asarray(images, positions.dtype)[None, :, None]  # i, image, j, 3
+    # The n translations that leave the pair at most n/2 apart; the nearest one for n = 1.
+    counts = np.array(search.translations, positions.dtype)
+    first = jnp.where(system.pbc, jnp.floor(1 - counts / 2 - fractional), 0.0)  # i, j, 3
+    images = np.array(list(np.ndindex(*search.translations)), positions.dtype)
+    shifts = first[:, None] + images[None, :, None]  # i, image, j, 3
     squared = jnp.sum((difference[:, None] + shifts @ cell) ** 2, axis=-1)
     own = jnp.eye(n_atoms, dtype=bool)[:, None] & jnp.all(shifts == 0, axis=-1)
     within = (squared < search.radius**2) & ~own

@@ -17,7 +17,7 @@ from ffmd_jax.neighbors import Search
 from ffmd_jax.rollout import Carry
 from ffmd_jax.state import State, System
 
-_FORMAT = "ffmd_jax restart 1"
+_FORMAT = "ffmd_jax restart 2"
 
 
 class Saved(NamedTuple):
@@ -74,7 +74,7 @@ def load(path: Path) -> Saved:
         sizes = {name: _tuples(value) for name, value in head["search"].items()}
         return Saved(head["facts"], head["notes"], tuple(head["n_frames"]), Search(**sizes), leaves)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no restart file, or damaged ({type(error).__name__})") from None
+        raise ValueError(f"{path} is no restart file, or damaged, or of another version ({type(error).__name__})") from None
 
 
 def restore(saved: Saved, like: Carry) -> Carry:

@@ -94,7 +94,7 @@ class Engine:
         every: int = 1,
         thermostat: Thermostat | None = None,
         observe: Observe | None = None,
-        skin: float = 0.5,
+        skin: float = 1.0,
         select: bool = False,
         block_steps: int = 100,
         schedule: Schedule | None = None,

@@ -82,7 +82,7 @@ def test_table_with_skin_stays_exact_until_rebuilt():
 def test_overflow_is_flagged_and_stays_flagged():
     system, positions, cutoff = random_system("hexagonal")
     full = neighbors.plan(system, positions, cutoff, skin=0.4)
-    search = neighbors.Search(full.cutoff, full.skin, full.capacity // 2, full.images)
+    search = neighbors.Search(full.cutoff, full.skin, full.capacity // 2, full.translations)
     table = neighbors.build(search, system, jnp.asarray(positions))
     assert table.overflow
     sparse = jnp.asarray(positions) * 10  # open space: the rebuilt table fits, but the block is still lost
@@ -149,5 +149,5 @@ def test_selection_keeps_the_pairs_within_the_cutoff_and_flags_too_many():
             edges_of(system, positions, graph)[0], expected_edges(system, positions, cutoff)[0]
         )
         assert not too_many
-        narrow = neighbors.Search(search.cutoff, search.skin, search.capacity, search.images, selected=3)
+        narrow = neighbors.Search(search.cutoff, search.skin, search.capacity, search.translations, selected=3)
         assert neighbors.select(narrow, system, jnp.asarray(positions), table)[1]

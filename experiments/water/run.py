@@ -29,7 +29,7 @@ EXPERIMENT = pipeline.Experiment(
     ),
     tau=50.0,
     friction_tau=1000.0,
-    reversible=("spectrum",),
+    reversible=("spectrum", "friction", "long", "weak", "free"),
     n_spectrum=10_000,
 )
 
