@@ -108,7 +108,8 @@ struct Problem {
   ffi::Span<const I> paths;
   ffi::Span<const I> coupling;  // (element of T, spherical harmonic) of every 3j symbol
   ffi::Span<const double> symbols;
-  std::vector<F> dense;  // the same as a matrix [harmonics, n_tensor]: T is a small product, in whole vectors
+  std::vector<F> dense;            // the same as a matrix [harmonics, n_tensor]: T is a small product
+  std::vector<I> from, to;         // of each vector of its columns: rows that are not zero
 
   I n_paths() const { return paths.size() / 6; }
   Path path(I p) const {
@@ -122,9 +123,10 @@ struct Problem {
 // T of one edge from its spherical harmonics.
 template <class F>
 void couple(const Problem<F>& p, const F* y, F* out) {
-  for (I e = 0; e < p.n_tensor; e += kWidth<F>) {
+  for (I block = 0; block < (I)p.from.size(); block++) {
+    const I e = block * kWidth<F>;
     Vec<F> total = {};
-    for (I h = 0; h < p.harmonics; h++) total += load(&p.dense[h * p.n_tensor + e]) * y[h];
+    for (I h = p.from[block]; h < p.to[block]; h++) total += load(&p.dense[h * p.n_tensor + e]) * y[h];
     store(out + e, total);
   }
 }
@@ -186,11 +188,22 @@ struct Forward {
       const F* knots = table + edges.knot[j] * p.channels + u;
       Vec<F> w[V];
       for (int v = 0; v < V; v++) w[v] = interpolate(knots + v * kWidth<F>, p.channels, &edges.spline[4 * j]);
-      for (int a = 0; a < D1; a++)
-        for (int v = 0; v < V; v++) {
-          const Vec<F> weighted = w[v] * load(x + a * p.channels + v * kWidth<F>);
-          for (int m = 0; m < D3; m++) total[m][v] += weighted * t[a * D3 + m];
-        }
+      if constexpr (D1 <= D3) {
+        for (int a = 0; a < D1; a++)
+          for (int v = 0; v < V; v++) {
+            const Vec<F> weighted = w[v] * load(x + a * p.channels + v * kWidth<F>);
+            for (int m = 0; m < D3; m++) total[m][v] += weighted * t[a * D3 + m];
+          }
+      } else {  // weighs the fewer numbers
+        Vec<F> coupled[D3][V] = {};
+        for (int a = 0; a < D1; a++)
+          for (int v = 0; v < V; v++) {
+            const Vec<F> row = load(x + a * p.channels + v * kWidth<F>);
+            for (int m = 0; m < D3; m++) coupled[m][v] += row * t[a * D3 + m];
+          }
+        for (int m = 0; m < D3; m++)
+          for (int v = 0; v < V; v++) total[m][v] += w[v] * coupled[m][v];
+      }
     }
     for (int m = 0; m < D3; m++)
       for (int v = 0; v < V; v++) store(out + m * stride + v * kWidth<F>, total[m][v]);
@@ -329,7 +342,14 @@ ffi::ErrorOr<Problem<ffi::NativeType<D>>> problem(ffi::RemainingArgs args, ffi::
   p.coupling = coupling;
   p.symbols = symbols;
   p.dense.assign(p.harmonics * p.n_tensor, F(0));
-  for (std::size_t q = 0; q < symbols.size(); q++) p.dense[coupling[2 * q + 1] * p.n_tensor + coupling[2 * q]] = F(symbols[q]);
+  p.from.assign(p.n_tensor / kWidth<F>, p.harmonics);
+  p.to.assign(p.n_tensor / kWidth<F>, 0);
+  for (std::size_t q = 0; q < symbols.size(); q++) {
+    const I e = coupling[2 * q], h = coupling[2 * q + 1], block = e / kWidth<F>;
+    p.dense[h * p.n_tensor + e] = F(symbols[q]);
+    p.from[block] = std::min(p.from[block], h);
+    p.to[block] = std::max(p.to[block], h + 1);
+  }
   if (p.channels % kWidth<F>) return ffi::Unexpected(ffi::Error::InvalidArgument("edge convolution: odd channels"));
   return p;
 }

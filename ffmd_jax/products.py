@@ -144,7 +144,8 @@ def _kernel_plan(irreps: tuple[e3nn.Irrep, ...], paths: tuple[Path, ...]) -> cpu
     starts = dict(zip(irreps, np.cumsum([0, *(irrep.dim for irrep in irreps)]).tolist(), strict=False))
     outputs = ordered(path.out for path in paths)
     tensors, coupled, symbols, n_tensor = {}, [], [], 0
-    for l_1, l_2, l_3 in sorted({_kind(path) for path in paths}):
+    # By l of Y: then few of its components matter to any one vector of elements.
+    for l_1, l_2, l_3 in sorted({_kind(path) for path in paths}, key=lambda kind: (kind[1], kind)):
         tensors[l_1, l_2, l_3] = n_tensor
         three_j = coupling(l_1, l_2, l_3)
         for a, b, c in np.argwhere(np.abs(three_j) > 1e-9).tolist():
