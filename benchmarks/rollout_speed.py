@@ -102,7 +102,7 @@ def network_of(name: str, prepared) -> tuple[config.ModelConfig, dict] | None:
 def measure(propagate, prepared, state, cutoff: float, select: bool, seconds: float) -> dict:
     """ms per step of a block of steps, compilation and memory; the best of three blocks."""
     system = cast(prepared.system, state.positions.dtype)
-    search = neighbors.plan(system, state.positions, cutoff, prepared.skin if not select else 0.5, 1.15, select)
+    search = neighbors.plan(system, state.positions, cutoff, neighbors.SKIN if select else prepared.skin, 1.15, select)
     build = jax.jit(neighbors.build, static_argnums=0)
     step = rollout.make_step(system, propagate, search)
     carry = rollout.start(search, system, state, jax.random.key(0))

@@ -193,12 +193,12 @@ class Stages:
         bath = ["--ensemble", "nve"] if tau is None else ["--temperature", 300, "--tau-fs", tau]
         untrained = ["--no-monitors"] if self.smoke else []  # would stop it before the first frame
         reversible = ["--reversible"] if name in self.experiment.reversible else []
-        options = [*bath, "--steps", steps, "--every", every, *more, *reversible, *untrained]
-        ended = self._ended_by_alarm(path)
-        if not ended:
-            command = ["rollout", self.model, "--start", start, *options, "--out", path, "--resume"]
+        bath += ["--steps", steps, "--every", every, *more, *reversible, *untrained]
+        ended = bool(self._facts(path).get("alarms"))
+        if not ended and _n_frames(path) * every < steps:
+            command = ["rollout", self.model, "--start", start, *bath, "--out", path, "--resume"]
             ended = _ffmd(*command, may_alarm=True) == ALARM
-        n_frames = len(trajectory.read(path).times) if path.exists() else 0
+        n_frames = _n_frames(path)
         if not ended and path.exists() and n_frames * every < steps:  # a signal ends a roll-out with exit code 0, too
             sys.exit(f"{path} was stopped before its end; the same command goes on")
         if ended and n_frames < ANALYZABLE:
@@ -211,19 +211,22 @@ class Stages:
         options += ["--out", report, "--overwrite", "--json"]
         found = _ffmd("analyze", path, *options, json_line=True)
         # A run that was let go on after an alarm is whole; its alarms are among what was found.
-        facts = {"stopped_by_alarm": ended and n_frames * every < steps, "reversible": bool(reversible)}
+        facts = {
+            "stopped_by_alarm": ended and n_frames * every < steps,
+            "reversible": bool(self._facts(path).get("reversible")),
+        }
         self._note(name, {**facts, **found})
 
-    def _ended_by_alarm(self, path: Path) -> bool:
-        """True if a monitor has ended this run of this model; a run of another model is removed."""
+    def _facts(self, path: Path) -> dict:
+        """What a roll-out's file says of it; {} if there is none of this model: that of another is removed."""
         if not path.exists():
-            return False
+            return {}
         metadata = trajectory.read_metadata(path)
         if metadata["settings"]["model"] != _digest(self.model):
             path.unlink()
             restart.path_of(path).unlink(missing_ok=True)
-            return False
-        return bool(metadata["alarms"])
+            return {}
+        return metadata
 
     def _note(self, name: str, found: dict) -> None:
         """Adds to results.json, which holds results of one model only."""
@@ -232,6 +235,10 @@ class Stages:
         if known.get("model") != model:
             known = {"model": model}
         checkpoint.write_atomically(path, (json.dumps({**known, name: found}, indent=1) + "\n").encode())
+
+
+def _n_frames(path: Path) -> int:
+    return len(trajectory.read(path).times) if path.exists() else 0
 
 
 def _hours(training: Path) -> float:

@@ -52,12 +52,18 @@ def ours(results: dict) -> dict[str, str]:
         rows["long run, ns (ours with friction)"] = f"{run['length_ps'] / 1000:.2f}" + (alarm(run) or " (not its end)")
         rows["… temperature, K"] = with_error(run, "temperature_K") + reversible(run)
         rows["… by element, K"] = by_element(run)
+        if is_water(run) and not run["stopped_by_alarm"]:
+            rows["… D of O, 1e-9 m²/s"] = diffusion(run)
     if run := results.get("supercell"):
         rows["2 × 2 × 2 cells with friction: temperature, K"] = with_error(run, "temperature_K") + notes(run)
         rows["2 × 2 × 2 cells with friction: by element, K"] = by_element(run)
         if not run["stopped_by_alarm"]:
             halves = run["reference_vdos_halves_overlap"]
             rows["2 × 2 × 2 cells with friction: VDOS overlap"] = beside_halves(run["vdos_overlap"], halves)
+            halves = run["reference_rdf_halves_rmse"]
+            rows["2 × 2 × 2 cells with friction: g(r) RMSE"] = beside_halves(run["rdf_rmse"], halves)
+            if is_water(run):
+                rows["2 × 2 × 2 cells with friction: D of O, 1e-9 m²/s"] = diffusion(run)
     for name, row in (("weak", "CSVR, τ = 100 Δt: temperature, K"), ("free", "NVE: temperature, K")):
         if run := results.get(name):
             length = alarm(run) or f" ({run['length_ps']:.0f} ps)"
@@ -96,7 +102,7 @@ def number(value: float | None, form: str) -> str:
 
 
 def is_water(run: dict) -> bool:
-    return set(run["temperature_by_species_K"]) == {"H", "O"}
+    return set(run.get("temperature_by_species_K", ())) == {"H", "O"}
 
 
 def with_error(run: dict, key: str) -> str:

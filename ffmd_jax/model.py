@@ -17,7 +17,7 @@ from ffmd_jax import conservation, layers, neighbors, products, stepping
 from ffmd_jax.config import ModelConfig
 from ffmd_jax.layers import EVEN_SCALAR, VECTOR, Features
 from ffmd_jax.rollout import Propagate
-from ffmd_jax.state import Array, Graph, State, System
+from ffmd_jax.state import Array, Graph, State, System, full_precision
 
 Params = Any
 Convolution = Callable[[Features, products.Edges, layers.RadialWeights, list[products.Path]], Features]
@@ -191,6 +191,7 @@ def make_propagate(
     """
     network, correct = TrajCast(config, convolution), correction(config)
 
+    @full_precision
     def propagate(system: System, state: State, graph: Graph) -> State:
         output = jnp.asarray(network.apply({"params": params}, system, state, graph))
         moved = state.positions + config.displacement_rms * output[:, 0]

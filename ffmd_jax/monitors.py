@@ -143,7 +143,7 @@ def calibrate(
 def _make_look(config: ModelConfig, params: Any, system: System, positions: Array):
     """Returns ``start -> (round trip, of its worst atom, momentum change, temperatures [64, n_elements])``."""
     propagate = models.make_propagate(config, cast(tables.tabulate(config, params), jnp.float32))
-    search = neighbors.plan(system, positions, config.architecture.cutoff, 1.0, 1.5, select=True)
+    search = neighbors.plan(system, positions, config.architecture.cutoff, neighbors.SKIN, 1.5, select=True)
     step, scales = rollout.make_step(system, propagate, search), limits(config, system)
 
     def look(start: State) -> tuple[Array, Array, Array, Array]:

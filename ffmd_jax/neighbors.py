@@ -2,7 +2,7 @@
 
 A `Search` is planned once on the host (it holds all that must be static for compilation); `build` and `update` are
 pure and run inside jit.  Rows of the neighbour table have a fixed capacity; when a row would not fit, `overflow` is
-set and the results of that block must be discarded (`rollout.run` grows the capacity and repeats it).
+set and the results of that step must be discarded (`rollout.run` grows the capacity and repeats the frame).
 """
 
 import dataclasses
@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.state import Array, Graph, System
+from ffmd_jax.state import Array, Graph, System, full_precision
+
+SKIN = 1.0  # Å, for roll-outs of models, whose steps move the fastest atoms by a tenth of it or more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Neighbors(NamedTuple):
     Attributes:
         graph: pairs within cutoff + skin.
         positions: Å, ``[n_atoms, 3]``, where the table was built.
-        overflow: bool scalar, True if any build since the first found more neighbours than the capacity.
+        overflow: bool scalar, True once there was no room in a row of this table, in a bin or in a selection from it.
     """
 
     graph: Graph
@@ -80,8 +82,7 @@ def plan(
     if not (np.isfinite(cutoff) and cutoff > 0 and skin >= 0):
         raise ValueError(f"the cutoff must be positive and the skin not negative, not {cutoff} and {skin} Å")
     frames = jnp.reshape(jnp.asarray(positions), (-1, len(system.species), 3))
-    # Along a vector, a pair within reach is less than reach/height apart: so many integers are in the interval of twice
-    # that.
+    # Along a vector, a pair within reach is less than reach/height apart: at most so many translations bring it there.
     along = np.where(system.pbc, np.ceil(2 * (cutoff + skin) / heights(system.cell)), 1).astype(int)
     search = Search(float(cutoff), float(skin), 0, (int(along[0]), int(along[1]), int(along[2])))
     search = _plan_bins(search, system, np.asarray(frames), headroom)
@@ -109,7 +110,7 @@ def _plan_bins(search: Search, system: System, frames: np.ndarray, headroom: flo
     fullest = max(int(np.bincount(np.asarray(_bin_of(search, system, x)[0])).max()) for x in frames)
     search = dataclasses.replace(search, bin_capacity=int(np.ceil(fullest * headroom)) + 2)
     n_atoms = frames.shape[1]
-    if 2 * 27 * search.bin_capacity > n_atoms * np.prod(search.translations):
+    if 2 * 27 * search.bin_capacity > n_atoms:  # three bins or more along a vector: one translation at most
         return dataclasses.replace(search, bins=(), bin_capacity=0, window=())
     return search
 
@@ -124,10 +125,11 @@ def grow(search: Search, factor: float = 1.3) -> Search:
     )
 
 
+@full_precision
 def build(search: Search, system: System, positions: Array) -> Neighbors:
     """The neighbour table at ``positions`` (Å, ``[n_atoms, 3]``).
 
-    Costs atoms² × images, or with bins atoms × (27 times the atoms in a bin).
+    Costs atoms² × translations, or with bins atoms × (27 times the atoms in a bin).
     """
     if search.bins:
         graph, overflow = _build_from_bins(search, system, positions)
@@ -140,6 +142,7 @@ def build(search: Search, system: System, positions: Array) -> Neighbors:
     return Neighbors(graph, positions, overflow)
 
 
+@full_precision
 def select(search: Search, system: System, positions: Array, table: Neighbors) -> tuple[Graph, Array]:
     """The pairs of a table within the cutoff proper, in fewer columns, and whether they are too many for these."""
     if not search.selected:
@@ -181,6 +184,7 @@ def stale(search: Search, positions: Array, neighbors: Neighbors) -> Array:
     return moved > (0.5 * search.skin) ** 2
 
 
+@full_precision
 def vectors(system: System, positions: Array, graph: Graph) -> Array:
     """Edge vectors r_j + S·cell − r_i, Å, ``[n_atoms, n_neighbors, 3]``; padding gets a vector of length zero."""
     cell = jnp.asarray(system.cell, positions.dtype)
@@ -190,7 +194,7 @@ def vectors(system: System, positions: Array, graph: Graph) -> Array:
 
 
 def _all_pairs(search: Search, system: System, positions: Array) -> tuple[Array, Array]:
-    """All (image, j) candidates of every i: within reach or not ``[n_atoms, n_images·n_atoms]``, and their shifts."""
+    """All (translation, j) candidates of every i: within reach or not, ``[n_atoms, n·n_atoms]``, and their shifts."""
     cell = jnp.asarray(system.cell, positions.dtype)
     n_atoms = positions.shape[0]
     difference = positions[None, :] - positions[:, None]  # i, j
@@ -259,6 +263,7 @@ def _build_from_bins(search: Search, system: System, positions: Array) -> tuple[
 
 
 @functools.partial(jax.jit, static_argnums=0)
+@full_precision
 def _count(search: Search, system: System, frames: Array) -> Array:
     """Largest numbers of neighbours of any atom within radius and cutoff, ``[n_frames, 2]``, uncapped with bins."""
 

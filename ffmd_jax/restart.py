@@ -63,18 +63,18 @@ def load(path: Path) -> Saved:
     """A restart file.
 
     Raises:
-        ValueError: it is none, or damaged.
+        ValueError: it is none, or damaged, or of another version.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
             head = json.loads(str(stored["head"]))
             leaves = [stored[f"leaf_{i}"] for i in range(len(stored.files) - 1)]
-        if head["format"] != _FORMAT:
-            raise ValueError(head["format"])
-        sizes = {name: _tuples(value) for name, value in head["search"].items()}
-        return Saved(head["facts"], head["notes"], tuple(head["n_frames"]), Search(**sizes), leaves)
+        if head["format"] == _FORMAT:
+            sizes = {name: _tuples(value) for name, value in head["search"].items()}
+            return Saved(head["facts"], head["notes"], tuple(head["n_frames"]), Search(**sizes), leaves)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no restart file, or damaged, or of another version ({type(error).__name__})") from None
+        raise ValueError(f"{path} is no restart file, or damaged ({type(error).__name__})") from None
+    raise ValueError(f"{path} is of another version of ffmd_jax; --overwrite begins the run anew")
 
 
 def restore(saved: Saved, like: Carry) -> Carry:

@@ -94,7 +94,7 @@ class Engine:
         every: int = 1,
         thermostat: Thermostat | None = None,
         observe: Observe | None = None,
-        skin: float = 1.0,
+        skin: float = neighbors.SKIN,
         select: bool = False,
         block_steps: int = 100,
         schedule: Schedule | None = None,

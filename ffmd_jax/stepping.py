@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ffmd_jax import neighbors
-from ffmd_jax.state import Array, Graph, State, System
+from ffmd_jax.state import Array, Graph, State, System, full_precision
 from ffmd_jax.thermostat import Thermostat
 
 Propagate = Callable[[System, State, Graph], State]
@@ -165,6 +165,7 @@ def make_step(
             step=carry.step + done - loop[0],
         )  # fmt: skip
 
+    @full_precision
     def step(carry: Carry) -> Carry:
         carry = carry._replace(step=jnp.asarray(carry.step), halted=jnp.asarray(carry.halted))
         return jax.lax.while_loop(lambda loop: on(loop[0], loop[1].halted), until_stale, (0, carry))[1]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import fails, ffmd, random_params, small_config
 
-from ffmd_jax import checkpoint, model, trajectory
+from ffmd_jax import checkpoint, model, neighbors, trajectory
 from ffmd_jax.cli import common, free_runs
 from ffmd_jax.reference import systems
 from ffmd_jax.state import State
@@ -136,7 +136,8 @@ def test_free_runs_of_the_demo_that_explode_are_told_from_whole_ones(factor):
     def fly(system, state, graph):
         return State(state.positions + 10.0 * state.velocities, factor * state.velocities)
 
-    frames = free_runs.free_run(prepared, fly, 4.0, 1, jax.tree.map(lambda x: x[None], start))(start)
+    search = neighbors.plan(prepared.system, prepared.positions, 4.0, prepared.skin, 1.3)
+    frames = free_runs.free_run(prepared.system, fly, search, 1, jnp.float64)(start)
     if factor > 1:
         assert frames is None
     else:

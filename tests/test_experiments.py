@@ -108,7 +108,7 @@ def test_each_training_begins_with_the_weights_of_the_one_before(tmp_path, pipel
     assert json.loads((tmp_path / "results.json").read_text())["training"]["hours"] == pytest.approx(3.0)
 
 
-def test_a_roll_out_that_an_alarm_ended_stays_and_one_of_another_model_is_made_anew(tmp_path, pipeline, monkeypatch):
+def test_a_roll_out_that_has_ended_stays_and_one_of_another_model_is_made_anew(tmp_path, pipeline, monkeypatch):
     config = small_config()
     models = [tmp_path / "one", tmp_path / "other"]
     for seed, path in enumerate(models):
@@ -122,20 +122,25 @@ def test_a_roll_out_that_an_alarm_ended_stays_and_one_of_another_model_is_made_a
             return {"temperature_K": 300.0}
         made.append(words[1])
         digest = restart.fingerprint(*checkpoint.load_model(words[1]))
-        metadata = {"settings": {"model": digest}, "alarms": [{"text": "too hot"}]}
+        metadata = {"settings": {"model": digest}, "reversible": True, "alarms": alarms}
         with trajectory.Writer(path, crystal, metadata) as writer:
             writer.append(jax.tree.map(lambda x: np.stack([x] * 9), state), np.arange(9.0), {})
-        return pipeline.ALARM
+        return pipeline.ALARM if alarms else 0
 
     monkeypatch.setattr(pipeline, "_ffmd", roll_out_or_analyse)
-    for _ in range(2):
-        stages._run("weak", tmp_path / "data" / "nvt.h5", n_steps=100, every=1, tau=75.0)
-        assert json.loads((tmp_path / "results.json").read_text())["weak"]["stopped_by_alarm"]
-    assert made == [str(models[0])]
+    for alarms, n_steps in (([{"text": "too hot"}], 100), ([], 9)):
+        made.clear()
+        path.unlink(missing_ok=True)
+        for _ in range(2):
+            stages._run("weak", tmp_path / "data" / "nvt.h5", n_steps=n_steps, every=1, tau=75.0)
+            noted = json.loads((tmp_path / "results.json").read_text())["weak"]
+            # What the file says, not what the experiment would do now.
+            assert noted["stopped_by_alarm"] == bool(alarms) and noted["reversible"]
+        assert made == [str(models[0])]
     stages.model = str(models[1])
     stages._note("one_step", {})
     assert set(json.loads((tmp_path / "results.json").read_text())) == {"model", "one_step"}  # nothing of the first
-    stages._run("weak", tmp_path / "data" / "nvt.h5", n_steps=100, every=1, tau=75.0)
+    stages._run("weak", tmp_path / "data" / "nvt.h5", n_steps=9, every=1, tau=75.0)
     assert made == [str(path) for path in models]
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import random_params, small_config
 
-from ffmd_jax import mechanics, model, neighbors, rollout, stepping, thermostat
+from ffmd_jax import checkpoint, mechanics, model, neighbors, products, rollout, stepping, tables, thermostat
 from ffmd_jax.reference import energies, integrator, production, systems
-from ffmd_jax.state import State, make_system
+from ffmd_jax.state import State, cast, make_system
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +193,30 @@ def test_reversible_steps_of_a_model_keep_both_momenta():
     linear = [mechanics.linear_momentum(system, s.velocities) for s in (state, after)]
     np.testing.assert_allclose(angular[1], angular[0], atol=1e-12)  # float64
     np.testing.assert_allclose(linear[1], linear[0], atol=1e-12)
+
+
+def test_a_step_rounds_no_operand_of_a_product_on_accelerators():
+    reference = systems.get("paracetamol")
+    config, params = checkpoint.load_model("paracetamol")
+    propagate = model.make_propagate(config, tables.tabulate(config, params), products.by_blocks, reversible=True)
+    system, start = cast((reference.system, hot_start(reference)), jnp.float32)
+    search = neighbors.plan(system, start.positions, config.architecture.cutoff, skin=1.0, select=True)
+    step = stepping.make_step(system, propagate, search, thermostat.csvr(300.0, 70.0, 7.0))
+    carry = stepping.Carry(jax.random.key(0), start, neighbors.build(search, system, start.positions))
+    precisions = [
+        equation.params["precision"]
+        for equation in equations(jax.make_jaxpr(step)(carry).jaxpr)
+        if equation.primitive.name == "dot_general"
+    ]
+    assert len(precisions) > 100
+    assert set(precisions) == {(jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)}
+
+
+def equations(jaxpr):
+    """All equations of a jaxpr, those of loops and branches too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)

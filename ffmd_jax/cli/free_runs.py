@@ -13,7 +13,7 @@ from ffmd_jax.config import ModelConfig
 from ffmd_jax.growth import ErrorGrowth, error_growth
 from ffmd_jax.reference import integrator
 from ffmd_jax.reference.systems import Reference
-from ffmd_jax.state import State, cast
+from ffmd_jax.state import State, System, cast
 
 N_STARTS, N_STEPS = 8, 128
 
@@ -31,11 +31,10 @@ def run(
     starts = State(*(values[places] for values in frames))
     found = []
     with common.progress(2 * N_STARTS, "free steps (NVE)", "runs") as bar:
-        for move, cutoff, n_steps, dtype in (
-            (propagate, config.architecture.cutoff, 1, jnp.float32),
-            (verlet, prepared.cutoff, every, jnp.float64),
-        ):
-            free = free_run(prepared, move, cutoff, n_steps, cast(starts, dtype))
+        own = neighbors.plan(prepared.system, starts.positions, config.architecture.cutoff, neighbors.SKIN, 1.3, True)
+        its = neighbors.plan(prepared.system, starts.positions, prepared.cutoff, prepared.skin, 1.3)
+        for move, search, n_steps, dtype in ((propagate, own, 1, jnp.float32), (verlet, its, every, jnp.float64)):
+            free = free_run(prepared.system, move, search, n_steps, dtype)
             runs = []
             for i in range(N_STARTS):
                 runs.append(free(State(*(values[i] for values in cast(starts, dtype)))))
@@ -49,14 +48,13 @@ def run(
 
 
 def free_run(
-    prepared: Reference, propagate: Any, cutoff: float, n_steps: int, starts: State
+    system: System, propagate: Any, search: neighbors.Search, n_steps: int, dtype: Any
 ) -> Callable[[State], State | None]:
     """Returns ``start -> frames``: the start and 128 frames after it in NVE, n_steps apart; compiled once.
 
     None for a run that explodes: atoms crowd together beyond the neighbour table, or numbers are not finite.
     """
-    system = cast(prepared.system, starts.positions.dtype)
-    search = neighbors.plan(system, starts.positions, cutoff, prepared.skin, headroom=1.3)
+    system = cast(system, dtype)
     step = rollout.make_step(system, propagate, search, n_steps=n_steps)
     advance = jax.jit(
         lambda state: rollout.scan(step, rollout.start(search, system, state, jax.random.key(0)), N_STEPS)
