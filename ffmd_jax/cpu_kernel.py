@@ -91,8 +91,16 @@ def convolve(plan: Plan, operands: Operands) -> list[Array]:
     """Sums over the neighbours of all paths, ``[n_atoms, 2l + 1, n_paths · channels]`` for each output irrep.
 
     float32 or float64; differentiable once, in rows, harmonics, place and table.  `available` must be True.
+
+    Raises:
+        ValueError: operands of different precision.
     """
     channels, dtype = operands.rows.shape[-1], operands.rows.dtype
+    if {operands.harmonics.dtype, operands.place.dtype, operands.table.dtype} != {dtype}:
+        raise ValueError(
+            f"positions, velocities and weights must have one precision (state.cast): features are {dtype}, "
+            f"distances {operands.place.dtype}, weights {operands.table.dtype}"
+        )
     padding = -channels % (_BYTES // dtype.itemsize)
     if padding:  # whole vectors of channels
         wide = ((0, 0), (0, 0), (0, padding))

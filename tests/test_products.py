@@ -114,6 +114,13 @@ def test_the_kernel_takes_any_channels_and_l_up_to_three_in_single_precision(l, 
 
 
 @needs_kernel
+def test_arrays_of_different_precision_are_refused_in_one_line():
+    features, edges, radial, paths = random_inputs()
+    with pytest.raises(ValueError, match="features are float64, distances float32, weights float32"):
+        products.by_kernel(features, edges, cast(radial, jnp.float32), paths)
+
+
+@needs_kernel
 def test_tables_on_cpus_run_the_kernel_and_repeat_bit_for_bit():
     features, edges, radial, paths = random_inputs()
     program = jax.jit(lambda *x: products.edge_convolution(*x, paths)).lower(features, edges, radial)

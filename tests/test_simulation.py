@@ -1,5 +1,8 @@
 """``ffmd rollout``: alarms and what is done about them, replicas, ramps, fields."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -172,3 +175,17 @@ def test_a_ramp_is_linear_in_time_and_cannot_be_lengthened(folder, tmp_path, cap
 def test_options_that_do_not_go_together_are_refused(folder, tmp_path, capsys, options, message):
     assert message in fails(capsys, *command(folder, tmp_path / "a.h5", "--steps", 5, *options))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(import jax\n.*?)```", readme, re.DOTALL)
+    few = code.replace("n_steps=1000", "n_steps=3").replace("start.extxyz", "start.h5")
+    assert few.count("n_steps=3") == few.count("start.h5") == 1
+    quartz = systems.get("quartz")
+    state = mechanics.maxwell_boltzmann(jax.random.key(0), quartz.system, jnp.asarray(quartz.positions), 300.0)
+    frames = State(*(np.asarray(values)[None] for values in state))
+    trajectory.write(tmp_path / "start.h5", trajectory.Trajectory(quartz.system, frames, np.zeros(1), {}, {}))
+    monkeypatch.chdir(tmp_path)
+    exec(few, {})
+    assert capsys.readouterr().out.split() == ["[90.]", "(3,", "162,", "3)"]
