@@ -45,8 +45,8 @@ class Experiment:
         large_reference: options of `ffmd reference` of the NVT run for 2 × 2 × 2 cells to compare with; none: that of
             the small cell.
         n_steps: of the long roll-out.
-        n_spectrum: steps of the roll-out and the reference run whose spectra are compared; every frame is kept.  One
-            molecule needs many, and then this run is the long one, too.
+        n_spectrum: steps of the roll-outs and the reference run whose spectra are compared; every frame is kept.  One
+            molecule needs many, and then the run with friction is the long one, too.
     """
 
     system: str

@@ -66,7 +66,7 @@ class Architecture:
         return self.lmax if self.harmonics_lmax < 0 else self.harmonics_lmax
 
 
-# What `ffmd train` starts from; the shipped models have it with a cutoff of 4 Å: a ninth of the paper's weights.
+# What `ffmd train` starts from; the shipped models have it with cutoffs of 4 to 6 Å: a ninth of the paper's weights.
 SMALL = Architecture(channels=32, radial_hidden=(32, 32), speed_hidden=(32,), natural_parity=True, bounded_gates=True)
 
 

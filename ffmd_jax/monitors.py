@@ -24,7 +24,7 @@ from ffmd_jax.state import Array, State, System, cast
 
 FACTOR = 10.0
 _MARGIN = 1.5  # a Maxwell–Boltzmann tail that ends at one sample in 1e5 reaches it at one in 1e10
-_WINDOW = 10  # relaxation times of the thermostat
+_WINDOW = 10  # relaxation times of the thermostat; so many independent samples of the total, which only it changes
 # Independent samples of an element's kinetic energy in such a window, at least: in reference MD of paracetamol (2.8 ns,
 # CSVR, τ = 70 fs) the averages of H spread as of 8.7, of C 8.8, of O 10, of N 23.
 _SAMPLES = 8
@@ -79,7 +79,7 @@ def limits(
     species = np.asarray(system.species)
     counts = np.array([np.sum(species == z) for z in elements])
     drift = np.array(found.kinetic_drift) if found else np.full(len(elements), _UNKNOWN_DRIFT)
-    freedoms = 3 * _SAMPLES * np.maximum(counts, 1), 3 * _WINDOW * counts.sum()  # of all atoms no energy is exchanged
+    freedoms = 3 * _SAMPLES * np.maximum(counts, 1), 3 * _WINDOW * counts.sum()
     chance, chance_total = (chdtri(freedom, _CHANCE) / freedom - 1 for freedom in freedoms)
     hottest = _MARGIN * found.temperature_K if found else np.inf
     if found and temperature_K is not None and temperature_K <= found.temperature_K:

@@ -77,7 +77,7 @@ def plan(
         select: plan for `select`, too.
 
     Raises:
-        ValueError: a cutoff that is not positive, or for which no atom has any neighbour.
+        ValueError: a cutoff that is not positive, or for which no atom has any neighbour, the skin included.
     """
     if not (np.isfinite(cutoff) and cutoff > 0 and skin >= 0):
         raise ValueError(f"the cutoff must be positive and the skin not negative, not {cutoff} and {skin} Å")
@@ -88,7 +88,7 @@ def plan(
     search = _plan_bins(search, system, np.asarray(frames), headroom)
     most, most_inside = (int(count) for count in np.max(_count(search, system, frames), axis=0))
     if most == 0 and len(system.species) > 1:
-        raise ValueError(f"no atom has a neighbour within the cutoff of {cutoff} Å: is the unit of the positions Å?")
+        raise ValueError(f"no atom has a neighbour within {search.radius:g} Å: is the unit of the positions Å?")
     return dataclasses.replace(
         search,
         capacity=max(4, 4 * int(np.ceil(most * headroom / 4))),

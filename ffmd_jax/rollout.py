@@ -65,7 +65,7 @@ class Engine:
 
     Args:
         system: species, masses, cell; used in the precision of ``positions``.
-        positions: Å, ``[..., n_atoms, 3]``, to plan the neighbour tables by; not used with ``search``.
+        positions: Å, ``[..., n_atoms, 3]``, to plan the neighbour tables by, unless ``search`` is given.
         propagate: one step of ``time_step_fs``: a model's, or a reference integrator's.
         cutoff: Å, of the propagator.
         every: steps between two frames.
