@@ -120,9 +120,11 @@ class Trip(NamedTuple):
 
 
 def watch(propagate: rollout.Propagate, limits: Limits, every: int = 100, halt: bool = True) -> rollout.Watch:
-    """The watch of a roll-out with ``propagate``.
+    """The watch of a roll-out.
 
     Args:
+        propagate: of the step back: that of the roll-out, or, where its steps are made reversible and always find back,
+            the one that they are made of.
         every: steps between two round trips; the first step has one.
         halt: any alarm ends the run; else only numbers that are not finite do.
     """

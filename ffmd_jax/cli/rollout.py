@@ -163,11 +163,9 @@ def _plan(model: str, start: Path, settings: Settings) -> "Plan":
     dtype = jnp.float64 if settings.float64 else jnp.float32
     digests = {"model": restart.fingerprint(config, params), "start": restart.fingerprint(system, state)}
     state = cast(state, dtype)
-    propagate = models.make_propagate(
-        config,
-        cast(tables.tabulate(config, params) if settings.tables else params, dtype),
-        reversible=settings.reversible,
-    )
+    weights = cast(tables.tabulate(config, params) if settings.tables else params, dtype)
+    once = models.make_propagate(config, weights)
+    propagate = models.make_propagate(config, weights, reversible=True) if settings.reversible else once
     bath, schedule, tau = _thermostat(config, settings)
     limits = None
     if settings.monitors:
@@ -180,7 +178,7 @@ def _plan(model: str, start: Path, settings: Settings) -> "Plan":
     if settings.temperature_end is not None:
         facts["steps"] = settings.steps
 
-    watch = None if limits is None else alarms.watch(propagate, limits, settings.check_every, halt)
+    watch = None if limits is None else alarms.watch(once, limits, settings.check_every, halt)
 
     def make_engine(search: Any) -> rollouts.Engine:
         return rollouts.Engine(

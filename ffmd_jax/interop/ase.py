@@ -68,9 +68,9 @@ class ForceFreeDynamics(MolecularDynamics):
         self._config, params = checkpoint.load_model(model)
         self._system = make_system(atoms.numbers, atoms.get_masses(), atoms.cell.array, atoms.pbc)
         models.check_system(self._config, self._system)
-        propagate = models.make_propagate(
-            self._config, cast(tables.tabulate(self._config, params), jnp.float32), reversible=reversible
-        )  # fmt: skip
+        weights = cast(tables.tabulate(self._config, params), jnp.float32)
+        once = models.make_propagate(self._config, weights)
+        propagate = models.make_propagate(self._config, weights, reversible=True) if reversible else once
         interval = self._config.time_step_fs
         tau = None if temperature_K is None else (10 * interval if tau_fs is None else tau_fs)
         if temperature_K is None and friction_tau_fs is not None:
@@ -85,7 +85,7 @@ class ForceFreeDynamics(MolecularDynamics):
             cutoff=self._config.architecture.cutoff, time_step_fs=interval,
             thermostat=bath,
             schedule=None if temperature_K is None else (lambda step: jnp.asarray(float(temperature_K))),
-            watch=alarms.watch(propagate, limits, halt=on_alarm == "stop"),
+            watch=alarms.watch(once, limits, halt=on_alarm == "stop"),
         )  # fmt: skip
         self._key, self._carry, self._last = jax.random.key(seed), None, State(atoms.positions, atoms.positions)
         super().__init__(atoms, interval / units.ASE_TIME, trajectory=trajectory, loginterval=loginterval, **kwargs)
