@@ -195,6 +195,27 @@ def test_reversible_steps_of_a_model_keep_both_momenta():
     np.testing.assert_allclose(linear[1], linear[0], atol=1e-12)
 
 
+def test_reversible_steps_gain_energy_only_where_the_period_is_one_or_two_steps():
+    size, rng = 0.03, np.random.default_rng(0)
+
+    def growth(angle, error):
+        """Largest factor of a step of an oscillator that turns by ``angle`` in it, with a linear error."""
+        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) + size * error
+
+        def propagate(system, state, graph):
+            return State(*(turn @ np.stack(state)))
+
+        ends = [stepping.reversible(propagate)(None, State(*start), None) for start in np.eye(2)]
+        return np.abs(np.linalg.eigvals(np.array(ends))).max()
+
+    errors = rng.normal(size=(100, 2, 2))
+    for angle in np.pi * np.array([0.1, 0.5, 0.9, 1.1, 1.5, 1.9, 2.1]):
+        assert max(growth(angle, error) for error in errors) <= 1
+    for angle in (np.pi, 2 * np.pi):
+        gains = [growth(angle, error) for error in errors]
+        assert np.mean(np.array(gains) > 1) > 0.3 and max(gains) > 1 + size
+
+
 def test_a_step_rounds_no_operand_of_a_product_on_accelerators():
     reference = systems.get("paracetamol")
     config, params = checkpoint.load_model("paracetamol")

@@ -35,7 +35,7 @@ EXPERIMENT = pipeline.Experiment(
     ),
     tau=75.0,
     friction_tau=3000.0,
-    reversible=("spectrum", "weak", "free"),
+    reversible=("spectrum",),
     n_spectrum=5_000,
 )
 

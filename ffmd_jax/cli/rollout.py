@@ -31,7 +31,8 @@ class Settings:
             fs: it spreads the energy that a model feeds to one element or vibration, which rescaling cannot do.
             Shorter spreads better and slows diffusion more; 100 to 500 Δt.
         reversible: Correct each step by what a step back from its end misses, so that it is reversible in time: smaller
-            errors, and no gains and losses of energy that add up, at three times the cost.
+            errors, and no gains and losses of energy that add up, at three times the cost.  Not without a thermostat
+            where a strong vibration has a period near Δt or 2 Δt: that resonates and heats.
         draw_velocities: Draw velocities even where the start file has them.
         every: Steps between two stored frames.
         fields: What to store of each frame; analyses of temperatures and vibrations need velocities.
