@@ -49,7 +49,7 @@ def ours(results: dict) -> dict[str, str]:
         if run := results.get(name):
             rows |= {f"{title}: {row}": value for row, value in of_run(run).items()}
     if run := results.get("long", results.get("friction")):
-        rows["long run, ns (ours with friction)"] = f"{run['length_ps'] / 1000:.2f}" + (alarm(run) or " (not its end)")
+        rows["long run, ns (ours with friction)"] = f"{run['length_ps'] / 1000:.2f}" + (alarm(run) or ", no alarm")
         rows["… temperature, K"] = with_error(run, "temperature_K") + reversible(run)
         rows["… by element, K"] = by_element(run)
         if is_water(run) and not run["stopped_by_alarm"]:

@@ -32,7 +32,7 @@ class Settings:
             Shorter spreads better and slows diffusion more; 100 to 500 Δt.
         reversible: Correct each step by what a step back from its end misses, so that it is reversible in time: smaller
             errors, and no gains and losses of energy that add up, at three times the cost.  Not without a thermostat
-            where a strong vibration has a period near Δt or 2 Δt: that resonates and heats.
+            where a strong vibration has a period near Δt or 2 Δt: that can resonate and heat.
         draw_velocities: Draw velocities even where the start file has them.
         every: Steps between two stored frames.
         fields: What to store of each frame; analyses of temperatures and vibrations need velocities.
