@@ -84,8 +84,8 @@ def reversible(propagate: Propagate) -> Propagate:
     propagator's error does in both directions cancels: gains and losses of energy, which in a roll-out add up.  Of the
     other errors half of the square is left, if those of the two are independent.
 
-    Like other reversible integrators it has resonances: a vibration whose period is Δt or 2 Δt, to within the error of a
-    step, can gain energy in every step.
+    Like other reversible integrators it has resonances: a vibration whose period is Δt or 2 Δt, to within the error of
+    a step, can gain energy in every step.
 
     Costs three evaluations, with the neighbours of the start.  The idea is that of adjoint methods (Hairer, Lubich &
     Wanner, Geometric Numerical Integration, 2006, doi:10.1007/3-540-30666-8, II.3 and V.1).
