@@ -2,9 +2,10 @@
 //
 //     out[i, m, u] = sum_j w_p[u](r_ij) sum_a T_p[a, m](r_ij) x[j, a, u]
 //
-// with T the spherical harmonics of the edge coupled by 3j symbols, and w a uniform cubic B-spline of the distance.  T of an
-// atom's neighbours is made once, weights and products exist in registers only, one vector of channels at a time: the
-// step costs what its multiplications cost.  cpu_kernel.py compiles this file for the machine it runs on and says what the arrays are.
+// with T the spherical harmonics of the edge coupled by 3j symbols, and w a uniform cubic B-spline of the distance.
+// T of an atom's neighbours is made once, weights and products exist in registers only, one vector of channels at a
+// time: the step costs what its multiplications cost.  cpu_kernel.py compiles this file for the machine it runs on and
+// says what the arrays are.
 
 #include <algorithm>
 #include <atomic>
@@ -108,8 +109,8 @@ struct Problem {
   ffi::Span<const I> paths;
   ffi::Span<const I> coupling;  // (element of T, spherical harmonic) of every 3j symbol
   ffi::Span<const double> symbols;
-  std::vector<F> dense;            // the same as a matrix [harmonics, n_tensor]: T is a small product
-  std::vector<I> from, to;         // of each vector of its columns: the rows that are not zero lie in between
+  std::vector<F> dense;     // the same as a matrix [harmonics, n_tensor], columns in whole vectors: T is a small product
+  std::vector<I> from, to;  // of each vector of its columns: the rows that are not zero lie in between
 
   I n_paths() const { return paths.size() / 6; }
   Path path(I p) const {

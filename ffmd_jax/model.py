@@ -201,7 +201,7 @@ def make_propagate(
         return propagate
     step = stepping.reversible(propagate)
     # Once more: the start on the other side has another angular momentum, by the square of the miss.
-    return lambda system, state, graph: correct(system, state, step(system, state, graph))
+    return full_precision(lambda system, state, graph: correct(system, state, step(system, state, graph)))
 
 
 def isolate(config: ModelConfig, system: System, state: State) -> tuple[System, State]:
