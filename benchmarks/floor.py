@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax import layers, products
-from ffmd_jax.config import ModelConfig
+from ffmd_jax.models import convolution, layers
+from ffmd_jax.models.config import ModelConfig
 
 
 def count(config: ModelConfig, tables, n_atoms: int, n_edges: int) -> tuple[float, float]:
@@ -44,8 +44,8 @@ def count(config: ModelConfig, tables, n_atoms: int, n_edges: int) -> tuple[floa
     return 2 * multiplications, 4.0 * (weights + n_atoms * moved)
 
 
-def _paths(sizes, irreps) -> list[products.Path]:
-    return products.coupling_paths(layers.ordered(irreps), sizes.lmax_harmonics, sizes.lmax, sizes.natural_parity)
+def _paths(sizes, irreps) -> list[convolution.Path]:
+    return convolution.coupling_paths(layers.ordered(irreps), sizes.lmax_harmonics, sizes.lmax, sizes.natural_parity)
 
 
 def flops_per_second(size: int = 2048) -> float:

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax import units
+from ffmd_jax.core import units
+from ffmd_jax.core.state import State
 from ffmd_jax.reference import molecular, opls, silica, silicon, systems, water
-from ffmd_jax.state import State
 
 KCAL = units.KCAL_PER_MOL_IN_EV
 

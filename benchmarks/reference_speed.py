@@ -28,9 +28,9 @@ import jax
 import numpy as np
 from reference_engines import Engine, jax_md, lammps, openmm
 
-from ffmd_jax import units
+from ffmd_jax.core import units
+from ffmd_jax.core.state import State
 from ffmd_jax.reference import production, systems
-from ffmd_jax.state import State
 
 TEMPERATURE = {"argon": 60.0}  # K; others 300
 

@@ -26,9 +26,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax import checkpoint, config, layers, mechanics, model, neighbors, products, rollout, tables, units
+from ffmd_jax.core import mechanics, neighbors, units
+from ffmd_jax.core.state import State, cast
+from ffmd_jax.dynamics import rollout
+from ffmd_jax.models import config, layers, model_files, radial_tables, trajcast
+from ffmd_jax.models import convolution as products
 from ffmd_jax.reference import integrator, systems
-from ffmd_jax.state import State, cast
 
 PREPARED = {
     "paracetamol-20": ("paracetamol", {}),
@@ -87,7 +90,7 @@ def network_of(name: str, prepared) -> tuple[config.ModelConfig, dict] | None:
     """Configuration and weights: random ones at paper size, or a shipped model, if it is for these elements."""
     elements = tuple(sorted(set(np.asarray(prepared.system.species).tolist())))
     if name != "paper":
-        found, params = checkpoint.load_model(name)
+        found, params = model_files.load_model(name)
         return (found, cast(params, jnp.float32)) if found.elements == elements else None
     cutoff, time_step = PAPER[prepared.name]
     masses = [float(prepared.system.masses[prepared.system.species == z][0]) for z in elements]
@@ -96,7 +99,7 @@ def network_of(name: str, prepared) -> tuple[config.ModelConfig, dict] | None:
         elements, tuple(masses), time_step, 0.03, 0.004, 0.03, 30.0, molecule,
         architecture=config.Architecture(cutoff=cutoff, radial_intervals=0),
     )  # fmt: skip
-    return found, model.init(jax.random.key(0), found)
+    return found, trajcast.init(jax.random.key(0), found)
 
 
 def measure(propagate, prepared, state, cutoff: float, select: bool, seconds: float) -> dict:
@@ -156,7 +159,7 @@ def measure_one(system_name: str, network: str, formulation: str, seconds: float
         weights = potential_weights(potential, prepared, start)
         roots = jnp.pi * jnp.arange(1, found_config.architecture.radial_basis + 1, dtype=jnp.float32)
         for name in (name for name in weights["params"] if name.startswith("radial")):
-            table = tables.resolved(
+            table = radial_tables.resolved(
                 found_config.architecture, found_config.splines_from, roots, weights["params"][name], 1e-5
             )
             weights["params"][name] = {"spline": table}
@@ -167,8 +170,8 @@ def measure_one(system_name: str, network: str, formulation: str, seconds: float
         propagate, time_step = integrator.drift_kick_drift(energy, prepared.dt), prepared.dt
     else:
         convolution = CONVOLUTIONS[formulation]
-        weights = tables.tabulate(found_config, params) if formulation in ("fast", "blocks") else params
-        propagate = model.make_propagate(found_config, weights, convolution)
+        weights = radial_tables.tabulate(found_config, params) if formulation in ("fast", "blocks") else params
+        propagate = trajcast.make_propagate(found_config, weights, convolution)
         time_step = found_config.time_step_fs
     found = measure(propagate, prepared, start, found_config.architecture.cutoff, True, seconds)
     if formulation == "fast":

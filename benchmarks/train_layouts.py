@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ffmd_jax import checkpoint
+from ffmd_jax.models import model_files
 
 LINE = ["--batch-size", "64", "--config.cutoff", "4.5"]
 LAYOUTS = {"1 device": (1, 1), "8 devices": (1, 8), "2 processes of 2 devices": (2, 2)}  # processes, devices of each
@@ -51,7 +51,7 @@ def main() -> None:
         for name, layout in LAYOUTS.items():
             out = Path(folder) / name.replace(" ", "_")
             train(sys.argv[1], out, *layout, sys.argv[2:])
-            weights = jax.tree.leaves(checkpoint.load_model(out)[1])
+            weights = jax.tree.leaves(model_files.load_model(out)[1])
             first = weights if first is None else first
             differences = [
                 np.max(np.abs(a - b)) / np.sqrt(np.mean(np.square(b))) for a, b in zip(weights, first, strict=True)

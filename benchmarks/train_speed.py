@@ -35,9 +35,10 @@ def pairs_of(name: str, n_pairs: int):
     import jax
     import numpy as np
 
-    from ffmd_jax import dataset, mechanics
+    from ffmd_jax.core import mechanics
+    from ffmd_jax.core.state import State
+    from ffmd_jax.data import dataset
     from ffmd_jax.reference import systems
-    from ffmd_jax.state import State
 
     prepared_name, size, _, _, time_step = SYSTEMS[name]
     prepared = systems.get(prepared_name, **size)
@@ -59,26 +60,28 @@ def measure(name: str, network: str, formulation: str, seconds: float) -> dict:
     import jax
     import numpy as np
 
-    from ffmd_jax import config, examples, model, objective, optimizer, parallel, products, train
+    from ffmd_jax.models import config, trajcast
+    from ffmd_jax.models import convolution as products
+    from ffmd_jax.training import batches, loop, losses, optimizer, parallel, settings
 
     devices = parallel.mesh()
     batch, cutoff = SYSTEMS[name][2] * devices.size, SYSTEMS[name][3]
     data = pairs_of(name, batch * BLOCK_STEPS)
-    model_config = train.model_config(
+    model_config = loop.model_config(
         data, config.Architecture(cutoff=cutoff, radial_intervals=128 * (formulation == "fast"), **NETWORKS[network])
     )
-    training = config.Training(batch_size=batch, optimizer="adam", learning_rate=1e-4)
+    training = settings.Training(batch_size=batch, optimizer="adam", learning_rate=1e-4)
     convolution = getattr(products, FORMULATIONS[formulation])
-    together = formulation == "e3nn" or model.batches_together(model_config)
-    system = objective.single(data.system)
-    loss = objective.make_loss(model_config, system, convolution)
-    prepare = objective.make_prepare(model_config, system, training, convolution)
-    step = train.make_train_step(loss, prepare, training, optimizer.make(training, 10_000), devices, together)
-    state = train.initial(model_config, training, 10_000)
-    table = examples.make(data.system, data.train, cutoff)
-    block = next(examples.blocks(table, examples.chains(data.train, 1), training, 0, BLOCK_STEPS, devices))
+    together = formulation == "e3nn" or trajcast.batches_together(model_config)
+    system = losses.single(data.system)
+    loss = losses.make_loss(model_config, system, convolution)
+    prepare = losses.make_prepare(model_config, system, training, convolution)
+    step = loop.make_train_step(loss, prepare, training, optimizer.make(training, 10_000), devices, together)
+    state = loop.initial(model_config, training, 10_000)
+    table = batches.make(data.system, data.train, cutoff)
+    block = next(batches.blocks(table, batches.chains(data.train, 1), training, 0, BLOCK_STEPS, devices))
     began = time.perf_counter()
-    run = train.make_block(step, devices).lower(state, block.batches, np.int32(1)).compile()
+    run = loop.make_block(step, devices).lower(state, block.batches, np.int32(1)).compile()
     compile_s = time.perf_counter() - began
     n_weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
 

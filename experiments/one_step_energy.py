@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
 
-from ffmd_jax import checkpoint, dataset, examples, model, objective, tables
-from ffmd_jax.state import cast
+from ffmd_jax.core.state import cast
+from ffmd_jax.data import dataset
+from ffmd_jax.models import model_files, radial_tables, trajcast
+from ffmd_jax.training import batches, losses
 
 N_PAIRS, N_BLOCKS = 1000, 10
 
@@ -24,12 +26,12 @@ def main() -> None:
     parser.add_argument("model", help="folder, or name of a shipped model")
     parser.add_argument("data", help="dataset made by `ffmd dataset`")
     options = parser.parse_args()
-    config, params = checkpoint.load_model(options.model)
+    config, params = model_files.load_model(options.model)
     data = dataset.read(options.data)
     pairs = jax.tree.map(lambda x: x[:N_PAIRS], data.validation)
-    table = examples.make(data.system, pairs, config.architecture.cutoff)
-    propagate = model.make_propagate(config, cast(tables.tabulate(config, params), jnp.float32))
-    system = objective.single(data.system)
+    table = batches.make(data.system, pairs, config.architecture.cutoff)
+    propagate = trajcast.make_propagate(config, cast(radial_tables.tabulate(config, params), jnp.float32))
+    system = losses.single(data.system)
 
     def one(pair):
         return propagate(system._replace(cell=pair.cell), pair.before, pair.graph_before)

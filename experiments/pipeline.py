@@ -17,8 +17,13 @@ from pathlib import Path
 from ase import Atoms
 from ase.io import write
 
-from ffmd_jax import checkpoint, restart, training_log, trajectory, units
-from ffmd_jax.training_log import METRICS
+from ffmd_jax.core import files as files_module
+from ffmd_jax.core import units
+from ffmd_jax.dynamics import restart
+from ffmd_jax.formats import trajectory
+from ffmd_jax.models import model_files
+from ffmd_jax.training import training_log
+from ffmd_jax.training.training_log import METRICS
 
 ALARM = 3  # exit code of a roll-out that a monitor has stopped
 ANALYZABLE = 8  # frames that `ffmd analyze` needs
@@ -234,7 +239,7 @@ class Stages:
         known = json.loads(path.read_text()) if path.exists() else {}
         if known.get("model") != model:
             known = {"model": model}
-        checkpoint.write_atomically(path, (json.dumps({**known, name: found}, indent=1) + "\n").encode())
+        files_module.write_atomically(path, (json.dumps({**known, name: found}, indent=1) + "\n").encode())
 
 
 def _n_frames(path: Path) -> int:
@@ -251,7 +256,7 @@ def _hours(training: Path) -> float:
 
 def _digest(model: str) -> str:
     """What tells a model (folder, or a shipped name) from others."""
-    return restart.fingerprint(*checkpoint.load_model(model))
+    return restart.fingerprint(*model_files.load_model(model))
 
 
 def _ffmd(*arguments, json_line: bool = False, may_alarm: bool = False):

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 
-from ffmd_jax import caches
+from ffmd_jax.core import caches
 
 MISCOMPUTING_JAX = {
     "0.10.2": "computes wrong numbers on CPU (jax-ml/jax#39103)",

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 from ffmd_jax import __main__ as entry
-from ffmd_jax import config, dataset, model, neighbors, state, trajectory, units
+from ffmd_jax.core import neighbors, state, units
+from ffmd_jax.data import dataset
+from ffmd_jax.formats import trajectory
+from ffmd_jax.models import config, trajcast
 
 HEXAGONAL = np.array([[4.9134, 0, 0], [-2.4567, 4.2551, 0], [0, 0, 5.4052]])
 
@@ -123,9 +126,9 @@ def perturbed(periodic=True, seed=0):
 def compiled(model_config, what):
     """``apply`` of the network or ``propagate``, compiled once per configuration: (params, system, state, graph)."""
     if what == "network":
-        network = model.TrajCast(model_config)
+        network = trajcast.TrajCast(model_config)
         return jax.jit(lambda params, *args: network.apply({"params": params}, *args))
-    return jax.jit(lambda params, *args: model.make_propagate(model_config, params)(*args))
+    return jax.jit(lambda params, *args: trajcast.make_propagate(model_config, params)(*args))
 
 
 def graph_of(model_config, system, state, capacity=96):
@@ -139,7 +142,7 @@ def graph_of(model_config, system, state, capacity=96):
 @functools.lru_cache
 def random_params(model_config, seed=0):
     """Weights that leave no output at a symmetric value."""
-    return model.init(jax.random.key(seed), model_config, jnp.float64)
+    return trajcast.init(jax.random.key(seed), model_config, jnp.float64)
 
 
 def make_trajectory(system, positions, velocities=None, interval=1.0, **observables):

@@ -3,7 +3,7 @@
 import e3nn_jax as e3nn
 import numpy as np
 
-from ffmd_jax import layers
+from ffmd_jax.models import layers
 
 
 def plain_network(options, weights, one_hot, vectors, receivers, senders, velocities):

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from conftest import springs
 
-from ffmd_jax import alarms, config, mechanics, model, monitors, rollout, thermostat, train
+from ffmd_jax.core import mechanics
+from ffmd_jax.core.state import State, make_system
+from ffmd_jax.dynamics import alarms, monitors, rollout, thermostat
+from ffmd_jax.models import config, trajcast
 from ffmd_jax.reference import integrator, systems
-from ffmd_jax.state import State, make_system
+from ffmd_jax.training import calibration, loop
 
 DT = 4.0
 CALIBRATION = config.Calibration(
@@ -217,16 +220,16 @@ def test_a_calibration_is_of_the_first_cell_alone():
     pairs, stretched = data.validation, data.validation.cells * np.float32(1.2)
     sizes = config.Architecture(cutoff=4.5, lmax=1, channels=4, layers=1, radial_hidden=(4,), speed_hidden=(4,))
     with jax.enable_x64(False):
-        model_config = train.model_config(data, sizes)
-        params = model.init(jax.random.key(0), model_config)
+        model_config = loop.model_config(data, sizes)
+        params = trajcast.init(jax.random.key(0), model_config)
         # The system's cell is another one; the pairs' own counts.
         system = data.system._replace(cell=stretched[0])
-        alone = monitors.calibrate(model_config, params, jax.tree.map(lambda x: x[:3], pairs), system)
+        alone = calibration.calibrate(model_config, params, jax.tree.map(lambda x: x[:3], pairs), system)
         fast = pairs.state.velocities * np.where(np.arange(6) < 3, 1, 5)[:, None, None].astype(np.float32)
         mixed = pairs._replace(
             state=pairs.state._replace(velocities=fast),
             cells=np.concatenate([pairs.cells[:3], stretched[3:]]),
         )
-        assert monitors.calibrate(model_config, params, mixed, system).calibration == alone.calibration
-        straight = monitors.calibrate(model_config, params, pairs._replace(cells=stretched), data.system).calibration
+        assert calibration.calibrate(model_config, params, mixed, system).calibration == alone.calibration
+        straight = calibration.calibrate(model_config, params, pairs._replace(cells=stretched), data.system).calibration
     assert straight.round_trip != alone.calibration.round_trip

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from conftest import perturbed, random_params, small_config
 
-from ffmd_jax import checkpoint, model, monitors, rollout, tables, thermostat, units
+from ffmd_jax.core import units
+from ffmd_jax.core.state import cast
+from ffmd_jax.dynamics import monitors, rollout, thermostat
 from ffmd_jax.interop.ase import ForceFreeDynamics
-from ffmd_jax.state import cast
+from ffmd_jax.models import model_files, radial_tables, trajcast
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def folder(tmp_path_factory):
     """A small untrained model."""
     folder, config = tmp_path_factory.mktemp("ase"), small_config()
     with jax.enable_x64(True):
-        checkpoint.save_model(folder / "model", config, cast(random_params(config), jnp.float32))
+        model_files.save_model(folder / "model", config, cast(random_params(config), jnp.float32))
     return folder
 
 
@@ -43,9 +45,9 @@ def dynamics(folder, atoms, **options):
 )
 def test_it_is_the_roll_out_of_the_library(folder, kind, friction, reversible):
     system, state = perturbed()
-    config, params = checkpoint.load_model(folder / "model")
-    params = cast(tables.tabulate(config, params), jnp.float32)
-    propagate = model.make_propagate(config, params, reversible=reversible)
+    config, params = model_files.load_model(folder / "model")
+    params = cast(radial_tables.tabulate(config, params), jnp.float32)
+    propagate = trajcast.make_propagate(config, params, reversible=reversible)
     expected = rollout.gather(
         rollout.run(
             system, cast(state, jnp.float32), propagate,

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from conftest import fails, ffmd, random_params, small_config
 
-from ffmd_jax import checkpoint, model, neighbors, trajectory
-from ffmd_jax.cli import common, free_runs
-from ffmd_jax.reference import systems
-from ffmd_jax.state import State
+from ffmd_jax.core import neighbors, progress
+from ffmd_jax.core.state import State
+from ffmd_jax.formats import trajectory
+from ffmd_jax.models import model_files, trajcast
+from ffmd_jax.reference import free_runs, systems
 
 TINY = ["--config.cutoff", "5", "--config.lmax", "1", "--config.channels", "4", "--config.layers", "1"]
 TINY += ["--config.radial-hidden", "4", "--config.speed-hidden", "4", "--config.velocity-input"]
@@ -44,7 +45,7 @@ def chain(folder):
 
 
 def test_the_chain_makes_trajectories_models_and_errors(chain, capsys):
-    found = checkpoint.load_model(chain / "model")[0].calibration
+    found = model_files.load_model(chain / "model")[0].calibration
     assert 0 < found.round_trip <= found.round_trip_atom < 10
     assert found.temperature_K < 120 and 1e-3 < found.speeds[0] < 0.01
     run = trajectory.read(chain / "run.h5")
@@ -148,8 +149,8 @@ def test_the_demo_reports_both_runs_in_the_same_bath(tmp_path, monkeypatch, caps
     config = small_config(periodic=False, layers=1, velocity_skip=True)
     masses = (1.008, 12.011, 14.007, 15.999)
     config = dataclasses.replace(config, elements=(1, 6, 7, 8), masses=masses, time_step_fs=7.0)
-    flight = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0), config))  # r + v Δt, v
-    monkeypatch.setattr(checkpoint, "load_model", lambda _: (config, flight))
+    flight = jax.tree.map(jnp.zeros_like, trajcast.init(jax.random.key(0), config))  # r + v Δt, v
+    monkeypatch.setattr(model_files, "load_model", lambda _: (config, flight))
     monkeypatch.setattr(free_runs, "N_STARTS", 3)
     monkeypatch.setattr(free_runs, "N_STEPS", 4)
     make, made = free_runs.free_run, []
@@ -172,7 +173,10 @@ def test_the_demo_reports_both_runs_in_the_same_bath(tmp_path, monkeypatch, caps
         assert [metadata[key] for key in ("thermostat", "tau_fs", "friction_tau_fs")] == ["csvr", 70.0, 4000.0]
     monkeypatch.setattr(free_runs, "free_run", lambda *_: lambda _: None)
     frames = trajectory.read(out / "reference.h5").frames
-    assert free_runs.run(systems.get("paracetamol"), config, model.make_propagate(config, flight), frames) == (None, 3)
+    assert free_runs.run(systems.get("paracetamol"), config, trajcast.make_propagate(config, flight), frames) == (
+        None,
+        3,
+    )
 
 
 def test_a_demo_with_impossible_options_writes_nothing(tmp_path, capsys):
@@ -186,7 +190,7 @@ def untrained(tmp_path_factory):
     """A model folder with random weights for Si and O."""
     path = tmp_path_factory.mktemp("untrained") / "model"
     with jax.enable_x64(True):
-        checkpoint.save_model(path, small_config(), random_params(small_config()))
+        model_files.save_model(path, small_config(), random_params(small_config()))
     return path
 
 
@@ -250,9 +254,9 @@ def test_other_bad_input_is_refused(untrained, chain, tmp_path, capsys):
 
 
 def test_an_unstable_model_ends_with_a_clear_line(untrained, tmp_path, capsys):
-    config, params = checkpoint.load_model(untrained)
+    config, params = model_files.load_model(untrained)
     params["readout"]["1o"] = params["readout"]["1o"] * 1e38
-    checkpoint.save_model(tmp_path / "wild", config, params)
+    model_files.save_model(tmp_path / "wild", config, params)
     start = quartz_file(tmp_path / "start.traj")
     message = fails(
         capsys, "rollout", tmp_path / "wild", "--start", start, "--out", tmp_path / "a.h5", "--steps", 10,
@@ -268,7 +272,7 @@ def test_a_resumed_bar_takes_its_speed_from_its_own_work(monkeypatch):
             return True
 
     monkeypatch.setattr("sys.stderr", Terminal())
-    with common.progress(100, "resumed", begin=90.0) as bar:
+    with progress.progress(100, "resumed", begin=90.0) as bar:
         time.sleep(0.3)  # longer than the interval of its updates
         bar.update(1)
         assert bar.n == 91 and bar.format_dict["rate"] < 1 / 0.3

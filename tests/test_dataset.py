@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from ffmd_jax import __main__ as entry
-from ffmd_jax import dataset, nve, trajectory, units
-from ffmd_jax.state import State, make_system
-from ffmd_jax.trajectory import Hints, Trajectory
+from ffmd_jax.core import units
+from ffmd_jax.core.state import State, make_system
+from ffmd_jax.data import dataset, nve
+from ffmd_jax.formats import trajectory
+from ffmd_jax.formats.trajectory import Hints, Trajectory
 
 N_ATOMS = 16
 SYSTEM = make_system(np.full(N_ATOMS, 18), np.full(N_ATOMS, 39.95), 40.0 * np.eye(3), True)

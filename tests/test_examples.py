@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from conftest import springs
 
-from ffmd_jax import config, dataset, examples, model, objective, train
-from ffmd_jax.state import State
+from ffmd_jax.core.state import State
+from ffmd_jax.data import dataset
+from ffmd_jax.models import config, trajcast
+from ffmd_jax.training import batches, loop, settings
+from ffmd_jax.training import losses as objective
 
 CUTOFF = 4.5
 SIZES = config.Architecture(cutoff=CUTOFF, lmax=1, channels=4, layers=1, radial_hidden=(8,), speed_hidden=(8,))
@@ -21,11 +24,11 @@ def data():
 
 
 def test_reversed_pairs_run_backwards(data):
-    batch = examples.make(data.system, jax.tree.map(lambda x: x[:2], data.validation), SIZES.cutoff)
-    back = examples.reverse(batch)
+    batch = batches.make(data.system, jax.tree.map(lambda x: x[:2], data.validation), SIZES.cutoff)
+    back = batches.reverse(batch)
     np.testing.assert_allclose(back.before.positions + back.displacements, batch.before.positions, atol=1e-5)
     np.testing.assert_array_equal(back.after.velocities, -batch.before.velocities)
-    twice = examples.reverse(back)
+    twice = batches.reverse(back)
     for a, b in zip(jax.tree.leaves(twice), jax.tree.leaves(batch), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -33,18 +36,18 @@ def test_reversed_pairs_run_backwards(data):
 def test_pairs_of_different_cells_are_learned_each_in_its_own(data):
     pairs, cells = jax.tree.map(lambda x: x[:4], data.train), np.float32([1.0, 1.1, 1.0, 1.2])[:, None, None]
     pairs = pairs._replace(cells=pairs.cells * cells)
-    mixed = examples.make(data.system, pairs, CUTOFF)
-    architecture = train.model_config(data, SIZES)
-    params = jax.tree.map(lambda x: 5 * x, model.init(jax.random.key(0), architecture))  # messages matter
+    mixed = batches.make(data.system, pairs, CUTOFF)
+    architecture = loop.model_config(data, SIZES)
+    params = jax.tree.map(lambda x: 5 * x, trajcast.init(jax.random.key(0), architecture))  # messages matter
     loss = objective.make_loss(architecture, objective.single(data.system))
     losses = jax.vmap(loss, (None, 0))(params, mixed)[0]
     for i in range(4):
         system = data.system._replace(cell=pairs.cells[i])
-        alone = examples.make(system, jax.tree.map(lambda x, i=i: x[i : i + 1], pairs), CUTOFF)
+        alone = batches.make(system, jax.tree.map(lambda x, i=i: x[i : i + 1], pairs), CUTOFF)
         n_edges = int(alone.graph_before.mask.sum())
         assert n_edges == mixed.graph_before.mask[i].sum() > 0
         pair = jax.tree.map(lambda x: x[0], alone)._replace(cell=np.zeros((3, 3)))
-        propagate = model.make_propagate(architecture, params)
+        propagate = trajcast.make_propagate(architecture, params)
         predicted = propagate(objective.single(system), pair.before, pair.graph_before)
         expected = 0.5 * np.mean(
             ((predicted.positions - pair.after.positions) / architecture.displacement_rms) ** 2
@@ -56,10 +59,10 @@ def test_pairs_of_different_cells_are_learned_each_in_its_own(data):
 
 
 def test_noise_moves_the_start_and_neither_the_end_nor_the_momenta(data):
-    pairs = examples.make(data.system, jax.tree.map(lambda x: x[:150], data.train), CUTOFF)
+    pairs = batches.make(data.system, jax.tree.map(lambda x: x[:150], data.train), CUTOFF)
     system, sigma = objective.single(data.system), State(np.float32(0.02), np.float32(3e-4))
     keys = jax.random.split(jax.random.key(0), 150)
-    moved = jax.vmap(lambda key, pair: examples.perturb(key, system, pair, sigma))(keys, pairs)
+    moved = jax.vmap(lambda key, pair: batches.perturb(key, system, pair, sigma))(keys, pairs)
     for pair in (moved, pairs):
         np.testing.assert_allclose(pair.before.positions + pair.displacements, pairs.after.positions, atol=2e-6)
     shifts, kicks = (np.asarray(a) - b for a, b in zip(moved.before, pairs.before, strict=True))
@@ -92,14 +95,14 @@ def rotation(data):
 @pytest.mark.parametrize("backwards", [False, True])
 def test_push_forward_starts_where_the_own_steps_lead_and_ends_where_the_truth_is(data, n_own, backwards):
     propagate, exact = rotation(data)
-    rows = examples.chains(exact.train, 3)
+    rows = batches.chains(exact.train, 3)
     np.testing.assert_array_equal(rows, np.arange(4)[:, None] + np.arange(3))
-    table = examples.make(exact.system, exact.train, CUTOFF)
+    table = batches.make(exact.system, exact.train, CUTOFF)
     chain = jax.tree.map(lambda x: jnp.asarray(x)[rows[1]], table)
     truth = jax.tree.map(lambda x: x[rows[1][-1]], table)
     if backwards:
-        chain, truth = examples.reverse_chain(chain), examples.reverse(jax.tree.map(lambda x: x[rows[1][0]], table))
-    same = examples.push_forward(propagate, exact.system, chain, jnp.int32(n_own))
+        chain, truth = batches.reverse_chain(chain), batches.reverse(jax.tree.map(lambda x: x[rows[1][0]], table))
+    same = batches.push_forward(propagate, exact.system, chain, jnp.int32(n_own))
     for a, b in zip((*same.before, same.displacements), (*truth.before, truth.displacements), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -107,7 +110,7 @@ def test_push_forward_starts_where_the_own_steps_lead_and_ends_where_the_truth_i
         after = propagate(system, state, graph)
         return after._replace(velocities=0.9 * after.velocities)
 
-    pair = examples.push_forward(slower, exact.system, chain, jnp.int32(n_own))
+    pair = batches.push_forward(slower, exact.system, chain, jnp.int32(n_own))
     np.testing.assert_allclose(pair.before.positions + pair.displacements, truth.after.positions, atol=1e-5)
     expected = jax.tree.map(lambda x: x[2 - n_own], chain.before)
     for _ in range(n_own):
@@ -119,16 +122,16 @@ def test_push_forward_starts_where_the_own_steps_lead_and_ends_where_the_truth_i
 
 def test_push_forward_needs_pairs_that_follow_each_other(data):
     with pytest.raises(ValueError, match=r"--push-forward 1 needs .* without --stride-fs and --train-pairs"):
-        examples.chains(data.train, 2)
+        batches.chains(data.train, 2)
 
 
 def test_squared_errors_count_by_the_masses_of_the_atoms(data):
     masses = np.tile(np.float32([1.0, 16.0, 4.0]), len(data.system.masses))[: len(data.system.masses)]
     system = objective.single(data.system._replace(masses=masses))
-    model_config = dataclasses.replace(train.model_config(data, SIZES), masses=(4.0,))
-    pair = jax.tree.map(lambda x: jnp.asarray(x[0]), examples.make(data.system, data.validation, CUTOFF))
-    params = train.initial(model_config, config.Training(optimizer="adam"), 10).params
-    after = jax.jit(model.make_propagate(model_config, params))(system, pair.before, pair.graph_before)
+    model_config = dataclasses.replace(loop.model_config(data, SIZES), masses=(4.0,))
+    pair = jax.tree.map(lambda x: jnp.asarray(x[0]), batches.make(data.system, data.validation, CUTOFF))
+    params = loop.initial(model_config, settings.Training(optimizer="adam"), 10).params
+    after = jax.jit(trajcast.make_propagate(model_config, params))(system, pair.before, pair.graph_before)
     squares = np.sum(
         (np.asarray(after.positions - pair.after.positions) / model_config.displacement_rms) ** 2
         + (np.asarray(after.velocities - pair.after.velocities) / model_config.velocity_rms) ** 2,
@@ -140,13 +143,13 @@ def test_squared_errors_count_by_the_masses_of_the_atoms(data):
 
 
 def test_penalty_adds_the_squared_relative_error_of_the_kinetic_energy(data):
-    model_config, system = train.model_config(data, SIZES), objective.single(data.system)
-    pair = jax.tree.map(lambda x: x[0], examples.make(data.system, data.validation, CUTOFF))
-    params = train.initial(model_config, config.Training(optimizer="adam"), 10).params
+    model_config, system = loop.model_config(data, SIZES), objective.single(data.system)
+    pair = jax.tree.map(lambda x: x[0], batches.make(data.system, data.validation, CUTOFF))
+    params = loop.initial(model_config, settings.Training(optimizer="adam"), 10).params
     plain, penalised = (
         jax.jit(objective.make_loss(model_config, system, kinetic_energy_penalty=weight)) for weight in (0.0, 2.0)
     )
-    predicted = jax.jit(model.make_propagate(model_config, params))(system, pair.before, pair.graph_before)
+    predicted = jax.jit(trajcast.make_propagate(model_config, params))(system, pair.before, pair.graph_before)
     ratio = np.sum(np.asarray(predicted.velocities) ** 2) / np.sum(pair.after.velocities**2)  # of equal masses
     assert abs(ratio - 1) > 1e-3
     np.testing.assert_allclose(penalised(params, pair)[0] - plain(params, pair)[0], 2 * (ratio - 1) ** 2, rtol=1e-3)

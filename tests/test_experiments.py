@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from conftest import fails, perturbed, random_params, small_config
 
-from ffmd_jax import checkpoint, restart, trajectory
+from ffmd_jax.dynamics import restart
+from ffmd_jax.formats import trajectory
+from ffmd_jax.models import model_files
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
@@ -112,7 +114,7 @@ def test_a_roll_out_that_has_ended_stays_and_one_of_another_model_is_made_anew(t
     config = small_config()
     models = [tmp_path / "one", tmp_path / "other"]
     for seed, path in enumerate(models):
-        checkpoint.save_model(path, config, random_params(config, seed))
+        model_files.save_model(path, config, random_params(config, seed))
     stages, _ = make_stages(pipeline, "quartz", tmp_path, str(models[0]))
     crystal, state = perturbed()
     path, made = tmp_path / "runs" / "weak.h5", []
@@ -121,7 +123,7 @@ def test_a_roll_out_that_has_ended_stays_and_one_of_another_model_is_made_anew(t
         if words[0] == "analyze":
             return {"temperature_K": 300.0}
         made.append(words[1])
-        digest = restart.fingerprint(*checkpoint.load_model(words[1]))
+        digest = restart.fingerprint(*model_files.load_model(words[1]))
         metadata = {"settings": {"model": digest}, "reversible": True, "alarms": alarms}
         with trajectory.Writer(path, crystal, metadata) as writer:
             writer.append(jax.tree.map(lambda x: np.stack([x] * 9), state), np.arange(9.0), {})
@@ -170,7 +172,7 @@ def test_there_is_no_demo_of_a_shipped_model_that_is_another_one(tmp_path, pipel
 @pytest.mark.parametrize("system", ["paracetamol", "quartz", "water"])
 def test_results_are_those_of_the_shipped_model(system):
     results = json.loads((EXPERIMENTS / system / "results.json").read_text())
-    assert results["model"] == restart.fingerprint(*checkpoint.load_model(system))
+    assert results["model"] == restart.fingerprint(*model_files.load_model(system))
 
 
 def test_the_table_says_what_ended_early_and_leaves_out_what_is_not_known(monkeypatch):

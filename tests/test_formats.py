@@ -10,9 +10,10 @@ import ase.io
 import numpy as np
 import pytest
 
-from ffmd_jax import trajectory, units
-from ffmd_jax.state import State, make_system
-from ffmd_jax.trajectory import Hints
+from ffmd_jax.core import units
+from ffmd_jax.core.state import State, make_system
+from ffmd_jax.formats import trajectory
+from ffmd_jax.formats.trajectory import Hints
 
 CELL = np.array([[6.0, 0.0, 0.0], [-2.0, 5.0, 0.0], [-1.0, 0.5, 7.0]])  # lower triangular, as LAMMPS wants it
 METAL = Hints(lammps_units="metal", lammps_timestep_fs=0.5, elements=("Si", "O"))

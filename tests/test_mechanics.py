@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ffmd_jax import mechanics, units
-from ffmd_jax.state import State, cast, check_state, make_system
+from ffmd_jax.core import mechanics, units
+from ffmd_jax.core.state import State, cast, check_state, make_system
 
 
 def system_of(periodic, n_atoms=5):

@@ -7,8 +7,9 @@ import pytest
 from conftest import compiled, graph_of, perturbed, random_params, small_config
 from scipy.spatial.transform import Rotation
 
-from ffmd_jax import conservation, layers, mechanics, model
-from ffmd_jax.state import Graph, State, cast
+from ffmd_jax.core import conservation, mechanics
+from ffmd_jax.core.state import Graph, State, cast
+from ffmd_jax.models import layers, trajcast
 
 KINDS = ["crystal", "molecule"]
 # Relative to outputs of order one; float64 sums of some hundred terms.
@@ -149,7 +150,7 @@ def test_propagator_conserves_momenta_and_moves_the_centre_of_mass(kind):
 def test_single_precision_stays_single_under_x64():
     config, _, system, state = setup("crystal")
     single = cast(state, jnp.float32)
-    params = model.init(jax.random.key(0), config)
+    params = trajcast.init(jax.random.key(0), config)
     system = cast(system, jnp.float32)
     after = compiled(config, "propagate")(params, system, single, graph_of(config, system, single))
     assert after.positions.dtype == after.velocities.dtype == jnp.float32
@@ -159,18 +160,18 @@ def test_paper_size_has_as_many_weights_as_published():
     config = small_config(lmax=2, channels=64, layers=4)
     sizes = type(config.architecture)(cutoff=4.5)
     config = type(config)(**{**vars(config), "architecture": sizes})
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), config))
+    shapes = jax.eval_shape(lambda: trajcast.init(jax.random.key(0), config))
     assert 2.1e6 < sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) < 2.3e6
 
 
 def test_foreign_elements_and_masses_are_refused():
     config, _, system, _ = setup("crystal")
     with pytest.raises(ValueError, match="the structure holds C"):
-        model.check_system(config, system._replace(species=np.where(system.species == 8, 6, 14)))
+        trajcast.check_system(config, system._replace(species=np.where(system.species == 8, 6, 14)))
     with pytest.raises(ValueError, match="has mass"):
-        model.check_system(config, system._replace(masses=system.masses * 2))
+        trajcast.check_system(config, system._replace(masses=system.masses * 2))
     with pytest.raises(ValueError, match="isolated"):
-        model.check_system(small_config(periodic=False), system)
+        trajcast.check_system(small_config(periodic=False), system)
 
 
 def test_spherical_harmonics_are_component_normalised_and_ordered_xyz():

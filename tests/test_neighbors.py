@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import vesin
 
-from ffmd_jax import neighbors, state
+from ffmd_jax.core import neighbors, state
 
 HEXAGONAL = np.array([[9.83, 0, 0], [-4.915, 8.513, 0], [0, 0, 10.81]])
 CELLS = {

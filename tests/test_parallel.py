@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import springs
 
-from ffmd_jax import config, examples, parallel
+from ffmd_jax.training import batches as examples
+from ffmd_jax.training import parallel, settings
 
 
 @pytest.mark.parametrize("n_devices", [1, 3, 4, 6, 8])
@@ -19,7 +20,7 @@ def test_padding_counts_nothing(n_devices):
 
 
 def test_an_epoch_sees_every_pair_once_in_any_blocks():
-    data, training = springs(12, 2), config.Training(batch_size=4, seed=3)
+    data, training = springs(12, 2), settings.Training(batch_size=4, seed=3)
     table, rows = examples.make(data.system, data.train, 4.5), examples.chains(data.train, 1)
     seen = {}
     for length, done in ((1, 0), (2, 0), (7, 0), (7, 2)):
@@ -46,7 +47,7 @@ def test_an_epoch_sees_every_pair_once_in_any_blocks():
 )
 def test_processes_that_do_not_fit_together_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
-        config.Processes(**given)
+        settings.Processes(**given)
 
 
 SLURM_TASK = dict.fromkeys(("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"), "0")
@@ -71,7 +72,7 @@ def test_only_one_of_several_processes_joins_others(environment, several, monkey
         monkeypatch.setenv(name, value)
     joined = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **options: joined.append(given))
-    parallel.start(config.Processes())
+    parallel.start(settings.Processes())
     assert bool(joined) == several
 
 
@@ -79,4 +80,4 @@ def test_an_unknown_mpi_does_not_start_trainings_beside_each_other(monkeypatch):
     monkeypatch.delenv("OMPI_MCA_orte_hnp_uri", raising=False)
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="--coordinator"):
-        parallel.start(config.Processes())
+        parallel.start(settings.Processes())

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from conftest import compiled, perturbed, random_params, small_config
 
-from ffmd_jax import cpu_kernel, layers, neighbors, products, splines, tables
-from ffmd_jax.state import Graph, cast
+from ffmd_jax.core import neighbors
+from ffmd_jax.core.state import Graph, cast
+from ffmd_jax.models import convolution as products
+from ffmd_jax.models import cpu_kernel, layers, radial_tables, splines
 
 needs_kernel = pytest.mark.skipif(not cpu_kernel.available(), reason="no C++ compiler")
 IRREPS = [e3nn.Irrep(l, p) for l in range(3) for p in (-1, 1)]
@@ -187,23 +189,23 @@ def test_paths_follow_the_order_of_the_reference():
 
 def test_one_step_with_tables_is_exact_to_a_hundred_thousandth():
     config = small_config(layers=1)
-    assert 0 < tables.step_error(config, random_params(config)) < 1e-5
+    assert 0 < radial_tables.step_error(config, random_params(config)) < 1e-5
 
 
 def test_networks_that_tables_do_not_resolve_are_kept():
     config = small_config()
     rough = jax.tree.map(jnp.copy, random_params(config))
     rough["layer0"]["radial"]["layer0"] = rough["layer0"]["radial"]["layer0"] * 1e7  # wiggles
-    tabulated = tables.tabulate(config, rough)
+    tabulated = radial_tables.tabulate(config, rough)
     assert tabulated["layer0"]["radial"].keys() == rough["layer0"]["radial"].keys()
     assert "spline" in tabulated["layer1"]["radial"]
-    again = tables.tabulate(config, tabulated)
+    again = radial_tables.tabulate(config, tabulated)
     assert again["layer1"]["radial"] is tabulated["layer1"]["radial"]
 
 
 def test_tables_vanish_smoothly_at_the_cutoff_and_stay_finite_at_zero_distance():
     config = small_config()
-    table = tables.tabulate(config, random_params(config))["layer0"]["radial"]["spline"]
+    table = radial_tables.tabulate(config, random_params(config))["layer0"]["radial"]["spline"]
     distances = jnp.array([0.0, 0.2, 0.5, 3.0, 4.0 - 1e-9, 4.0, 5.0])
     n_intervals = table.shape[1] - 3
     place = splines.locate(distances, config.splines_from, config.architecture.cutoff, n_intervals)
@@ -223,7 +225,7 @@ def test_a_model_of_splines_is_its_tables_and_tends_to_the_network():
         graph = jax.jit(neighbors.build, static_argnums=0)(search, system, jnp.asarray(state.positions)).graph
         exact, network = (compiled(c, "network")(params, system, state, graph) for c in (small_config(), config))
         errors.append(np.abs(network - exact).max())
-        by_table = compiled(config, "network")(tables.tabulate(config, params), system, state, graph)
+        by_table = compiled(config, "network")(radial_tables.tabulate(config, params), system, state, graph)
         np.testing.assert_allclose(by_table, network, atol=1e-12)
     assert errors[0] > 8 * errors[1] > 64 * errors[2] > 0
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ffmd_jax import neighbors
+from ffmd_jax.core import neighbors
+from ffmd_jax.core.state import State, make_system
 from ffmd_jax.reference import energies, production, silicon, systems
-from ffmd_jax.state import State, make_system
 
 DATA = Path(__file__).parent / "data"
 

@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 from conftest import fails, ffmd
 
-from ffmd_jax import mechanics, nve, rollout, trajectory, units
-from ffmd_jax.reference import ase_teacher, drift, jax_md_door, production, sampling, systems
-from ffmd_jax.reference.teacher import Bath
-from ffmd_jax.state import State, make_system
+from ffmd_jax.core import mechanics, units
+from ffmd_jax.core.state import State, make_system
+from ffmd_jax.data import nve
+from ffmd_jax.dynamics import rollout
+from ffmd_jax.formats import trajectory
+from ffmd_jax.reference import ase_engine, drift, jax_md_adapter, production, sampling, systems
+from ffmd_jax.reference.engine import Bath
 
 EMT = "ase.calculators.emt:EMT"
 
@@ -35,7 +38,7 @@ def cluster():
 
 
 def emt_teacher(dt=2.0):
-    return ase_teacher.teacher("EMT", cluster(), ase_teacher.make_calculator(EMT, {}), dt)
+    return ase_engine.teacher("EMT", cluster(), ase_engine.make_calculator(EMT, {}), dt)
 
 
 @pytest.fixture
@@ -165,7 +168,7 @@ class Remembering(ase.calculators.emt.EMT):
 
 
 def test_a_run_does_not_depend_on_those_before_it():
-    teacher = ase_teacher.teacher("remembering", cluster(), Remembering, 2.0)
+    teacher = ase_engine.teacher("remembering", cluster(), Remembering, 2.0)
     start = mechanics.maxwell_boltzmann(jax.random.key(1), teacher.system, jnp.asarray(teacher.positions), 300.0)
     one, other = (rollout.gather(teacher.run(start, n_steps=20, every=5, key=jax.random.key(0))) for _ in range(2))
     np.testing.assert_array_equal(one.frames.positions, other.frames.positions)
@@ -281,7 +284,7 @@ def test_bad_input_is_refused_in_one_line(structure, tmp_path, monkeypatch, caps
 
 
 def test_calculator_arguments_are_literals_or_strings():
-    found = ase_teacher.parse_arguments("method=GFN2-xTB,accuracy=0.1, kpts=(2,2,2),fast=true,n=3,label='a,b',x=none")
+    found = ase_engine.parse_arguments("method=GFN2-xTB,accuracy=0.1, kpts=(2,2,2),fast=true,n=3,label='a,b',x=none")
     assert found == {
         "method": "GFN2-xTB",
         "accuracy": 0.1,
@@ -292,7 +295,7 @@ def test_calculator_arguments_are_literals_or_strings():
         "x": None,
     }
     with pytest.raises(ValueError, match="twice"):
-        ase_teacher.parse_arguments("a=1,a=2")
+        ase_engine.parse_arguments("a=1,a=2")
 
 
 def test_jax_md_energies_run_as_prepared_systems():
@@ -311,18 +314,18 @@ def test_jax_md_energies_run_as_prepared_systems():
     expected, forces = production.energy_and_forces(argon, argon.system, positions)
     for name in ("Dense", "OrderedSparse"):
         energy_fn = smap.pair_neighbor_list(pair, distance)
-        wrapped = jax_md_door.reference(
+        wrapped = jax_md_adapter.reference(
             "argon", argon.system, positions, energy_fn, cutoff=2.5 * sigma, dt=4.0, skin=0.5, format=name
         )
         value, found = production.energy_and_forces(wrapped, argon.system, positions)
         assert float(value) == pytest.approx(float(expected), abs=1e-9)
         np.testing.assert_allclose(found, forces, atol=1e-9)
-    plain = jax_md_door.reference("argon", argon.system, positions, smap.pair(pair, distance), cutoff=None, dt=4.0)
+    plain = jax_md_adapter.reference("argon", argon.system, positions, smap.pair(pair, distance), cutoff=None, dt=4.0)
     value = plain.energy(argon.system, State(jnp.asarray(positions), jnp.asarray(positions)), None)
     assert float(value) == pytest.approx(float(expected), abs=1e-9)
     small = systems.argon((3, 3, 3))
     with pytest.raises(ValueError, match="take a larger cell"):
-        jax_md_door.reference("argon", small.system, small.positions, energy.lennard_jones, cutoff=8.0, dt=4.0)
+        jax_md_adapter.reference("argon", small.system, small.positions, energy.lennard_jones, cutoff=8.0, dt=4.0)
 
 
 def test_xtb_teaches_ethanol(tmp_path, capsys):

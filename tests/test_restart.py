@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 from conftest import fails, ffmd, perturbed, random_params, small_config
 
-from ffmd_jax import checkpoint, mechanics, neighbors, restart, rollout, thermostat, trajectory
+from ffmd_jax.core import mechanics, neighbors
+from ffmd_jax.core.state import State, cast
+from ffmd_jax.dynamics import restart, rollout, thermostat
+from ffmd_jax.formats import trajectory
 from ffmd_jax.formats.journal import JournaledFile, journal_of
+from ffmd_jax.models import model_files
 from ffmd_jax.reference import integrator, systems
-from ffmd_jax.state import State, cast
 
 pytestmark = pytest.mark.usefixtures("restore_precision")
 
@@ -31,7 +34,7 @@ def folder(tmp_path_factory):
         params = cast(random_params(config), jnp.float32)
         system, state = perturbed()
     params["readout"] = {irrep: 0.1 * values for irrep, values in params["readout"].items()}
-    checkpoint.save_model(folder / "model", config, params)
+    model_files.save_model(folder / "model", config, params)
     frames = State(*(np.asarray(values)[None] for values in state))
     trajectory.write(folder / "start.h5", trajectory.Trajectory(system, frames, np.zeros(1), {}, {}))
     return folder
@@ -85,9 +88,9 @@ def test_other_options_are_refused(folder, whole, capsys, options, message):
 def test_other_models_and_files_are_refused(folder, whole, tmp_path, capsys):
     shutil.copytree(folder / "model", tmp_path / "model")
     shutil.copy(folder / "start.h5", tmp_path / "start.h5")
-    config, params = checkpoint.load_model(tmp_path / "model")
+    config, params = model_files.load_model(tmp_path / "model")
     params["readout"]["1o"] = params["readout"]["1o"] * 1.001
-    checkpoint.save_model(tmp_path / "model", config, params)
+    model_files.save_model(tmp_path / "model", config, params)
     assert "made with another model" in fails(capsys, *command(tmp_path, folder / "whole.h5", 800, "--resume"))
     other = tmp_path / "other.h5"
     shutil.copy(folder / "start.h5", other)

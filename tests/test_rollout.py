@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from conftest import random_params, small_config
 
-from ffmd_jax import checkpoint, mechanics, model, neighbors, products, rollout, stepping, tables, thermostat
+from ffmd_jax.core import mechanics, neighbors, propagators
+from ffmd_jax.core.state import State, cast, make_system
+from ffmd_jax.dynamics import rollout, stepping, thermostat
+from ffmd_jax.models import convolution, model_files, radial_tables, trajcast
 from ffmd_jax.reference import energies, integrator, production, systems
-from ffmd_jax.state import State, cast, make_system
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +98,8 @@ def test_a_step_made_reversible_neither_gains_nor_loses_energy(argon):
 
     loss, free = 2e-3, left(exact)
     assert abs(left(damped(loss)) / free - (1 - 2 * loss) ** 50) < 0.03 < 1 - (1 - 2 * loss) ** 50
-    assert abs(left(stepping.reversible(damped(loss))) / free - 1) < 2e-3
-    few = [misses(stepping.reversible(damped(x)), argon.system, start, graph) for x in (loss, 2 * loss)]
+    assert abs(left(propagators.reversible(damped(loss))) / free - 1) < 2e-3
+    few = [misses(propagators.reversible(damped(x)), argon.system, start, graph) for x in (loss, 2 * loss)]
     assert 3.8 < few[1] / few[0] < 4.2  # of second order in the error
     assert misses(damped(loss), argon.system, start, graph) > 100 * few[0]
 
@@ -120,7 +122,7 @@ def test_a_step_made_reversible_has_half_the_squared_error():
     states = [State(*jax.random.normal(key, (2, n_atoms, 3))) for key in jax.random.split(jax.random.key(1), 20)]
     squares = {
         made: np.mean([np.square(np.stack(made(system, s, None)) - np.stack(exact(s))).mean() for s in states])
-        for made in (step, stepping.reversible(step))
+        for made in (step, propagators.reversible(step))
     }
     plain, corrected = squares.values()
     assert abs(corrected / plain - 0.5) < 0.05
@@ -187,7 +189,7 @@ def test_reversible_steps_of_a_model_keep_both_momenta():
     keys = jax.random.split(jax.random.key(0))
     state = State(jax.random.normal(keys[0], (5, 3)), 0.01 * jax.random.normal(keys[1], (5, 3)))
     graph = neighbors.build(neighbors.plan(system, state.positions, 4.0), system, state.positions).graph
-    step = jax.jit(model.make_propagate(model_config, random_params(model_config), reversible=True))
+    step = jax.jit(trajcast.make_propagate(model_config, random_params(model_config), reversible=True))
     after = step(system, state, graph)
     angular = [mechanics.angular_momentum(system, s) for s in (state, after)]
     linear = [mechanics.linear_momentum(system, s.velocities) for s in (state, after)]
@@ -205,7 +207,7 @@ def test_reversible_steps_gain_energy_only_where_the_period_is_one_or_two_steps(
         def propagate(system, state, graph):
             return State(*(turn @ np.stack(state)))
 
-        ends = [stepping.reversible(propagate)(None, State(*start), None) for start in np.eye(2)]
+        ends = [propagators.reversible(propagate)(None, State(*start), None) for start in np.eye(2)]
         return np.abs(np.linalg.eigvals(np.array(ends))).max()
 
     errors = rng.normal(size=(100, 2, 2))
@@ -218,8 +220,10 @@ def test_reversible_steps_gain_energy_only_where_the_period_is_one_or_two_steps(
 
 def test_a_step_rounds_no_operand_of_a_product_on_accelerators():
     reference = systems.get("paracetamol")
-    config, params = checkpoint.load_model("paracetamol")
-    propagate = model.make_propagate(config, tables.tabulate(config, params), products.by_blocks, reversible=True)
+    config, params = model_files.load_model("paracetamol")
+    propagate = trajcast.make_propagate(
+        config, radial_tables.tabulate(config, params), convolution.by_blocks, reversible=True
+    )
     system, start = cast((reference.system, hot_start(reference)), jnp.float32)
     search = neighbors.plan(system, start.positions, config.architecture.cutoff, skin=1.0, select=True)
     step = stepping.make_step(system, propagate, search, thermostat.csvr(300.0, 70.0, 7.0))

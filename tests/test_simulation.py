@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from conftest import fails, ffmd
 
-from ffmd_jax import alarms, checkpoint, mechanics, model, monitors, rollout, thermostat, trajectory, units
-from ffmd_jax import config as configs
+from ffmd_jax.core import mechanics, units
+from ffmd_jax.core.state import State, make_system
+from ffmd_jax.dynamics import alarms, monitors, rollout, thermostat
+from ffmd_jax.formats import trajectory
+from ffmd_jax.models import config as configs
+from ffmd_jax.models import model_files, trajcast
 from ffmd_jax.reference import integrator, systems
-from ffmd_jax.state import State, make_system
 
 pytestmark = pytest.mark.usefixtures("restore_precision")
 
@@ -28,9 +31,9 @@ def folder(tmp_path_factory):
         architecture=configs.Architecture(velocity_input=True, **sizes),
     )  # fmt: skip
     with jax.enable_x64(True):
-        params = model.init(jax.random.key(0), config, jnp.float32)
+        params = trajcast.init(jax.random.key(0), config, jnp.float32)
         params["readout"] = {irrep: 0.01 * values for irrep, values in params["readout"].items()}
-        checkpoint.save_model(folder / "model", config, params)
+        model_files.save_model(folder / "model", config, params)
         state = mechanics.maxwell_boltzmann(jax.random.key(0), argon.system, jnp.asarray(argon.positions), 60.0)
     frames = State(*(np.asarray(values)[None] for values in state))
     trajectory.write(folder / "ref.h5", trajectory.Trajectory(argon.system, frames, np.zeros(1), {}, {}))

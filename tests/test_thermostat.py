@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ffmd_jax import mechanics, thermostat, units
-from ffmd_jax.state import State, make_system
+from ffmd_jax.core import mechanics, units
+from ffmd_jax.core.state import State, make_system
+from ffmd_jax.dynamics import thermostat
 
 KT = units.BOLTZMANN * 300.0
 # Atoms in a periodic box have 3N − 3 degrees of freedom, isolated ones 3N − 6.

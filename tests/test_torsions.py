@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from conftest import make_trajectory
 
-from ffmd_jax import torsions, units
-from ffmd_jax.state import make_system
+from ffmd_jax.analysis import torsions
+from ffmd_jax.core import units
+from ffmd_jax.core.state import make_system
 
 
 def test_the_free_energy_of_a_torsion_is_the_potential_that_it_was_drawn_from():

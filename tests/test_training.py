@@ -9,21 +9,14 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from ffmd_jax import (
-    checkpoint,
-    config,
-    dataset,
-    examples,
-    mechanics,
-    model,
-    objective,
-    optimizer,
-    parallel,
-    products,
-    train,
-)
+from ffmd_jax.core import json_records, mechanics
+from ffmd_jax.data import dataset
+from ffmd_jax.formats.trajectory import Trajectory
+from ffmd_jax.models import config, convolution, model_files, trajcast
 from ffmd_jax.reference import production, systems
-from ffmd_jax.trajectory import Trajectory
+from ffmd_jax.training import batches, loop, optimizer, parallel, settings
+from ffmd_jax.training import losses as objective
+from ffmd_jax.training import states as states_module
 
 ARGON = systems.argon((2, 2, 2))
 SIZES = config.Architecture(
@@ -36,7 +29,7 @@ def argon_run():
     """4 ps of argon at 60 K, frames every 20 fs."""
     with jax.enable_x64(True):
         start = mechanics.maxwell_boltzmann(jax.random.key(0), ARGON.system, jnp.asarray(ARGON.positions), 120.0)
-        from ffmd_jax import rollout
+        from ffmd_jax.dynamics import rollout
 
         block = rollout.gather(production.run(ARGON, start, n_steps=1000, every=5, key=jax.random.key(1)))
     return Trajectory(ARGON.system, block.frames, block.times, block.observables, {})
@@ -48,22 +41,22 @@ def data(argon_run):
 
 
 def fit(data, training, state=None, **options):
-    model_config = train.model_config(data, SIZES)
-    return model_config, list(train.fit(model_config, data, training, state, **options))
+    model_config = loop.model_config(data, SIZES)
+    return model_config, list(loop.fit(model_config, data, training, state, **options))
 
 
 def preparation(model_config, system, training):
-    return objective.make_prepare(model_config, system, training, products.edge_convolution)
+    return objective.make_prepare(model_config, system, training, convolution.edge_convolution)
 
 
 def as_batch(table, backwards, weights):
     """Chains of one pair, as `examples.blocks` makes them."""
     links = jax.tree.map(lambda x: jnp.asarray(x)[:, None], table)
-    return examples.Batch(links, jnp.asarray(backwards), jnp.float32(weights), jnp.zeros(len(weights), jnp.uint32))
+    return batches.Batch(links, jnp.asarray(backwards), jnp.float32(weights), jnp.zeros(len(weights), jnp.uint32))
 
 
 def test_training_learns_and_the_average_is_better_than_chance(data):
-    training = config.Training(epochs=6, batch_size=4, learning_rate=0.03, warmup_steps=5)
+    training = settings.Training(epochs=6, batch_size=4, learning_rate=0.03, warmup_steps=5)
     _, progress = fit(data, training)
     errors = [p.validation for p in progress if p.validation]
     assert len(errors) == 6
@@ -81,18 +74,18 @@ def test_training_learns_and_the_average_is_better_than_chance(data):
 )
 def test_training_resumes_bit_for_bit(data, tmp_path, options, monkeypatch):
     # 12 steps an epoch (11 of chains) in blocks of 6: the stop is inside the second epoch.
-    training = config.Training(epochs=2, batch_size=13, **options)
+    training = settings.Training(epochs=2, batch_size=13, **options)
     worse = itertools.chain([1.0, 2.0], itertools.repeat(3.0))
     monkeypatch.setattr(objective.Errors, "mean_percent", property(lambda _: next(worse)))
     _, whole = fit(data, training, block_steps=6)
-    model_config = train.model_config(data, SIZES)
+    model_config = loop.model_config(data, SIZES)
     worse = itertools.chain([1.0, 2.0], itertools.repeat(3.0))
-    stopped = list(itertools.islice(train.fit(model_config, data, training, block_steps=6), 3))[-1].state
-    with checkpoint.TrainingStates(tmp_path / "states") as states:
+    stopped = list(itertools.islice(loop.fit(model_config, data, training, block_steps=6), 3))[-1].state
+    with states_module.TrainingStates(tmp_path / "states") as states:
         states.save(int(stopped.step), stopped, best=1.5, validation=2.0)
-    with checkpoint.TrainingStates(tmp_path / "states") as states:
-        steps = 2 * examples.steps_per_epoch(data.train, training)
-        restored, best = states.restore(train.initial(model_config, training, steps))
+    with states_module.TrainingStates(tmp_path / "states") as states:
+        steps = 2 * batches.steps_per_epoch(data.train, training)
+        restored, best = states.restore(loop.initial(model_config, training, steps))
     assert best == 1.5
     _, rest = fit(data, training, restored, block_steps=6)
     for a, b in zip(jax.tree.leaves(whole[-1].state), jax.tree.leaves(rest[-1].state), strict=True):
@@ -102,7 +95,7 @@ def test_training_resumes_bit_for_bit(data, tmp_path, options, monkeypatch):
 
 
 def test_the_rate_falls_at_a_plateau_and_not_before(data, monkeypatch):
-    training = config.Training(
+    training = settings.Training(
         schedule="plateau", plateau_factor=0.5, plateau_patience=2, warmup_steps=1, learning_rate=0.02
     )
     state, after_epoch = optimizer.plateau(training).init(jnp.zeros(())), optimizer.make_after_epoch(training)
@@ -119,18 +112,18 @@ def test_the_rate_falls_at_a_plateau_and_not_before(data, monkeypatch):
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 def test_all_blocks_of_all_epochs_are_one_program_that_reuses_its_memory(data, monkeypatch, schedule):
     # 17 steps an epoch in blocks of 5: the last of each epoch has 2.
-    training = config.Training(epochs=3, batch_size=9, optimizer="adam", schedule=schedule)
-    model_config, traces, compiled = train.model_config(data, SIZES), [], []
+    training = settings.Training(epochs=3, batch_size=9, optimizer="adam", schedule=schedule)
+    model_config, traces, compiled = loop.model_config(data, SIZES), [], []
 
     def convolution(*arguments):
         traces.append(1)
-        return products.edge_convolution(*arguments)
+        return convolution.edge_convolution(*arguments)
 
-    programs, make_block = [], train.make_block
-    monkeypatch.setattr(train, "make_block", lambda *given: programs.append(make_block(*given)) or programs[0])
+    programs, make_block = [], loop.make_block
+    monkeypatch.setattr(loop, "make_block", lambda *given: programs.append(make_block(*given)) or programs[0])
     jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
     seen = []
-    for progress in train.fit(model_config, data, training, block_steps=5, convolution=convolution):
+    for progress in loop.fit(model_config, data, training, block_steps=5, convolution=convolution):
         if seen:
             assert all(leaf.is_deleted() for leaf in jax.tree.leaves(seen[-1].state.params))
         seen.append(progress)
@@ -146,10 +139,10 @@ def test_all_blocks_of_all_epochs_are_one_program_that_reuses_its_memory(data, m
 
 
 def test_newest_and_best_states_are_both_kept(data, tmp_path):
-    state, step = train.initial(train.model_config(data, SIZES), config.Training(optimizer="adam"), 10), 0
+    state, step = loop.initial(loop.model_config(data, SIZES), settings.Training(optimizer="adam"), 10), 0
     for kept, errors in (([2, 4], (3.0, 1.0, 2.0, 2.5)), ([2, 6], (4.0, 1.5)), ([7, 8], (0.5, None))):
         # A resumed training knows the errors of what an earlier one has saved; 8 was not validated.
-        with checkpoint.TrainingStates(tmp_path / "states") as states:
+        with states_module.TrainingStates(tmp_path / "states") as states:
             for error in errors:
                 step += 1
                 states.save(step, state, 1.0, *([] if error is None else [error]))
@@ -159,22 +152,22 @@ def test_newest_and_best_states_are_both_kept(data, tmp_path):
 
 def test_a_state_with_other_parts_is_refused_in_one_line(tmp_path):
     """As one that an optimizer of another version has saved."""
-    with checkpoint.TrainingStates(tmp_path / "states") as states:
+    with states_module.TrainingStates(tmp_path / "states") as states:
         states.save(7, {"weights": jnp.ones(3)}, 1.0)
-    with checkpoint.TrainingStates(tmp_path / "states") as states, pytest.raises(ValueError) as caught:
+    with states_module.TrainingStates(tmp_path / "states") as states, pytest.raises(ValueError) as caught:
         states.restore({"weights": jnp.ones(3), "moments": jnp.ones(3)})
     assert "after 7 steps" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_step_without_finite_gradient_changes_nothing(data):
-    model_config, training = train.model_config(data, SIZES), config.Training(batch_size=1, optimizer="adam")
+    model_config, training = loop.model_config(data, SIZES), settings.Training(batch_size=1, optimizer="adam")
     few = jax.tree.map(lambda x: x[:1], data.validation)
-    batch = as_batch(examples.make(data.system, few, SIZES.cutoff), [False], [1.0])
-    state = train.initial(model_config, training, 10)
+    batch = as_batch(batches.make(data.system, few, SIZES.cutoff), [False], [1.0])
+    state = loop.initial(model_config, training, 10)
     system = objective.single(data.system)
     loss, prepare = objective.make_loss(model_config, system), preparation(model_config, system, training)
     rule = optimizer.make(training, 10)
-    step = jax.jit(train.make_train_step(loss, prepare, training, rule, parallel.mesh(), together=False))
+    step = jax.jit(loop.make_train_step(loss, prepare, training, rule, parallel.mesh(), together=False))
     displacements = batch.pairs.displacements.at[0, 0, 0, 0].set(jnp.nan)
     after, _ = step(state, batch._replace(pairs=batch.pairs._replace(displacements=displacements)))
     assert int(after.skipped) == 1
@@ -187,7 +180,7 @@ def test_a_step_without_finite_gradient_changes_nothing(data):
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_the_decay_of_weights_fades_with_the_rate(kind):
-    training = config.Training(optimizer=kind, learning_rate=0.2, weight_decay=0.5, warmup_steps=4)
+    training = settings.Training(optimizer=kind, learning_rate=0.2, weight_decay=0.5, warmup_steps=4)
     rule, rates = optimizer.make(training, 20), optimizer.schedule(training, 20)
     params, found = {"w": jnp.ones((2, 3))}, []
     state = rule.init(params)
@@ -199,7 +192,7 @@ def test_the_decay_of_weights_fades_with_the_rate(kind):
 
 
 def test_training_with_noise_push_forward_and_adamw_learns(data):
-    training = config.Training(
+    training = settings.Training(
         epochs=4, batch_size=4, warmup_steps=5, noise=0.02, push_forward=1, optimizer="adamw", learning_rate=0.02
     )
     _, progress = fit(data, training)
@@ -207,16 +200,16 @@ def test_training_with_noise_push_forward_and_adamw_learns(data):
 
 
 def test_pairs_together_and_one_by_one_give_the_same_step(data):
-    model_config, training = train.model_config(data, SIZES), config.Training(optimizer="adam", warmup_steps=0)
+    model_config, training = loop.model_config(data, SIZES), settings.Training(optimizer="adam", warmup_steps=0)
     system, devices = objective.single(data.system), parallel.mesh()
     loss, prepare = objective.make_loss(model_config, system), preparation(model_config, system, training)
-    table = examples.make(data.system, jax.tree.map(lambda x: x[:3], data.validation), SIZES.cutoff)
+    table = batches.make(data.system, jax.tree.map(lambda x: x[:3], data.validation), SIZES.cutoff)
     pairs = jax.tree.map(jnp.asarray, table)
     batch = as_batch(table, [True, False, True], [0.5, 0.3, 0.2])
-    state = train.initial(model_config, training, 10)
+    state = loop.initial(model_config, training, 10)
     found = []
     for together in (False, True):
-        step = train.make_train_step(loss, prepare, training, optimizer.make(training, 10), devices, together)
+        step = loop.make_train_step(loss, prepare, training, optimizer.make(training, 10), devices, together)
         evaluate = objective.make_evaluate(loss, devices, 2 if together else 1)
         errors = evaluate(state.params, (pairs, batch.weights))
         found.append((jax.jit(step)(state, batch)[1], errors))
@@ -236,35 +229,35 @@ def test_pairs_together_and_one_by_one_give_the_same_step(data):
 )
 def test_divergence_is_told_from_a_bad_pair(failed, losses, errors, message):
     if message is None:
-        train.check_converges(7, failed, np.array(losses), errors)
+        loop.check_converges(7, failed, np.array(losses), errors)
     else:
-        with pytest.raises(train.Diverged, match=message):
-            train.check_converges(7, failed, np.array(losses), errors)
+        with pytest.raises(loop.Diverged, match=message):
+            loop.check_converges(7, failed, np.array(losses), errors)
 
 
 def test_model_files_give_the_same_numbers(tmp_path):
 
     model_config = small_config()
-    params = model.init(jax.random.key(0), model_config)
-    checkpoint.save_model(tmp_path / "m", model_config, params)
-    loaded_config, loaded = checkpoint.load_model(tmp_path / "m")
+    params = trajcast.init(jax.random.key(0), model_config)
+    model_files.save_model(tmp_path / "m", model_config, params)
+    loaded_config, loaded = model_files.load_model(tmp_path / "m")
     assert loaded_config == model_config
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(loaded), strict=True):
         np.testing.assert_array_equal(a, b)
     weights = tmp_path / "m" / "weights.npz"
     weights.write_bytes(weights.read_bytes()[:500])
     with pytest.raises(ValueError, match="cannot be read"):
-        checkpoint.load_model(tmp_path / "m")
+        model_files.load_model(tmp_path / "m")
 
 
 def test_weights_of_another_size_are_refused(tmp_path):
 
     model_config = small_config()
-    checkpoint.save_model(tmp_path / "m", model_config, model.init(jax.random.key(0), model_config))
+    model_files.save_model(tmp_path / "m", model_config, trajcast.init(jax.random.key(0), model_config))
     larger = dataclasses.replace(model_config, architecture=dataclasses.replace(model_config.architecture, channels=8))
-    (tmp_path / "m" / "config.json").write_text(config.to_json(larger))
+    (tmp_path / "m" / "config.json").write_text(json_records.to_json(larger))
     with pytest.raises(ValueError, match="do not fit"):
-        checkpoint.load_model(tmp_path / "m")
+        model_files.load_model(tmp_path / "m")
 
 
 @pytest.mark.parametrize(
@@ -278,8 +271,8 @@ def test_weights_of_another_size_are_refused(tmp_path):
     ],
 )
 def test_damaged_configurations_are_refused(change, message):
-    text = config.to_json(small_config())
-    assert config.from_json(text, config.ModelConfig) == small_config()
+    text = json_records.to_json(small_config())
+    assert json_records.from_json(text, config.ModelConfig) == small_config()
     assert change(text) != text
     with pytest.raises(ValueError, match=message):
-        config.from_json(change(text), config.ModelConfig)
+        json_records.from_json(change(text), config.ModelConfig)

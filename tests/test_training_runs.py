@@ -17,7 +17,11 @@ import numpy as np
 import pytest
 from conftest import fails, ffmd, springs, start_ffmd
 
-from ffmd_jax import checkpoint, config, dataset, objective, optimizer, train, training_log
+from ffmd_jax.core import json_records
+from ffmd_jax.data import dataset
+from ffmd_jax.models import config, model_files
+from ffmd_jax.training import loop, losses, optimizer, settings, training_log
+from ffmd_jax.training import states as states_module
 
 TINY = ["--config.cutoff", 4.5, "--config.lmax", 1, "--config.channels", 4, "--config.layers", 1]
 TINY += ["--config.radial-hidden", 4, "--config.speed-hidden", 4, "--config.velocity-input"]
@@ -44,16 +48,16 @@ def folder(tmp_path_factory):
     return path
 
 
-def settings(model):
+def settings_of(model):
     """The settings of a training in a model folder: of the training, and of the model."""
-    kinds = {"training.json": config.Training, "model.json": config.ModelConfig}
-    return [config.from_json((model / name).read_text(), kind) for name, kind in kinds.items()]
+    kinds = {"training.json": settings.Training, "model.json": config.ModelConfig}
+    return [json_records.from_json((model / name).read_text(), kind) for name, kind in kinds.items()]
 
 
 def state_and_best(model):
-    training, model_config = settings(model)
-    with checkpoint.TrainingStates(model / "checkpoints") as states:
-        return states.restore(train.initial(model_config, training, N_STEPS))
+    training, model_config = settings_of(model)
+    with states_module.TrainingStates(model / "checkpoints") as states:
+        return states.restore(loop.initial(model_config, training, N_STEPS))
 
 
 def saved_steps(model):
@@ -73,7 +77,7 @@ def assert_same_training(model, other):
     assert best == best_two
     for a, b in zip(*map(jax.tree.leaves, (one, two)), strict=True):
         np.testing.assert_array_equal(a, b)
-    exported = [checkpoint.load_model(folder)[1] for folder in (model, other)]
+    exported = [model_files.load_model(folder)[1] for folder in (model, other)]
     for a, b in zip(*map(jax.tree.leaves, exported), strict=True):
         np.testing.assert_array_equal(a, b)
     assert metrics(model) == metrics(other)
@@ -106,7 +110,7 @@ def test_a_killed_training_ends_with_the_same_bits(folder):
 
 
 def test_a_stopped_training_is_saved_and_goes_on(folder, monkeypatch, capsys):
-    fit, worse = train.fit, itertools.count(1)
+    fit, worse = loop.fit, itertools.count(1)
 
     def stopped(*arguments, **options):
         for i, progress in enumerate(fit(*arguments, **options, block_steps=2)):
@@ -116,9 +120,9 @@ def test_a_stopped_training_is_saved_and_goes_on(folder, monkeypatch, capsys):
 
     out = folder / "stopped"
     # The first epoch stays the best.
-    monkeypatch.setattr(objective.Errors, "mean_percent", property(lambda _: float(next(worse))))
+    monkeypatch.setattr(losses.Errors, "mean_percent", property(lambda _: float(next(worse))))
     with monkeypatch.context() as patch:
-        patch.setattr(train, "fit", stopped)
+        patch.setattr(loop, "fit", stopped)
         message = fails(capsys, "train", folder / "data.h5", "--out", out, *OPTIONS, code=130)
     assert "Saved after 6 steps; --resume goes on" in message
     assert saved_steps(out) == [4, 6]  # the best of the validated ones, and the newest
@@ -144,10 +148,10 @@ def test_a_training_goes_on_only_with_its_own_pairs(folder, tmp_path, capsys):
 def test_a_model_whose_calibration_was_stopped_gets_it_when_resumed(folder, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(folder / "whole", model)
-    model_config, params = checkpoint.load_model(model)
-    checkpoint.save_model(model, dataclasses.replace(model_config, calibration=None), params)
+    model_config, params = model_files.load_model(model)
+    model_files.save_model(model, dataclasses.replace(model_config, calibration=None), params)
     ffmd("train", folder / "data.h5", "--out", model, *OPTIONS, "--resume")
-    assert checkpoint.load_model(model)[0].calibration == model_config.calibration
+    assert model_files.load_model(model)[0].calibration == model_config.calibration
 
 
 def test_a_diverged_training_keeps_its_best_weights(folder, monkeypatch, capsys):
@@ -157,7 +161,7 @@ def test_a_diverged_training_keeps_its_best_weights(folder, monkeypatch, capsys)
     assert "diverged by step" in message
     assert "keeps the weights" in message
     assert saved_steps(out)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(checkpoint.load_model(out)[1]))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(model_files.load_model(out)[1]))
 
 
 @pytest.mark.parametrize(("batch", "advice"), [(6, "--batch-size 3"), (1, "smaller network")])
@@ -165,7 +169,7 @@ def test_a_batch_too_large_for_the_memory_ends_with_advice(folder, monkeypatch, 
     def full(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
 
-    monkeypatch.setattr(train, "make_block", lambda *_: full)
+    monkeypatch.setattr(loop, "make_block", lambda *_: full)
     out = folder / f"full{batch}"
     message = fails(capsys, "train", folder / "data.h5", "--out", out, *OPTIONS, "--batch-size", batch)
     assert advice in message
@@ -187,11 +191,11 @@ def test_metrics_of_a_resumed_training_have_no_step_twice(folder, tmp_path):
 
 def test_a_failed_write_leaves_the_old_model(folder, tmp_path, monkeypatch):
     shutil.copytree(folder / "whole", tmp_path / "m")
-    model_config, params = checkpoint.load_model(tmp_path / "m")
+    model_config, params = model_files.load_model(tmp_path / "m")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save_model(tmp_path / "m", model_config, jax.tree.map(lambda x: 2 * x, params))
-    for a, b in zip(*map(jax.tree.leaves, (checkpoint.load_model(tmp_path / "m")[1], params)), strict=True):
+        model_files.save_model(tmp_path / "m", model_config, jax.tree.map(lambda x: 2 * x, params))
+    for a, b in zip(*map(jax.tree.leaves, (model_files.load_model(tmp_path / "m")[1], params)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -240,9 +244,9 @@ def test_eight_devices_go_on_where_one_stopped(folder):
         shutil.copy(folder / "whole" / name, half)
     lines = (folder / "whole" / "metrics.jsonl").read_text().splitlines(keepends=True)
     (half / "metrics.jsonl").write_text(lines[0])
-    training, model_config = settings(folder / "whole")
-    with checkpoint.TrainingStates(half / "checkpoints") as states:
-        after = next(train.fit(model_config, dataset.read(folder / "data.h5"), training))
+    training, model_config = settings_of(folder / "whole")
+    with states_module.TrainingStates(half / "checkpoints") as states:
+        after = next(loop.fit(model_config, dataset.read(folder / "data.h5"), training))
         states.save(4, after.state, best=1000.0, validation=1000.0)
     out = finish(*start_ffmd("train", folder / "data.h5", "--out", half, "--resume", *OPTIONS, devices=8))
     assert "on 8 × cpu" in out

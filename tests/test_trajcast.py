@@ -18,11 +18,13 @@ from ase.data import chemical_symbols
 from conftest import perturbed
 from plain_trajcast import plain_network
 
-from ffmd_jax import checkpoint, conservation, layers, mechanics, model, neighbors, trajectory
-from ffmd_jax import config as configs
-from ffmd_jax import state as states
 from ffmd_jax.__main__ import main
-from ffmd_jax.interop import trajcast
+from ffmd_jax.core import conservation, json_records, mechanics, neighbors
+from ffmd_jax.core import state as states
+from ffmd_jax.formats import trajectory
+from ffmd_jax.interop import trajcast as interop
+from ffmd_jax.models import config as configs
+from ffmd_jax.models import layers, model_files, trajcast
 
 DATA = Path(__file__).parent / "data"
 NAMES = ["benzene_l2", "quartz_l1"]
@@ -34,8 +36,8 @@ def golden(name):
     """The reference's numbers: its configuration, its state dict, our import of both, and the start."""
     data = dict(np.load(DATA / f"{name}.npz"))
     reference_config = json.loads(str(data["config"]))
-    state_dict = trajcast.read_weights(DATA / f"{name}.npz")
-    config, params = trajcast.import_model(reference_config, state_dict, data["elements"].tolist(), 7.0)
+    state_dict = interop.read_weights(DATA / f"{name}.npz")
+    config, params = interop.import_model(reference_config, state_dict, data["elements"].tolist(), 7.0)
     system = states.make_system(data["atomic_numbers"], data["masses"], data["cell"], data["pbc"])
     start = states.State(data["positions"], data["velocities"])
     return types.SimpleNamespace(**locals())
@@ -59,7 +61,7 @@ def as_torch(features):
 
 def compiled(config, search, system):
     """One step in which nothing is hidden: (params, state) -> (next state, features, number of edges)."""
-    network, correct = model.TrajCast(config), model.correction(config)
+    network, correct = trajcast.TrajCast(config), trajcast.correction(config)
 
     def step(params, state):
         graph = neighbors.build(search, system, state.positions).graph
@@ -76,7 +78,7 @@ def compiled(config, search, system):
 def test_features_target_and_three_steps_are_those_of_the_reference(name, precision):
     gold = golden(name)
     config, data = gold.config, gold.data
-    system, state = states.cast(model.isolate(config, gold.system, gold.start), jnp.dtype(precision))
+    system, state = states.cast(trajcast.isolate(config, gold.system, gold.start), jnp.dtype(precision))
     search = neighbors.plan(gold.system, gold.start.positions, config.architecture.cutoff)
     step = compiled(config, search, system)
     names = {"initial": "LinearInit", "compress": "LinearCompression", "readout": "LinearReadOut"}
@@ -96,7 +98,7 @@ def test_features_target_and_three_steps_are_those_of_the_reference(name, precis
             output = np.asarray(features["readout"]["__call__"][0][layers.VECTOR], np.float64)
             moved = gold.start.positions + config.displacement_rms * output[..., 0]
             after = states.State(moved, config.velocity_rms * output[..., 1])
-            after = model.correction(config)(states.cast(system, jnp.float64), gold.start, after)
+            after = trajcast.correction(config)(states.cast(system, jnp.float64), gold.start, after)
             moved = (after.positions - gold.start.positions) / config.displacement_rms
             target = np.concatenate([moved, after.velocities / config.velocity_rms], axis=-1)
             assert error(target, data["target_normalised_step1"]) < TOLERANCE[precision]
@@ -143,15 +145,15 @@ def test_start_files_give_velocities_in_angstrom_per_fs(column, tmp_path):
 
 def test_molecule_in_a_box_is_isolated_even_across_the_boundary():
     gold = golden("benzene_l2")
-    system, whole = model.isolate(gold.config, gold.system, gold.start)
+    system, whole = trajcast.isolate(gold.config, gold.system, gold.start)
     assert not system.pbc.any()
     np.testing.assert_array_equal(whole.positions, gold.start.positions)
     cut = gold.start._replace(positions=(gold.start.positions + np.array([10.0, 0.0, 9.0])) % 20.0)
-    _, joined = model.isolate(gold.config, gold.system, cut)
+    _, joined = trajcast.isolate(gold.config, gold.system, cut)
     np.testing.assert_allclose(joined.positions - joined.positions[0], whole.positions - whole.positions[0], atol=1e-12)
     with pytest.raises(ValueError, match="see periodic images"):
-        model.isolate(gold.config, gold.system._replace(cell=np.diag([20.0, 20.0, 4.5])), gold.start)
-    system, _ = model.isolate(golden("quartz_l1").config, gold.system, gold.start)
+        trajcast.isolate(gold.config, gold.system._replace(cell=np.diag([20.0, 20.0, 4.5])), gold.start)
+    system, _ = trajcast.isolate(golden("quartz_l1").config, gold.system, gold.start)
     assert system.pbc.all()
 
 
@@ -206,15 +208,15 @@ def test_other_settings_agree_with_the_plain_recomputation_and_survive_export(se
     config = configs.ModelConfig((1, 8, 14), (1.008, 15.999, 28.085), 10.0, 0.03, 0.004, 0.03, 20.0,
                                  architecture=configs.Architecture(radial_intervals=0, **sizes))  # fmt: skip
     system, state = perturbed()
-    rng, shapes = np.random.default_rng(0), jax.eval_shape(lambda: model.init(jax.random.key(0), config))
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(lambda: trajcast.init(jax.random.key(0), config))
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
-    options, weights = trajcast.export_model(config, params)
-    again, params_again = trajcast.import_model(options, weights, config.elements, 10.0, config.masses)
+    options, weights = interop.export_model(config, params)
+    again, params_again = interop.import_model(options, weights, config.elements, 10.0, config.masses)
     assert again == config
-    assert configs.from_json(configs.to_json(config), configs.ModelConfig) == config
+    assert json_records.from_json(json_records.to_json(config), configs.ModelConfig) == config
     jax.tree.map(np.testing.assert_array_equal, params_again, params)
     expected, graph = plain_from_state(options, weights, config.elements, system, state)
-    network = jax.jit(model.TrajCast(config).apply, compiler_options={"xla_backend_optimization_level": 0})
+    network = jax.jit(trajcast.TrajCast(config).apply, compiler_options={"xla_backend_optimization_level": 0})
     assert error(network({"params": params}, system, state, graph), expected) < 1e-12
 
 
@@ -225,13 +227,13 @@ def test_npz_files_are_read_in_their_precision(container, tmp_path):
     dtype = np.float32 if container.startswith("float32") else np.float64
     stored = {prefix + name: x.astype(dtype) for name, x in gold.state_dict.items()}
     np.savez(tmp_path / container, **stored)
-    read = trajcast.read_weights(tmp_path / container)
-    config, params = trajcast.import_model(gold.reference_config, read, ["O", "Si"], 7.0)
+    read = interop.read_weights(tmp_path / container)
+    config, params = interop.import_model(gold.reference_config, read, ["O", "Si"], 7.0)
     assert config.displacement_rms == pytest.approx(gold.config.displacement_rms, rel=1e-7)
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
-    checkpoint.save_model(tmp_path / "model", config, params)
-    jax.tree.map(np.testing.assert_array_equal, checkpoint.load_model(tmp_path / "model")[1], params)
-    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(checkpoint.load_model(tmp_path / "model")[1]))
+    model_files.save_model(tmp_path / "model", config, params)
+    jax.tree.map(np.testing.assert_array_equal, model_files.load_model(tmp_path / "model")[1], params)
+    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(model_files.load_model(tmp_path / "model")[1]))
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -241,7 +243,7 @@ def test_torch_files_are_read(wrapped, tmp_path):
     content = {name: torch.tensor(values) for name, values in gold.state_dict.items()}
     content = {"epoch": 3, "model_state_dict": content} if wrapped else content
     torch.save(content, tmp_path / "model.pt")
-    read = trajcast.read_weights(tmp_path / "model.pt")
+    read = interop.read_weights(tmp_path / "model.pt")
     assert read.keys() == gold.state_dict.keys()
     jax.tree.map(np.testing.assert_array_equal, read, gold.state_dict)
 
@@ -249,7 +251,7 @@ def test_torch_files_are_read(wrapped, tmp_path):
 def test_commands_export_what_they_import(tmp_path, monkeypatch):
     gold = golden("benzene_l2")
     monkeypatch.chdir(tmp_path)
-    checkpoint.save_model(Path("model"), gold.config, gold.params)
+    model_files.save_model(Path("model"), gold.config, gold.params)
     main(["export-trajcast", "model", "--out", "weights.npz"])
     assert json.loads(Path("weights.json").read_text()) == gold.reference_config
     with np.load("weights.npz") as file:

@@ -8,8 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
-from ffmd_jax import trajectory, units
-from ffmd_jax.state import State, make_system
+from ffmd_jax.core import units
+from ffmd_jax.core.state import State, make_system
+from ffmd_jax.formats import trajectory
 
 QUARTZ_CELL = np.array([[4.916, 0.0, 0.0], [-2.458, 4.2574, 0.0], [0.0, 0.0, 5.4054]])
 METADATA = {"system": "quartz", "ensemble": "nve", "temperature_K": 300, "seed": 1}

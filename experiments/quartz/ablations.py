@@ -21,21 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from ffmd_jax import (
-    caches,
-    config,
-    dataset,
-    mechanics,
-    model,
-    neighbors,
-    objective,
-    tables,
-    thermostat,
-    train,
-)
-from ffmd_jax import trajectory as trajectories
-from ffmd_jax.growth import error_growth
-from ffmd_jax.state import State, cast
+from ffmd_jax.analysis.error_growth import error_growth
+from ffmd_jax.core import caches, mechanics, neighbors
+from ffmd_jax.core.state import State, cast
+from ffmd_jax.data import dataset
+from ffmd_jax.dynamics import thermostat
+from ffmd_jax.formats import trajectory as trajectories
+from ffmd_jax.models import config, radial_tables, trajcast
+from ffmd_jax.training import loop, losses
+from ffmd_jax.training import settings as settings_module
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "ablations.jsonl"
@@ -91,13 +85,13 @@ def judge(model_config: config.ModelConfig, params, run: trajectories.Trajectory
     search = neighbors.plan(
         system, run.frames.positions[::100], model_config.architecture.cutoff, skin=1.0, headroom=1.2
     )
-    weights = cast(tables.tabulate(model_config, params), jnp.float32)
+    weights = cast(radial_tables.tabulate(model_config, params), jnp.float32)
     places = np.linspace(0, len(run.times) - N_FREE - 1, N_STARTS, dtype=int)
     windows = State(*(np.stack([x[p : p + N_FREE + 1] for p in places]) for x in run.frames))
     starts = State(*(jnp.asarray(x[:, 0], jnp.float32) for x in windows))
 
     def many(weights, keys, starts, bath=None, n_steps=N_FREE):  # weights as an argument: one program for all seeds
-        propagate = model.make_propagate(model_config, weights)
+        propagate = trajcast.make_propagate(model_config, weights)
         return jax.vmap(lambda key, s: advance(propagate, system, search, bath, key, s, n_steps))(keys, starts)
 
     after = jax.jit(many)(weights, jax.random.split(jax.random.key(0), N_STARTS), starts)
@@ -128,15 +122,15 @@ def run_one(name: str, seed: int, n_steps: int, data: dataset.Dataset, test: tra
     # The same number of pairs seen, whatever the batch.
     n_steps = n_steps * TRAINING["batch_size"] // settings["batch_size"]
     per_epoch = len(data.train.displacements) // settings["batch_size"]
-    training = config.Training(epochs=max(1, round(n_steps / per_epoch)), seed=seed, **settings)
-    model_config = train.model_config(data, config.Architecture(**{**SIZES, **sizes}))
+    training = settings_module.Training(epochs=max(1, round(n_steps / per_epoch)), seed=seed, **settings)
+    model_config = loop.model_config(data, config.Architecture(**{**SIZES, **sizes}))
     last = None
     with tqdm(total=training.epochs, desc=f"{name}, seed {seed}", unit="epoch") as bar:
-        for last in train.fit(model_config, data, training):
+        for last in loop.fit(model_config, data, training):
             bar.update(round(last.epoch - bar.n, 3))
     assert last is not None
     params = jax.tree.map(np.asarray, last.state.average)
-    errors = objective.evaluate(model_config, params, data, data.test)
+    errors = losses.evaluate(model_config, params, data, data.test)
     facts = {"variant": name, "seed": seed, "epochs": training.epochs}
     facts |= {"velocity_percent": errors.velocity_percent, "displacement_percent": errors.displacement_percent}
     return facts | judge(model_config, params, test)
@@ -197,7 +191,7 @@ def main() -> None:
             if (name, seed) not in done:
                 try:
                     found = run_one(name, seed, options.steps, data, test)
-                except train.Diverged:
+                except loop.Diverged:
                     found = {"variant": name, "seed": seed, "diverged": True}
                 with open(RESULTS, "a") as file:
                     file.write(json.dumps(found) + "\n")

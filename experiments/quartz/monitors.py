@@ -13,7 +13,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ffmd_jax import analysis, checkpoint, model, trajectory
+from ffmd_jax.analysis import comparison
+from ffmd_jax.formats import trajectory
+from ffmd_jax.models import model_files, trajcast
 
 HERE = Path(__file__).parent
 START, RUNS = HERE / "data" / "nve_4.h5", HERE / "runs" / "monitors"
@@ -23,13 +25,13 @@ NVT, NVE = ("--temperature", "300", "--tau-fs", "3000"), ("--ensemble", "nve")
 
 def damaged_models() -> None:
     """An untrained model, and the shipped one with its largest weight of a layer changed by a factor."""
-    config, params = checkpoint.load_model("quartz")
-    checkpoint.save_model(RUNS / "untrained", config, model.init(jax.random.key(0), config))
+    config, params = model_files.load_model("quartz")
+    model_files.save_model(RUNS / "untrained", config, trajcast.init(jax.random.key(0), config))
     for (layer, irrep), factor in PERTURBED:
         weights = np.array(params[layer][irrep])
         weights[np.unravel_index(np.argmax(abs(weights)), weights.shape)] *= factor
         changed = params | {layer: params[layer] | {irrep: weights}}
-        checkpoint.save_model(RUNS / f"{layer}_{factor}", config, changed)
+        model_files.save_model(RUNS / f"{layer}_{factor}", config, changed)
 
 
 def rollout(name: str, model_name: str, steps: int, *options: str) -> None:
@@ -47,7 +49,7 @@ def rollout(name: str, model_name: str, steps: int, *options: str) -> None:
 def describe(out: Path) -> None:
     """Temperatures with block errors, and the kinetic energy of the last tenth over that of the first."""
     run = trajectory.read(out)
-    found = analysis.temperatures(run)
+    found = comparison.temperatures(run)
     tenth = len(found.total) // 10
     ratio = found.total[-tenth:].mean() / found.total[:tenth].mean()
     species = ", ".join(
@@ -56,7 +58,7 @@ def describe(out: Path) -> None:
     )
     trips = run.observables["round_trip_error"]
     print(f"|  |  | T {found.mean:.1f} ± {found.error:.1f} K, {species}; last tenth/first tenth {ratio:.3f}; "
-          f"momentum drift {analysis.momentum_drift(run):.1e}; round trip {np.mean(trips):.4f}, at most "
+          f"momentum drift {comparison.momentum_drift(run):.1e}; round trip {np.mean(trips):.4f}, at most "
           f"{np.max(trips):.4f}; {[alarm['text'] for alarm in run.metadata['alarms']]} |", flush=True)  # fmt: skip
 
 

@@ -14,8 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax import checkpoint, model, neighbors, rollout, tables, trajectory
-from ffmd_jax.state import State, cast
+from ffmd_jax.core import neighbors
+from ffmd_jax.core.state import State, cast
+from ffmd_jax.dynamics import rollout
+from ffmd_jax.formats import trajectory
+from ffmd_jax.models import model_files, radial_tables, trajcast
 
 DATA = Path(__file__).resolve().parent / "data" / "nve_4.h5"
 KINDS = ["translation", "rotation", "within molecules", "H", "O"]
@@ -51,11 +54,11 @@ def kinetic_energies(system, atoms: np.ndarray, state: State) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder, or name of a shipped model")
-    config, params = checkpoint.load_model(parser.parse_args().model)
+    config, params = model_files.load_model(parser.parse_args().model)
     reference = trajectory.read(DATA)
     frames, system = reference.frames, cast(reference.system, jnp.float32)
     starts = np.linspace(0, len(reference.times) - N_STEPS - 1, N_STARTS).astype(int)
-    propagate = model.make_propagate(config, cast(tables.tabulate(config, params), jnp.float32))
+    propagate = trajcast.make_propagate(config, cast(radial_tables.tabulate(config, params), jnp.float32))
     search = neighbors.plan(
         system, np.float32(frames.positions[starts]), config.architecture.cutoff, 0.5, 1.5, select=True
     )

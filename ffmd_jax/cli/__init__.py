@@ -8,18 +8,18 @@ import tyro
 
 def run(arguments: list[str]) -> None:
     """Parses the arguments and runs the command."""
-    from ffmd_jax.cli import convert, demo, inspect, learn, reference, rollout, simulate, training
+    from ffmd_jax.cli import analyze, convert, dataset, demo, energy, evaluate, info, reference, rollout, train
 
     commands = {
         "demo": demo.demo,
         "reference": reference.reference,
-        "dataset": learn.dataset,
-        "train": training.train,
-        "evaluate": learn.evaluate,
+        "dataset": dataset.dataset,
+        "train": train.train,
+        "evaluate": evaluate.evaluate,
         "rollout": rollout.rollout,
-        "analyze": simulate.analyze,
-        "energy": simulate.energy,
-        "info": inspect.info,
+        "analyze": analyze.analyze,
+        "energy": energy.energy,
+        "info": info.info,
         "import-trajcast": convert.import_trajcast,
         "export-trajcast": convert.export_trajcast,
     }

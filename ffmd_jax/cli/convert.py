@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tyro.conf import Positional
 
-from ffmd_jax.cli import common
+from ffmd_jax.core import files
 
 
 def import_trajcast(
@@ -34,19 +34,19 @@ def import_trajcast(
         masses: Mass of each element, u (default: standard atomic masses).
         overwrite: Replace an existing model folder.
     """
-    common.check_output(out, overwrite)
+    files.check_output(out, overwrite)
     if out.exists() and not (out / "config.json").is_file():
         raise FileExistsError(f"{out} is no model folder and will not be replaced; choose another --out")
     import jax
 
-    from ffmd_jax import checkpoint
     from ffmd_jax.interop import trajcast
+    from ffmd_jax.models import model_files
 
     model_config, params = trajcast.import_model(
         trajcast.read_config(config), trajcast.read_weights(weights), elements, time_step, masses
     )
-    common.remove(out)
-    checkpoint.save_model(out, model_config, params)
+    files.remove(out)
+    model_files.save_model(out, model_config, params)
     leaves = jax.tree.leaves(params)
     print(
         f"{out}: {sum(leaf.size for leaf in leaves)} weights ({leaves[0].dtype}) for {' '.join(elements)}, "
@@ -64,15 +64,15 @@ def export_trajcast(model: Positional[str], /, out: Path, overwrite: bool = Fals
     """
     if out.suffix.lower() != ".npz":
         raise ValueError(f"--out must end with .npz, not {out.name}")
-    common.check_output(out, overwrite)
-    common.check_output(out.with_suffix(".json"), overwrite)
-    from ffmd_jax import checkpoint
+    files.check_output(out, overwrite)
+    files.check_output(out.with_suffix(".json"), overwrite)
     from ffmd_jax.interop import trajcast
+    from ffmd_jax.models import model_files
 
-    reference_config, state_dict = trajcast.export_model(*checkpoint.load_model(model))
+    reference_config, state_dict = trajcast.export_model(*model_files.load_model(model))
     buffer = io.BytesIO()
     arrays: dict[str, Any] = dict(state_dict)
     np.savez(buffer, **arrays)
-    checkpoint.write_atomically(out.with_suffix(".json"), (json.dumps(reference_config, indent=2) + "\n").encode())
-    checkpoint.write_atomically(out, buffer.getvalue())
+    files.write_atomically(out.with_suffix(".json"), (json.dumps(reference_config, indent=2) + "\n").encode())
+    files.write_atomically(out, buffer.getvalue())
     print(f"{out}, {out.with_suffix('.json')}: {len(state_dict)} entries")

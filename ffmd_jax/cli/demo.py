@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from tyro.conf import arg
 
-from ffmd_jax import units
 from ffmd_jax.cli import common
+from ffmd_jax.core import files, progress, units
 
 # As the roll-outs of experiments/: the paper's CSVR, and friction that shares the energy, fs; reversible steps where no
 # strong vibration has a period near Δt or 2 Δt.
@@ -47,12 +47,12 @@ def demo(
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
     """
-    common.check_output(out, overwrite)
+    files.check_output(out, overwrite)
     common.use_double_precision()
     import jax
 
-    from ffmd_jax import trajectory
-    from ffmd_jax.cli import free_runs
+    from ffmd_jax.formats import trajectory
+    from ffmd_jax.reference import free_runs
 
     friction = _FRICTION_TAU_FS[system] if friction_tau_fs is None else friction_tau_fs
     facts = {
@@ -68,7 +68,7 @@ def demo(
     case = _case(out, facts, _LENGTHS_PS[system] if length_ps is None else length_ps)
     out.mkdir(exist_ok=True)
     for stale in ("report.html", "summary.json"):  # of an earlier demo: they would not be of these trajectories
-        common.remove(out / stale)
+        files.remove(out / stale)
     keys = jax.random.split(jax.random.key(seed), 3)
     start = _equilibrate(case.prepared, temperature, keys[0])
     speeds = {"ns_per_day": _force_free(case, start, keys[1]), "reference_ns_per_day": _reference(case, start, keys[2])}
@@ -100,7 +100,7 @@ class _Case(NamedTuple):
 
     def bath(self, interval_fs: float):
         """The thermostat of both runs."""
-        from ffmd_jax import thermostat
+        from ffmd_jax.dynamics import thermostat
 
         temperature, tau, friction = (self.facts[name] for name in ("temperature_K", "tau_fs", "friction_tau_fs"))
         return thermostat.make("csvr", temperature, tau, interval_fs, friction_tau_fs=friction)
@@ -109,16 +109,16 @@ class _Case(NamedTuple):
 def _case(out: Path, facts: dict[str, Any], length_ps: float) -> _Case:
     import jax.numpy as jnp
 
-    from ffmd_jax import checkpoint, model, tables
+    from ffmd_jax.core.state import cast
+    from ffmd_jax.models import model_files, radial_tables, trajcast
     from ffmd_jax.reference import systems
-    from ffmd_jax.state import cast
 
-    config, params = checkpoint.load_model(facts["system"])
+    config, params = model_files.load_model(facts["system"])
     n_frames = round(length_ps * units.PS / config.time_step_fs)
     if n_frames < 8:
         raise ValueError(f"--length-ps must be at least {8 * config.time_step_fs / units.PS:g} ps")
-    params = cast(tables.tabulate(config, params), jnp.float32)
-    propagate = model.make_propagate(config, params, reversible=facts["reversible"])
+    params = cast(radial_tables.tabulate(config, params), jnp.float32)
+    propagate = trajcast.make_propagate(config, params, reversible=facts["reversible"])
     case = _Case(out, facts, systems.get(facts["system"]), config, propagate, n_frames)
     case.bath(config.time_step_fs)  # refuses what is not positive, before anything is written
     return case
@@ -128,13 +128,15 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
     """Analyses both runs; writes report, figures and summary, and prints the key numbers."""
     import jax
 
-    from ffmd_jax import analysis, checkpoint, report, trajectory
-    from ffmd_jax.cli import free_runs
+    from ffmd_jax.analysis import comparison, report
+    from ffmd_jax.core import files
+    from ffmd_jax.formats import trajectory
+    from ffmd_jax.reference import free_runs
 
-    with common.progress(2, "analysis", "runs") as bar:
-        own = analysis.analyze(trajectory.read(case.force_free))
+    with progress.progress(2, "analysis", "runs") as bar:
+        own = comparison.analyze(trajectory.read(case.force_free))
         bar.update()
-        other = analysis.analyze(trajectory.read(case.reference))
+        other = comparison.analyze(trajectory.read(case.reference))
         bar.update()
     facts = case.facts
     summary = {
@@ -146,19 +148,19 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
         "tau_fs": facts["tau_fs"],
         "friction_tau_fs": facts["friction_tau_fs"],
         "reversible": facts["reversible"],
-        **analysis.compare(own, other),
+        **comparison.compare(own, other),
         **speeds,
         "device": jax.devices()[0].device_kind,
         "free_runs": free_runs.N_STARTS,
         "free_runs_exploded": n_exploded,
         "error_growth": growth and {name: np.round(values, 6).tolist() for name, values in growth._asdict().items()},
     }
-    summary = analysis.jsonable(summary)
+    summary = comparison.jsonable(summary)
     title, time_step = f"Force-free MD of {facts['system']} beside the reference", case.config.time_step_fs
     path = case.out / "report.html"
     report.write(path, title, own, other, summary=summary, growth=growth, time_step_fs=time_step)
     report.save_figures(case.out, own, other, growth, time_step)
-    checkpoint.write_atomically(case.out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    files.write_atomically(case.out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     _print_table(summary)
     print(f"\n{report.verdict(own, other)}\n\nreport: {path}")
 
@@ -167,7 +169,7 @@ def _equilibrate(prepared, temperature: float, key):
     from ffmd_jax.reference import production
 
     length_ps, state = 3.0, None
-    for block in common.follow(
+    for block in progress.follow(
         production.equilibrate(prepared, temperature, key, length_ps), length_ps, "equilibration (reference)"
     ):
         state = block.carry.state
@@ -178,9 +180,10 @@ def _force_free(case: _Case, start, key) -> float:
     """Runs the model, writes its frames with reference energies, and returns ns/day without compilation."""
     import jax.numpy as jnp
 
-    from ffmd_jax import rollout, trajectory
+    from ffmd_jax.core.state import cast
+    from ffmd_jax.dynamics import rollout
+    from ffmd_jax.formats import trajectory
     from ffmd_jax.reference import production
-    from ffmd_jax.state import cast
 
     prepared, interval = case.prepared, case.config.time_step_fs
     blocks = rollout.run(
@@ -197,7 +200,7 @@ def _force_free(case: _Case, start, key) -> float:
     metadata = {**case.facts, "source": "force-free", "model": case.facts["system"], "time_step_fs": interval}
     timer = _Timer()
     with trajectory.Writer(case.force_free, prepared.system, metadata, overwrite=True) as writer:
-        for block in common.follow(timer(blocks), case.length_ps, "force-free"):
+        for block in progress.follow(timer(blocks), case.length_ps, "force-free"):
             positions = block.frames.positions.astype(np.float64)
             energies = production.potential_energies(prepared, prepared.system, positions)
             writer.append(block.frames, block.times, {"potential_energy_eV": np.asarray(energies)})
@@ -206,7 +209,7 @@ def _force_free(case: _Case, start, key) -> float:
 
 def _reference(case: _Case, start, key) -> float:
     """Runs the reference from the same start with the same thermostat; returns ns/day without compilation."""
-    from ffmd_jax import trajectory
+    from ffmd_jax.formats import trajectory
     from ffmd_jax.reference import production
 
     prepared = case.prepared
@@ -217,7 +220,7 @@ def _reference(case: _Case, start, key) -> float:
     timer = _Timer()
     metadata = {**case.facts, "reversible": None, "source": "reference", "integrator_dt_fs": prepared.dt}
     with trajectory.Writer(case.reference, prepared.system, metadata, overwrite=True) as writer:
-        for block in common.follow(timer(blocks), case.length_ps, "reference MD"):
+        for block in progress.follow(timer(blocks), case.length_ps, "reference MD"):
             writer.append(block.frames, block.times, block.observables)
     return timer.ns_per_day()
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from tyro.conf import Positional, arg
 
-from ffmd_jax import units
 from ffmd_jax.cli import common
+from ffmd_jax.core import files as files_module
+from ffmd_jax.core import units
 
 if TYPE_CHECKING:
-    from ffmd_jax.reference.teacher import Teacher
+    from ffmd_jax.reference.engine import Teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +103,8 @@ def reference(
         _check_absent(files, starts_file, overwrite)
     _check_settings(settings)
     common.use_double_precision()
-    from ffmd_jax.cli import production
-    from ffmd_jax.reference.teacher import Bath
+    from ffmd_jax.reference import runs as production
+    from ffmd_jax.reference.engine import Bath
 
     teacher = _teacher(system, settings)
     every = _every(system, settings, teacher.dt)
@@ -112,7 +113,7 @@ def reference(
         if resume:
             production.check_same(file, facts)
         else:
-            common.remove(file)
+            files_module.remove(file)
     bath = Bath("csvr", settings.temperature, settings.tau_fs, settings.friction_tau_fs)
     plan = production.Plan(
         teacher=teacher,
@@ -131,7 +132,7 @@ def reference(
 
 def _check_absent(files: list[Path], starts_file: Path, overwrite: bool) -> None:
     for file in files:
-        common.check_output(file, overwrite)
+        files_module.check_output(file, overwrite)
     if starts_file.exists() and not overwrite:
         raise FileExistsError(
             f"{starts_file} belongs to an unfinished set of runs; --resume goes on, --overwrite starts anew"
@@ -172,7 +173,7 @@ def _teacher(system: str, settings: Settings) -> "Teacher":
 
 
 def _ase_teacher(settings: Settings) -> "Teacher":
-    from ffmd_jax.reference import ase_teacher
+    from ffmd_jax.reference import ase_engine
 
     if settings.calculator is None or settings.start is None:
         raise ValueError("the system ase needs --calculator module:Class and --start structure")
@@ -180,10 +181,10 @@ def _ase_teacher(settings: Settings) -> "Teacher":
         raise ValueError("the system ase takes its size from --start: no --repeat or --molecules")
     if settings.friction_tau_fs is not None:
         raise ValueError("the system ase has no friction besides CSVR: no --friction-tau-fs")
-    atoms = ase_teacher.read_atoms(settings.start)
-    arguments = ase_teacher.parse_arguments(settings.calculator_args)
-    make = ase_teacher.make_calculator(settings.calculator, arguments)
-    return ase_teacher.teacher(settings.calculator, atoms, make, settings.dt)
+    atoms = ase_engine.read_atoms(settings.start)
+    arguments = ase_engine.parse_arguments(settings.calculator_args)
+    make = ase_engine.make_calculator(settings.calculator, arguments)
+    return ase_engine.teacher(settings.calculator, atoms, make, settings.dt)
 
 
 def _every(system: str, settings: Settings, dt: float) -> int:

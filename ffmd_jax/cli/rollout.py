@@ -8,9 +8,10 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from ffmd_jax.cli import common
+from ffmd_jax.core import files
 
 if TYPE_CHECKING:
-    from ffmd_jax.cli.driver import Plan
+    from ffmd_jax.simulation import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +113,12 @@ def rollout(
         raise ValueError("--resume goes on with a file and --overwrite replaces it: say one")
     if out.exists() and not (resume or overwrite):
         raise FileExistsError(f"{out} exists already; choose another --out, or say --resume or --overwrite")
-    common.check_output(out, overwrite=True)
+    files.check_output(out, overwrite=True)
     _check(settings)
     common.use_double_precision()
-    from ffmd_jax.cli import driver
+    from ffmd_jax import simulation
 
-    driver.produce(_plan(model, start, settings), out, resume, overwrite)
+    simulation.produce(_plan(model, start, settings), out, resume, overwrite)
 
 
 def _check(settings: Settings) -> None:
@@ -152,21 +153,21 @@ def _plan(model: str, start: Path, settings: Settings) -> "Plan":
     """Everything that is needed to run."""
     import jax.numpy as jnp
 
-    from ffmd_jax import alarms, checkpoint, monitors, restart, tables
-    from ffmd_jax import model as models
-    from ffmd_jax import rollout as rollouts
-    from ffmd_jax.cli import driver
-    from ffmd_jax.state import cast
+    from ffmd_jax import simulation
+    from ffmd_jax.core.state import cast
+    from ffmd_jax.dynamics import alarms, monitors, restart
+    from ffmd_jax.dynamics import rollout as rollouts
+    from ffmd_jax.models import model_files, radial_tables, trajcast
 
     rollouts.check_steps(settings.steps, settings.every)
-    config, params = checkpoint.load_model(model)
+    config, params = model_files.load_model(model)
     system, state, key = _begin(config, start, settings)
     dtype = jnp.float64 if settings.float64 else jnp.float32
     digests = {"model": restart.fingerprint(config, params), "start": restart.fingerprint(system, state)}
     state = cast(state, dtype)
-    weights = cast(tables.tabulate(config, params) if settings.tables else params, dtype)
-    once = models.make_propagate(config, weights)
-    propagate = models.make_propagate(config, weights, reversible=True) if settings.reversible else once
+    weights = cast(radial_tables.tabulate(config, params) if settings.tables else params, dtype)
+    once = trajcast.make_propagate(config, weights)
+    propagate = trajcast.make_propagate(config, weights, reversible=True) if settings.reversible else once
     bath, schedule, tau = _thermostat(config, settings)
     limits = None
     if settings.monitors:
@@ -188,7 +189,7 @@ def _plan(model: str, start: Path, settings: Settings) -> "Plan":
             replicas=settings.replicas, search=search,
         )  # fmt: skip
 
-    return driver.Plan(
+    return simulation.Plan(
         config=config, system=system, state=state, key=key, make_engine=make_engine, limits=limits,
         n_steps=settings.steps, every=settings.every, replicas=settings.replicas, on_alarm=settings.on_alarm,
         fallback=_fallback(config, system, state, settings, tau), metadata=_metadata(model, config, settings, tau),
@@ -209,16 +210,17 @@ def _begin(config, start: Path, settings: Settings):
     import jax
     import jax.numpy as jnp
 
-    from ffmd_jax import mechanics, trajectory
-    from ffmd_jax import model as models
-    from ffmd_jax.state import State
+    from ffmd_jax.core import mechanics
+    from ffmd_jax.core.state import State
+    from ffmd_jax.formats import trajectory
+    from ffmd_jax.models import trajcast
 
     heated = settings.temperature is not None or bool(settings.replica_temperatures)
     if settings.draw_velocities and not heated:
         raise ValueError("--draw-velocities needs a --temperature")
     system, state = trajectory.read_start(start, need_velocities=not heated)
-    system, state = models.isolate(config, system, state)
-    models.check_system(config, system)
+    system, state = trajcast.isolate(config, system, state)
+    trajcast.check_system(config, system)
     draw = heated and (settings.draw_velocities or not state.velocities.any())
     if settings.replicas and settings.ensemble == "nve" and not draw:
         raise ValueError("replicas in nve would all be the same: say --draw-velocities with a --temperature")
@@ -239,7 +241,7 @@ def _thermostat(config, settings: Settings):
     """Thermostat, temperature after a number of steps, and relaxation time, fs; None for nve."""
     import jax.numpy as jnp
 
-    from ffmd_jax import thermostat
+    from ffmd_jax.dynamics import thermostat
 
     if settings.ensemble == "nve":
         return None, None, None
@@ -260,10 +262,10 @@ def _fallback(config, system, state, settings: Settings, tau: float | None):
     """The reference, its bath at a time, and for how many steps; or None."""
     if settings.fallback is None:
         return None
-    from ffmd_jax.reference import ase_teacher, fallback
-    from ffmd_jax.reference.teacher import Bath
+    from ffmd_jax.reference import ase_engine, fallback
+    from ffmd_jax.reference.engine import Bath
 
-    arguments = ase_teacher.parse_arguments(settings.fallback_args)
+    arguments = ase_engine.parse_arguments(settings.fallback_args)
     made = fallback.make(settings.fallback, arguments, system, state, config.time_step_fs)
     kind: Any = "langevin" if settings.thermostat == "langevin" else "csvr"
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ffmd_jax import units
+from ffmd_jax.core import units
+from ffmd_jax.core.state import State, System, make_system
 from ffmd_jax.formats import Hints, common
-from ffmd_jax.state import State, System, make_system
 
 
 def read(path: Path, hints: Hints) -> common.Content:

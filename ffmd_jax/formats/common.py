@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ffmd_jax.state import State, System
+from ffmd_jax.core.state import State, System
 
 NO_VELOCITIES = (
     "no velocities found; give momenta (ASE), a per-atom column 'velocities' in Å/fs, H5MD velocities or vx vy vz "

@@ -9,10 +9,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ffmd_jax import units
+from ffmd_jax.core import units
+from ffmd_jax.core.state import State, System, make_system
 from ffmd_jax.formats import Hints, common
 from ffmd_jax.formats.journal import JournaledFile, journal_of
-from ffmd_jax.state import State, System, make_system
 
 _H5MD_ENDINGS = {".h5", ".h5md", ".hdf5"}
 _LENGTHS = {"Angstrom": 1.0, "angstrom": 1.0, "A": 1.0, "Å": 1.0, "nm": 10.0, "pm": 0.01}  # in Å

@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 
 from ffmd_jax import __version__
+from ffmd_jax.core.state import State, System, check_state
 from ffmd_jax.formats import common
 from ffmd_jax.formats.journal import JournaledFile
-from ffmd_jax.state import State, System, check_state
 
 _METADATA_LIMIT = 60_000  # bytes; HDF5 attributes end at 64 KiB
 _UNITS = {"position/value": "Angstrom", "edges/value": "Angstrom", "velocity/value": "Angstrom fs-1"}

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ffmd_jax import units
+from ffmd_jax.core import units
+from ffmd_jax.core.state import State, System, make_system
 from ffmd_jax.formats import Hints, common
-from ffmd_jax.state import State, System, make_system
 
 _VELOCITY = {"real": units.LAMMPS_REAL_VELOCITY, "metal": units.LAMMPS_METAL_VELOCITY}  # Å/fs
 _TIME = {"real": 1.0, "metal": units.PS}  # fs

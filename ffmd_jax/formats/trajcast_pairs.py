@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ffmd_jax.core.state import State, System, check_state
 from ffmd_jax.formats import ase_files, common, h5md, lammps
-from ffmd_jax.state import State, System, check_state
 
 _COLUMNS = ("velocities", "displacements", "update_velocities")
 

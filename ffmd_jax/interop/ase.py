@@ -10,10 +10,11 @@ from ase.md.md import MolecularDynamics
 from ase.parallel import world
 from ase.utils import IOContext
 
-from ffmd_jax import alarms, checkpoint, mechanics, monitors, rollout, tables, units
-from ffmd_jax import model as models
-from ffmd_jax import thermostat as thermostats
-from ffmd_jax.state import State, cast, make_system
+from ffmd_jax.core import mechanics, units
+from ffmd_jax.core.state import State, cast, make_system
+from ffmd_jax.dynamics import alarms, monitors, rollout
+from ffmd_jax.dynamics import thermostat as thermostats
+from ffmd_jax.models import model_files, radial_tables, trajcast
 
 
 class ForceFreeDynamics(MolecularDynamics):
@@ -65,12 +66,12 @@ class ForceFreeDynamics(MolecularDynamics):
     ):
         if atoms.constraints:
             raise ValueError("force-free dynamics moves all atoms: remove the constraints")
-        self._config, params = checkpoint.load_model(model)
+        self._config, params = model_files.load_model(model)
         self._system = make_system(atoms.numbers, atoms.get_masses(), atoms.cell.array, atoms.pbc)
-        models.check_system(self._config, self._system)
-        weights = cast(tables.tabulate(self._config, params), jnp.float32)
-        once = models.make_propagate(self._config, weights)
-        propagate = models.make_propagate(self._config, weights, reversible=True) if reversible else once
+        trajcast.check_system(self._config, self._system)
+        weights = cast(radial_tables.tabulate(self._config, params), jnp.float32)
+        once = trajcast.make_propagate(self._config, weights)
+        propagate = trajcast.make_propagate(self._config, weights, reversible=True) if reversible else once
         interval = self._config.time_step_fs
         tau = None if temperature_K is None else (10 * interval if tau_fs is None else tau_fs)
         if temperature_K is None and friction_tau_fs is not None:

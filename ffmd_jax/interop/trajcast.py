@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
-from ffmd_jax import model
-from ffmd_jax.config import ModelConfig
 from ffmd_jax.interop import trajcast_config, trajcast_weights
 from ffmd_jax.interop.trajcast_weights import StateDict
+from ffmd_jax.models import trajcast
+from ffmd_jax.models.config import ModelConfig
 
 
 def import_model(
@@ -25,7 +25,7 @@ def import_model(
     elements: Sequence[int | str],
     time_step_fs: float,
     masses: Sequence[float] | None = None,
-) -> tuple[ModelConfig, model.Params]:
+) -> tuple[ModelConfig, trajcast.Params]:
     """Configuration and weights of a TrajCast network; the weights keep their precision.
 
     Args:
@@ -51,7 +51,7 @@ def import_model(
     return model_config, trajcast_weights.to_params(model_config, state_dict)
 
 
-def export_model(config: ModelConfig, params: model.Params) -> tuple[dict[str, Any], StateDict]:
+def export_model(config: ModelConfig, params: trajcast.Params) -> tuple[dict[str, Any], StateDict]:
     """The reference's configuration and state dict of a model, the inverse of `import_model`.
 
     Raises:

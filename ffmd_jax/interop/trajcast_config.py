@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ase.data import atomic_masses
 
-from ffmd_jax.config import Architecture, ModelConfig
+from ffmd_jax.models.config import Architecture, ModelConfig
 
 _MODEL_TYPES = {"efficienttrajcastmodel", "efficienttrajcast"}
 _TYPE_KEYS = ("model_type", "model_class", "class_name", "type", "_target_")

@@ -12,8 +12,8 @@ from typing import Any
 import e3nn_jax as e3nn
 import numpy as np
 
-from ffmd_jax import layers, model, products
-from ffmd_jax.config import ModelConfig
+from ffmd_jax.models import convolution, layers, trajcast
+from ffmd_jax.models.config import ModelConfig
 
 StateDict = dict[str, np.ndarray]
 
@@ -24,13 +24,13 @@ _MLPS = {"edge_mlp": "radial", "vel_mlp": "speed"}
 _THREE_J = re.compile(r"\._w3j_(\d+)_(\d+)_(\d+)$")
 
 
-def to_params(config: ModelConfig, state_dict: StateDict) -> model.Params:
+def to_params(config: ModelConfig, state_dict: StateDict) -> trajcast.Params:
     """Our parameters, as numpy arrays in the precision of the state dict.
 
     Raises:
         ValueError: a name that is missing or left over, a wrong shape, an entry against the configuration.
     """
-    names, shapes = _names(config), model.shapes(config)
+    names, shapes = _names(config), trajcast.shapes(config)
     expected = buffers(config)
     _check_names(state_dict, names, expected)
     for name in dict.fromkeys([*expected, *state_dict]):  # sizes first: they explain wrong shapes best
@@ -45,7 +45,7 @@ def to_params(config: ModelConfig, state_dict: StateDict) -> model.Params:
     return params
 
 
-def from_params(config: ModelConfig, params: model.Params) -> StateDict:
+def from_params(config: ModelConfig, params: trajcast.Params) -> StateDict:
     """The state dict of our parameters, the inverse of `to_params`, with all other entries."""
     weights = {name: _flatten(_at(params, path)) for name, path in _names(config).items()}
     dtype = next(iter(weights.values())).dtype
@@ -55,7 +55,7 @@ def from_params(config: ModelConfig, params: model.Params) -> StateDict:
 
 def buffers(config: ModelConfig) -> StateDict:
     """Every entry of the state dict that is no weight, by its name."""
-    sizes, shapes = config.architecture, model.shapes(config)
+    sizes, shapes = config.architecture, trajcast.shapes(config)
     rms = np.array([config.displacement_rms, config.velocity_rms])
     entries = {
         "rms_targets": rms,
@@ -96,13 +96,13 @@ def _layer_buffers(block: str, config: ModelConfig, shapes: Any, inputs: Sequenc
         **_linear_buffers(f"{block}.linear_updates", shapes["update"]),
     }
     for product, irreps in (("dtp_edge", inputs), ("dtp_vel", contracted)):
-        paths = products.coupling_paths(irreps, sizes.lmax, sizes.lmax)
+        paths = convolution.coupling_paths(irreps, sizes.lmax, sizes.lmax)
         entries[f"{block}.{product}.tp.weight"] = np.zeros(0)
         entries[f"{block}.{product}.tp.output_mask"] = np.ones(width * sum(path.out.dim for path in paths))
         for path in paths:
             if min(path.first.l, path.l, path.out.l) > 0:  # the reference writes the others out by hand
                 name = f"_w3j_{path.first.l}_{path.l}_{path.out.l}"
-                three_j = products.coupling(path.first.l, path.l, path.out.l) / np.sqrt(path.out.dim)
+                three_j = convolution.coupling(path.first.l, path.l, path.out.l) / np.sqrt(path.out.dim)
                 entries[f"{block}.{product}.tp._compiled_main_left_right.{name}"] = three_j
     return entries
 
@@ -193,7 +193,7 @@ def _check_buffer(name: str, values: np.ndarray, expected: StateDict) -> None:
         match = _THREE_J.search(name)
         assert match is not None
         first, second, out = (int(degree) for degree in match.groups())
-        right = products.coupling(first, second, out)
+        right = convolution.coupling(first, second, out)
         right = right / np.sqrt(2 * out + 1)
     if values.shape != right.shape:
         raise ValueError(f"{name} is {values.shape}, but the configuration needs {right.shape}")

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from scipy.special import erf, erfc
 
-from ffmd_jax import units
-from ffmd_jax.reference.energies import Energy
-from ffmd_jax.state import Array, Graph, State, System
+from ffmd_jax.core import units
+from ffmd_jax.core.state import Array, Energy, Graph, State, System
 
 
 def erf_over_r(alpha: float, cutoff: float, tolerance: float = 1e-13) -> Callable[[Array], Array]:

@@ -16,9 +16,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ffmd_jax.state import Array, Graph, State, System
+from ffmd_jax.core.state import Array, Energy, Graph, State, System
 
-Energy = Callable[[System, State, Graph], Array]
 PairEnergy = Callable[[Array, Array, Array], Array]  # squared distances Å², species of i, species of j -> eV
 
 

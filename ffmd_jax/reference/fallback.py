@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import ase
 import numpy as np
 
-from ffmd_jax.reference import ase_teacher, production, systems
-from ffmd_jax.reference.teacher import Bath, Teacher
-from ffmd_jax.rollout import Block
-from ffmd_jax.state import Array, State, System
+from ffmd_jax.core.state import Array, State, System
+from ffmd_jax.dynamics.rollout import Block
+from ffmd_jax.reference import ase_engine, production, systems
+from ffmd_jax.reference.engine import Bath, Teacher
 
 
 class Fallback(NamedTuple):
@@ -34,7 +34,7 @@ def make(name: str, arguments: dict[str, Any], system: System, state: State, tim
     """
     positions = np.asarray(state.positions, np.float64)
     if ":" in name:
-        teacher = ase_teacher.teacher(name, _atoms(system, positions), ase_teacher.make_calculator(name, arguments))
+        teacher = ase_engine.teacher(name, _atoms(system, positions), ase_engine.make_calculator(name, arguments))
     else:
         teacher = production.teacher(systems.get(name, structure=(system, positions)))
     steps = round(time_step_fs / teacher.dt)

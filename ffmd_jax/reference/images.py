@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax import neighbors
+from ffmd_jax.core import neighbors
+from ffmd_jax.core.state import Array, System
 from ffmd_jax.reference.coulomb import invert
 from ffmd_jax.reference.energies import with_gradient
-from ffmd_jax.state import Array, System
 
 
 def all_pairs(

@@ -2,10 +2,9 @@
 
 import jax
 
-from ffmd_jax import units
-from ffmd_jax.reference.energies import Energy, forces
-from ffmd_jax.rollout import Propagate
-from ffmd_jax.state import Graph, State, System
+from ffmd_jax.core import units
+from ffmd_jax.core.state import Energy, Graph, Propagate, State, System
+from ffmd_jax.reference.energies import forces
 
 
 def drift_kick_drift(energy: Energy, dt: float, n_substeps: int = 1) -> Propagate:

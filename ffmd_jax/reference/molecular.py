@@ -6,8 +6,8 @@ Terms take vectors between bonded atoms, not indices, so that each force field g
 import jax.numpy as jnp
 import numpy as np
 
+from ffmd_jax.core.state import Array, System
 from ffmd_jax.reference.coulomb import invert
-from ffmd_jax.state import Array, System
 
 
 def bonds(vectors: Array, k: Array | float, length: Array | float) -> Array:

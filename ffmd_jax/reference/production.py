@@ -6,13 +6,15 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from ffmd_jax import mechanics, neighbors, rollout, thermostat, units
+from ffmd_jax.core import mechanics, neighbors, units
+from ffmd_jax.core import state as state_module
+from ffmd_jax.core.state import Array, Energy, Graph, State, System, cast
+from ffmd_jax.dynamics import rollout, thermostat
 from ffmd_jax.reference import sampling
-from ffmd_jax.reference.energies import Energy, forces
+from ffmd_jax.reference.energies import forces
+from ffmd_jax.reference.engine import Bath, Teacher
 from ffmd_jax.reference.integrator import drift_kick_drift
 from ffmd_jax.reference.systems import Reference
-from ffmd_jax.reference.teacher import Bath, Teacher
-from ffmd_jax.state import Array, Graph, State, System, cast
 
 
 def observe_energies(energy: Energy) -> rollout.Observe:
@@ -61,7 +63,7 @@ def run(
     n_steps: int,
     every: int,
     key: Array,
-    bath: thermostat.Thermostat | None = None,
+    bath: state_module.Thermostat | None = None,
 ) -> Iterator[rollout.Block]:
     """Yields blocks of reference MD with energies, in the precision of ``start``; NVE without a ``bath``."""
     return rollout.run(

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax import mechanics, units
-from ffmd_jax.reference.teacher import Bath, Teacher
-from ffmd_jax.rollout import Block
-from ffmd_jax.state import Array, State, System
+from ffmd_jax.core import mechanics, units
+from ffmd_jax.core.state import Array, State, System
+from ffmd_jax.dynamics.rollout import Block
+from ffmd_jax.reference.engine import Bath, Teacher
 
 _FRAME_FS = 10.0
 _SEARCHED = 0.5  # share of the spacing in which a start state is looked for

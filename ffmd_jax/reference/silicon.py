@@ -4,9 +4,8 @@ import functools
 
 import jax.numpy as jnp
 
-from ffmd_jax import neighbors
-from ffmd_jax.reference.energies import Energy
-from ffmd_jax.state import Array, Graph, State, System
+from ffmd_jax.core import neighbors
+from ffmd_jax.core.state import Array, Energy, Graph, State, System
 
 EPSILON = 2.16826  # eV
 SIGMA = 2.0951  # Å

@@ -10,8 +10,9 @@ import ase.data
 import ase.spacegroup
 import numpy as np
 
+from ffmd_jax.core import state
+from ffmd_jax.core.state import Array, System, make_system
 from ffmd_jax.reference import energies, molecular, opls, silica, silicon, water
-from ffmd_jax.state import Array, System, make_system
 
 Structure = tuple[System, Array]  # positions in Å
 
@@ -32,7 +33,7 @@ class Reference(NamedTuple):
     name: str
     system: System
     positions: np.ndarray
-    energy: energies.Energy
+    energy: state.Energy
     cutoff: float
     dt: float
     skin: float

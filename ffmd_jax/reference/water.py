@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ffmd_jax import units
+from ffmd_jax.core import state as state_module
+from ffmd_jax.core import units
+from ffmd_jax.core.state import Array, Graph, State, System, make_system
 from ffmd_jax.reference import coulomb, energies, images, molecular
-from ffmd_jax.state import Array, Graph, State, System, make_system
 
 CUTOFF = 9.0  # Å, of Lennard-Jones and of the Coulomb pairs
 CHARGES = {1: 0.41, 8: -0.82}  # e
@@ -28,7 +29,7 @@ _DSF_ALPHA = 0.2  # 1/Å
 _MOST_FOR_ALL_PAIRS = 800  # atoms
 
 
-def ewald(system: System, molecules: np.ndarray) -> energies.Energy:
+def ewald(system: System, molecules: np.ndarray) -> state_module.Energy:
     """SPC/Fw with Ewald's sum: forces to some 1e-4 kcal/mol/Å.  Planned for the system's cell.
 
     Args:
@@ -40,7 +41,7 @@ def ewald(system: System, molecules: np.ndarray) -> energies.Energy:
     return energies.total(_pairs(system, coulomb.screened(alpha, CUTOFF)), waves, _intramolecular(molecules))
 
 
-def damped(system: System, molecules: np.ndarray) -> energies.Energy:
+def damped(system: System, molecules: np.ndarray) -> state_module.Energy:
     """SPC/Fw with damped-shifted-force Coulomb, α = 0.2 /Å, cut at 9 Å: faster than `ewald`, not the same liquid.
 
     Within molecules k q q/r is taken out of the sum over all pairs, as for `ewald` (and as LAMMPS does).
@@ -68,7 +69,7 @@ def needs_table(system: System) -> bool:
     return len(system.species) > _MOST_FOR_ALL_PAIRS
 
 
-def _pairs(system: System, coulomb_pair: Callable[[Array], Array]) -> energies.Energy:
+def _pairs(system: System, coulomb_pair: Callable[[Array], Array]) -> state_module.Energy:
     """Coulomb of all pairs, also those within molecules, and Lennard-Jones between oxygens."""
 
     def dispersion_pair(squared: Array) -> Array:
@@ -93,7 +94,7 @@ def _pairs(system: System, coulomb_pair: Callable[[Array], Array]) -> energies.E
     return energy
 
 
-def _intramolecular(molecules: np.ndarray) -> energies.Energy:
+def _intramolecular(molecules: np.ndarray) -> state_module.Energy:
     """Bonds and angles, less the Coulomb energy of the pairs within molecules."""
     ordered = np.array_equal(molecules.reshape(-1), np.arange(molecules.size))
 

@@ -1,0 +1,1 @@
+"""What trajectories show, and what one differs in from another: numbers, figures, report pages."""

@@ -1,0 +1,29 @@
+"""``ffmd energy``."""
+
+from pathlib import Path
+
+import numpy as np
+from tyro.conf import Positional
+
+from ffmd_jax.cli import common
+
+
+def energy(system: Positional[str], structure: Positional[Path], /, json: bool = False) -> None:
+    """Prints the reference energy and forces of a structure.
+
+    Args:
+        system: Prepared system whose force field to use: quartz, water (Ewald), water-dsf, paracetamol, silicon, argon.
+        structure: Any file that ASE reads, or H5MD (last frame); molecules may be wrapped.
+        json: Print {"energy_eV": …, "forces_eV_per_A": [[…]]}.
+    """
+    common.use_double_precision()
+    from ffmd_jax.formats import trajectory
+    from ffmd_jax.reference import production, systems
+
+    atoms, state = trajectory.read_start(structure, need_velocities=False)
+    prepared = systems.get(system, structure=(atoms, state.positions))
+    value, force = production.energy_and_forces(prepared, prepared.system, prepared.positions)
+    if json:
+        common.print_json({"energy_eV": float(value), "forces_eV_per_A": np.asarray(force).tolist()})
+    else:
+        print(f"energy {float(value):.6f} eV, largest force {float(np.abs(force).max()):.4g} eV/Å")

@@ -1,0 +1,1 @@
+"""What everything else is built on: units, records, mechanics, neighbours, conservation laws, files."""

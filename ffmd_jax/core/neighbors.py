@@ -1,0 +1,280 @@
+"""Exact periodic neighbours for any cell, tilted or smaller than the cutoff, periodic in any of its directions.
+
+A `Search` is planned once on the host (it holds all that must be static for compilation); `build` and `update` are
+pure and run inside jit.  Rows of the neighbour table have a fixed capacity; when a row would not fit, `overflow` is
+set and the results of that step must be discarded (`rollout.run` grows the capacity and repeats the frame).
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ffmd_jax.core.state import Array, Graph, System, full_precision
+
+SKIN = 1.0  # Å, for roll-outs of models, whose steps move the fastest atoms by a tenth of it or more
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """The static part of a neighbour search.
+
+    Attributes:
+        cutoff: Å, edges are shorter than this.
+        skin: Å; the table also holds pairs up to cutoff + skin and stays exact until an atom has moved skin/2.
+        capacity: columns of the table.
+        translations: of the lattice to look at along each vector: as many as can bring a pair within cutoff + skin.
+        bins: of the cell along each vector, none thinner than cutoff + skin; () looks at all pairs of atoms.
+        bin_capacity: atoms a bin has room for.
+        window: fractional coordinates (low, high) that the bins of each vector span.
+        selected: columns of the graph of `select`; 0: the whole table.
+    """
+
+    cutoff: float
+    skin: float
+    capacity: int
+    translations: tuple[int, int, int] = (1, 1, 1)
+    bins: tuple[int, ...] = ()
+    bin_capacity: int = 0
+    window: tuple[tuple[float, float], ...] = ()
+    selected: int = 0
+
+    @property
+    def radius(self) -> float:
+        """Cutoff + skin, Å."""
+        return self.cutoff + self.skin
+
+
+class Neighbors(NamedTuple):
+    """A neighbour table with what is needed to keep it up to date.
+
+    Attributes:
+        graph: pairs within cutoff + skin.
+        positions: Å, ``[n_atoms, 3]``, where the table was built.
+        overflow: bool scalar, True once there was no room in a row of this table, in a bin or in a selection from it.
+    """
+
+    graph: Graph
+    positions: Array
+    overflow: Array
+
+
+def heights(cell: Array) -> np.ndarray:
+    """Perpendicular heights of the cell along its three lattice vectors, Å, ``[3]``."""
+    return 1.0 / np.linalg.norm(np.linalg.inv(np.asarray(cell, np.float64)), axis=0)
+
+
+def plan(
+    system: System, positions, cutoff: float, skin: float = 0.0, headroom: float = 1.0, select: bool = False
+) -> Search:
+    """Returns the `Search` for a system, with room for the neighbours at ``positions`` (Å, ``[..., n_atoms, 3]``).
+
+    Args:
+        headroom: the capacity is the largest count found times this, rounded up to a multiple of 4.
+        select: plan for `select`, too.
+
+    Raises:
+        ValueError: a cutoff that is not positive, or for which no atom has any neighbour, the skin included.
+    """
+    if not (np.isfinite(cutoff) and cutoff > 0 and skin >= 0):
+        raise ValueError(f"the cutoff must be positive and the skin not negative, not {cutoff} and {skin} Å")
+    frames = jnp.reshape(jnp.asarray(positions), (-1, len(system.species), 3))
+    # Along a vector, a pair within reach is less than reach/height apart: at most so many translations bring it there.
+    along = np.where(system.pbc, np.ceil(2 * (cutoff + skin) / heights(system.cell)), 1).astype(int)
+    search = Search(float(cutoff), float(skin), 0, (int(along[0]), int(along[1]), int(along[2])))
+    search = _plan_bins(search, system, np.asarray(frames), headroom)
+    most, most_inside = (int(count) for count in np.max(_count(search, system, frames), axis=0))
+    if most == 0 and len(system.species) > 1:
+        raise ValueError(f"no atom has a neighbour within {search.radius:g} Å: is the unit of the positions Å?")
+    return dataclasses.replace(
+        search,
+        capacity=max(4, 4 * int(np.ceil(most * headroom / 4))),
+        # Every column costs tensor products: little room, and rather another compilation.
+        selected=max(1, int(np.ceil(most_inside * (1 + (headroom - 1) / 2)))) if select else 0,
+    )
+
+
+def _plan_bins(search: Search, system: System, frames: np.ndarray, headroom: float) -> Search:
+    """The search with bins, if they leave fewer candidates than all pairs of atoms."""
+    fractional = frames @ np.linalg.inv(system.cell)
+    edges = (fractional.min(axis=(0, 1)) - 1e-3, fractional.max(axis=(0, 1)) + 1e-3)
+    low, high = (np.where(system.pbc, unit, edge) for unit, edge in zip((0.0, 1.0), edges, strict=True))
+    bins = np.maximum(1, np.floor((high - low) * heights(system.cell) / search.radius)).astype(int)
+    if np.any(system.pbc & (bins < 3)):  # a bin would be its own neighbour's neighbour
+        return search
+    window = tuple(zip(low.tolist(), high.tolist(), strict=True))
+    search = dataclasses.replace(search, bins=tuple(bins.tolist()), window=window)
+    fullest = max(int(np.bincount(np.asarray(_bin_of(search, system, x)[0])).max()) for x in frames)
+    search = dataclasses.replace(search, bin_capacity=int(np.ceil(fullest * headroom)) + 2)
+    n_atoms = frames.shape[1]
+    if 2 * 27 * search.bin_capacity > n_atoms:  # three bins or more along a vector: one translation at most
+        return dataclasses.replace(search, bins=(), bin_capacity=0, window=())
+    return search
+
+
+def grow(search: Search, factor: float = 1.3) -> Search:
+    """The search with larger capacities, for use after an overflow."""
+    return dataclasses.replace(
+        search,
+        capacity=4 * int(np.ceil(search.capacity * factor / 4)),
+        bin_capacity=int(np.ceil(search.bin_capacity * factor)),
+        selected=int(np.ceil(search.selected * factor)),
+    )
+
+
+@full_precision
+def build(search: Search, system: System, positions: Array) -> Neighbors:
+    """The neighbour table at ``positions`` (Å, ``[n_atoms, 3]``).
+
+    Costs atoms² × translations, or with bins atoms × (27 times the atoms in a bin).
+    """
+    if search.bins:
+        graph, overflow = _build_from_bins(search, system, positions)
+    else:
+        others = jnp.arange(positions.shape[0] * int(np.prod(search.translations)), dtype=jnp.int32)
+        within, shifts = _all_pairs(search, system, positions)
+        graph, overflow = _compact(
+            within, jnp.broadcast_to(others % len(positions), within.shape), shifts, search.capacity
+        )
+    return Neighbors(graph, positions, overflow)
+
+
+@full_precision
+def select(search: Search, system: System, positions: Array, table: Neighbors) -> tuple[Graph, Array]:
+    """The pairs of a table within the cutoff proper, in fewer columns, and whether they are too many for these."""
+    if not search.selected:
+        return table.graph, jnp.zeros((), bool)
+    squared = jnp.sum(vectors(system, positions, table.graph) ** 2, axis=-1)
+    within = table.graph.mask & (squared < search.cutoff**2)
+    return _compact(within, table.graph.senders, table.graph.shifts, search.selected)
+
+
+def _compact(within: Array, senders: Array, shifts: Array, capacity: int) -> tuple[Graph, Array]:
+    """The candidates ``[n_atoms, n_candidates]`` that are ``within``, at the front of rows, and the overflow flag."""
+    slot = jnp.where(within, jnp.cumsum(within, axis=1) - 1, capacity)  # out of bounds: dropped
+    column = jnp.broadcast_to(jnp.arange(within.shape[1], dtype=jnp.int32), within.shape)
+    rows = jnp.arange(len(within))[:, None]
+    chosen = jnp.zeros((len(within), capacity), jnp.int32).at[rows, slot].set(column, mode="drop")
+    counts = jnp.sum(within, axis=1)
+    mask = jnp.arange(capacity) < counts[:, None]
+    graph = Graph(
+        senders=jnp.where(mask, jnp.take_along_axis(senders, chosen, axis=1), 0),
+        shifts=jnp.where(mask[..., None], jnp.take_along_axis(shifts, chosen[..., None], axis=1), 0).astype(jnp.int8),
+        mask=mask,
+    )
+    return graph, jnp.max(counts) > capacity
+
+
+def update(search: Search, system: System, positions: Array, neighbors: Neighbors) -> Neighbors:
+    """The table rebuilt if any atom has moved more than skin/2 since the last build, else as it is."""
+    fresh = jax.lax.cond(
+        stale(search, positions, neighbors),
+        lambda: build(search, system, positions),
+        lambda: neighbors,
+    )
+    return fresh._replace(overflow=fresh.overflow | neighbors.overflow)
+
+
+def stale(search: Search, positions: Array, neighbors: Neighbors) -> Array:
+    """True once an atom has moved more than skin/2 since the table was built: it may miss a pair."""
+    moved = jnp.max(jnp.sum((positions - neighbors.positions) ** 2, axis=-1))
+    return moved > (0.5 * search.skin) ** 2
+
+
+@full_precision
+def vectors(system: System, positions: Array, graph: Graph) -> Array:
+    """Edge vectors r_j + S·cell − r_i, Å, ``[n_atoms, n_neighbors, 3]``; padding gets a vector of length zero."""
+    cell = jnp.asarray(system.cell, positions.dtype)
+    shifts = graph.shifts.astype(positions.dtype) @ cell
+    difference = positions[graph.senders] + shifts - positions[:, None]
+    return jnp.where(graph.mask[..., None], difference, 0.0)
+
+
+def _all_pairs(search: Search, system: System, positions: Array) -> tuple[Array, Array]:
+    """All (translation, j) candidates of every i: within reach or not, ``[n_atoms, n·n_atoms]``, and their shifts."""
+    cell = jnp.asarray(system.cell, positions.dtype)
+    n_atoms = positions.shape[0]
+    difference = positions[None, :] - positions[:, None]  # i, j
+    fractional = difference @ jnp.linalg.inv(cell)
+    # The n translations that leave the pair at most n/2 apart; the nearest one for n = 1.
+    counts = np.array(search.translations, positions.dtype)
+    first = jnp.where(system.pbc, jnp.floor(1 - counts / 2 - fractional), 0.0)  # i, j, 3
+    images = np.array(list(np.ndindex(*search.translations)), positions.dtype)
+    shifts = first[:, None] + images[None, :, None]  # i, image, j, 3
+    squared = jnp.sum((difference[:, None] + shifts @ cell) ** 2, axis=-1)
+    own = jnp.eye(n_atoms, dtype=bool)[:, None] & jnp.all(shifts == 0, axis=-1)
+    within = (squared < search.radius**2) & ~own
+    return within.reshape(n_atoms, -1), shifts.astype(jnp.int8).reshape(n_atoms, -1, 3)
+
+
+def _bin_of(search: Search, system: System, positions: Array) -> tuple[Array, Array, Array]:
+    """Of every atom: the flat index of its bin, its bin along each vector, and its lattice translation."""
+    fractional = positions @ jnp.linalg.inv(jnp.asarray(system.cell, positions.dtype))
+    image = jnp.where(system.pbc, jnp.floor(fractional), 0.0)
+    low, high = np.array(search.window, dtype=positions.dtype).T
+    place = (fractional - image - low) / (high - low) * np.array(search.bins, dtype=positions.dtype)
+    # Along an open vector the outermost bins also hold what is beyond them: neighbours stay neighbours.
+    along = jnp.clip(place.astype(jnp.int32), 0, np.array(search.bins) - 1)
+    return _flat(search, along), along, image.astype(jnp.int32)
+
+
+def _flat(search: Search, along: Array) -> Array:
+    return (along[..., 0] * search.bins[1] + along[..., 1]) * search.bins[2] + along[..., 2]
+
+
+def _build_from_bins(search: Search, system: System, positions: Array) -> tuple[Graph, Array]:
+    """As `build`, from the atoms in the bin of each atom and in the 26 around it."""
+    cell = jnp.asarray(system.cell, positions.dtype)
+    n_atoms, bins = len(positions), np.array(search.bins)
+    flat, along, image = _bin_of(search, system, positions)
+    order = jnp.argsort(flat).astype(jnp.int32)
+    rank = jnp.arange(n_atoms, dtype=jnp.int32) - jnp.searchsorted(flat[order], flat[order]).astype(jnp.int32)
+    empty = n_atoms
+    members = jnp.full((int(np.prod(bins)), search.bin_capacity), empty, jnp.int32)
+    members = members.at[flat[order], rank].set(order, mode="drop")
+    steps = [(-1, 0, 1) if n > 1 else (0,) for n in search.bins]
+    around = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3)
+
+    def row(i: Array) -> tuple[Array, Array, Array]:
+        bin_ = along[i] + around
+        turns = jnp.where(system.pbc, bin_ // bins, 0)  # lattice translations of the bin beyond the border
+        inside = jnp.all((bin_ - turns * bins >= 0) & (bin_ - turns * bins < bins), axis=-1)
+        others = jnp.where(inside[:, None], members[_flat(search, bin_ - turns * bins)], empty)
+        real = others < empty
+        others = jnp.where(real, others, 0)
+        shifts = turns[:, None] - image[others] + image[i]
+        difference = positions[others] + shifts.astype(positions.dtype) @ cell - positions[i]
+        within = real & (jnp.sum(difference**2, axis=-1) < search.radius**2)
+        within &= (others != i) | jnp.any(shifts != 0, axis=-1)
+        return within.reshape(-1), others.reshape(-1), shifts.reshape(-1, 3)
+
+    def rows(i: Array) -> tuple[Graph, Array]:
+        within, others, shifts = jax.vmap(row)(i)
+        return _compact(within, others, shifts, search.capacity)
+
+    block = min(n_atoms, 1024)  # the candidates of all atoms at once would fill gigabytes
+    padded = jnp.minimum(jnp.arange(-(-n_atoms // block) * block), n_atoms - 1).reshape(-1, block)
+    graphs, overflows = jax.lax.map(rows, padded)
+    graph = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n_atoms], graphs)
+    return graph, jnp.any(overflows) | jnp.any(rank >= search.bin_capacity)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@full_precision
+def _count(search: Search, system: System, frames: Array) -> Array:
+    """Largest numbers of neighbours of any atom within radius and cutoff, ``[n_frames, 2]``, uncapped with bins."""
+
+    def count(positions):
+        if search.bins:
+            full = dataclasses.replace(search, capacity=27 * search.bin_capacity)
+            graph = _build_from_bins(full, system, positions)[0]
+            squared = jnp.sum(vectors(system, positions, graph) ** 2, axis=-1)
+            masks = graph.mask, graph.mask & (squared < search.cutoff**2)
+        else:
+            masks = (_all_pairs(dataclasses.replace(search, skin=s), system, positions)[0] for s in (search.skin, 0.0))
+        return jnp.stack([jnp.max(jnp.sum(mask, axis=1)) for mask in masks])
+
+    return jax.lax.map(count, frames)

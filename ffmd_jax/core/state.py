@@ -1,0 +1,146 @@
+"""The records that everything else passes around: immutable pytrees without behaviour."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Array = jax.Array | np.ndarray
+
+
+class System(NamedTuple):
+    """What stays constant along a trajectory.
+
+    Attributes:
+        species: atomic numbers, int ``[n_atoms]``.
+        masses: u, ``[n_atoms]``.
+        cell: rows are the lattice vectors, Å, ``[3, 3]``; rows of open directions only complete the basis.
+        pbc: periodic directions, bool ``[3]``.
+    """
+
+    species: Array
+    masses: Array
+    cell: Array
+    pbc: Array
+
+
+class State(NamedTuple):
+    """A point of phase space; with a leading frame axis, a trajectory.
+
+    Attributes:
+        positions: unwrapped, Å, ``[..., n_atoms, 3]``.
+        velocities: Å/fs, ``[..., n_atoms, 3]``.
+    """
+
+    positions: Array
+    velocities: Array
+
+
+class Graph(NamedTuple):
+    """Neighbours j of every atom i as dense, padded rows.
+
+    Attributes:
+        senders: index of j, int32 ``[n_atoms, n_neighbors]``; padding points to atom 0.
+        shifts: lattice translations S, int8 ``[n_atoms, n_neighbors, 3]``, such that the edge vector is
+            ``positions[j] + S @ cell - positions[i]`` for unwrapped positions.
+        mask: True where the entry is a neighbour, bool ``[n_atoms, n_neighbors]``.
+    """
+
+    senders: Array
+    shifts: Array
+    mask: Array
+
+
+Energy = Callable[[System, State, Graph], Array]  # eV, scalar: a force field, or a trained potential
+Propagate = Callable[[System, State, Graph], State]  # the state an interval later: a network, or an integrator
+Correct = Callable[[System, State, State], State]  # (system, before, after) -> after, with a conservation law restored
+Thermostat = Callable[..., State]  # (key, system, state[, temperature_K]) -> state
+
+
+def make_system(species, masses, cell: Any = None, pbc: Any = False) -> System:
+    """Returns a checked `System` with float64 host arrays.
+
+    Args:
+        species: atomic numbers, ``[n_atoms]``.
+        masses: u, ``[n_atoms]``.
+        cell: Å, ``[3, 3]`` or ``[3]`` (orthorhombic), or None for an open system.
+        pbc: one bool or three.
+
+    Raises:
+        ValueError: wrong shapes, unphysical masses or species, a singular cell in periodic directions.
+    """
+    species = np.asarray(species, dtype=np.int32)
+    masses = np.asarray(masses, dtype=np.float64)
+    pbc = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
+    cell = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
+    if cell.shape == (3,):
+        cell = np.diag(cell)
+    if species.ndim != 1 or species.size == 0 or masses.shape != species.shape or cell.shape != (3, 3):
+        raise ValueError(
+            f"a system needs species [n_atoms], masses [n_atoms] and a cell [3, 3], "
+            f"not {species.shape}, {masses.shape} and {cell.shape}"
+        )
+    if species.min() < 1 or species.max() > 118:
+        raise ValueError(f"species must be atomic numbers from 1 to 118, found {species.min()}…{species.max()}")
+    if not (np.isfinite(masses).all() and masses.min() > 0):
+        raise ValueError("masses must be positive and finite (u)")
+    if not np.isfinite(cell).all():
+        raise ValueError("the cell holds NaN or infinite entries")
+    return System(species, masses, _complete_cell(cell, pbc), pbc)
+
+
+def _complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """The cell with zero rows of open directions replaced by unit vectors orthogonal to the others."""
+    cell = cell.copy()
+    for axis in range(3):
+        if not pbc[axis] and np.linalg.norm(cell[axis]) < 1e-6:
+            given = [row for row in cell if np.linalg.norm(row) > 1e-6]
+            basis = np.linalg.svd(np.array(given))[2] if given else np.eye(3)
+            cell[axis] = basis[-1]
+    lengths = np.linalg.norm(cell, axis=1)
+    if lengths.min() < 1e-6 or abs(np.linalg.det(cell / lengths[:, None])) < 1e-4:
+        raise ValueError(f"the cell is singular (lattice vector lengths {np.round(lengths, 4).tolist()} Å)")
+    return cell
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """``function`` with its matrix products in the precision of their operands.
+
+    By default GPUs and TPUs round the operands to 10 (TF32) or 7 bits (bfloat16) of mantissa: a position 10 Å from the
+    origin by 0.005 or 0.03 Å, and the network would not be equivariant.  CPUs never do.
+    """
+
+    @functools.wraps(function)
+    def exact(*args: P.args, **kwargs: P.kwargs) -> R:
+        with jax.default_matmul_precision("highest"):
+            return function(*args, **kwargs)
+
+    return exact
+
+
+def cast(tree, dtype):
+    """The pytree with every floating-point array in ``dtype``, so that mixed precision never promotes by accident."""
+
+    def convert(leaf):
+        return jnp.asarray(leaf, dtype) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
+
+    return jax.tree.map(convert, tree)
+
+
+def check_state(system: System, state: State) -> None:
+    """Raises ValueError unless positions and velocities fit the system and are finite."""
+    n_atoms = len(system.species)
+    for name, values in zip(state._fields, state, strict=True):
+        if values.shape[-2:] != (n_atoms, 3):
+            raise ValueError(f"{name} must be [..., {n_atoms}, 3], not {tuple(values.shape)}")
+        bad = ~np.isfinite(np.asarray(values)).all(axis=-1)
+        if bad.any():
+            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            place = f"atom {where[-1]}" + (f" of frame {where[0]}" if len(where) > 1 else "")
+            raise ValueError(f"{name} hold NaN or infinite values (first at {place})")

@@ -1,0 +1,1 @@
+"""Rollouts: ensembles, thermostats, steps inside jit, monitors, restart files."""

@@ -1,0 +1,120 @@
+"""Restart files of roll-outs: all that the next step depends on, bit for bit."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ffmd_jax.core import files
+from ffmd_jax.core.neighbors import Search
+from ffmd_jax.core.state import State, System
+from ffmd_jax.dynamics.rollout import Carry
+from ffmd_jax.models.config import ModelConfig
+
+_FORMAT = "ffmd_jax restart 2"
+
+
+class Saved(NamedTuple):
+    """A restart file.
+
+    Attributes:
+        facts: what determines the trajectory, JSON-able; see `check_same`.
+        notes: what else the run has to remember, JSON-able.
+        n_frames: in the trajectory file, of each replica; what it holds beyond is torn.
+        search: of the neighbour tables, whose sizes fix the order of sums.
+        leaves: of the carry.
+    """
+
+    facts: dict[str, Any]
+    notes: dict[str, Any]
+    n_frames: tuple[int, ...]
+    search: Search
+    leaves: list[np.ndarray]
+
+
+def path_of(trajectory: Path) -> Path:
+    """Where the restart file of a trajectory is."""
+    return trajectory.with_name(trajectory.name + ".restart")
+
+
+def save(path: Path, carry: Carry, search: Search, facts: dict, notes: dict, n_frames: tuple[int, ...]) -> None:
+    """Writes a restart file; it is the old one or the new one, wherever the process ends."""
+    leaves = jax.tree.leaves(carry._replace(key=jax.random.key_data(carry.key)))
+    head = {
+        "format": _FORMAT,
+        "facts": facts,
+        "notes": notes,
+        "n_frames": n_frames,
+        "search": dataclasses.asdict(search),
+    }
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+    np.savez(buffer, head=json.dumps(head), **arrays)
+    files.write_atomically(path, buffer.getvalue())
+
+
+def load(path: Path) -> Saved:
+    """A restart file.
+
+    Raises:
+        ValueError: it is none, or damaged, or of another version.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            head = json.loads(str(stored["head"]))
+            leaves = [stored[f"leaf_{i}"] for i in range(len(stored.files) - 1)]
+        if head["format"] == _FORMAT:
+            sizes = {name: _tuples(value) for name, value in head["search"].items()}
+            return Saved(head["facts"], head["notes"], tuple(head["n_frames"]), Search(**sizes), leaves)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no restart file, or damaged ({type(error).__name__})") from None
+    raise ValueError(f"{path} is of another version of ffmd_jax; --overwrite begins the run anew")
+
+
+def restore(saved: Saved, like: Carry) -> Carry:
+    """The saved carry, in the shape of one that the same run would start with.
+
+    Raises:
+        ValueError: another shape.
+    """
+    expected, structure = jax.tree.flatten(like._replace(key=jax.random.key_data(like.key)))
+    shapes = [(leaf.shape, leaf.dtype) for leaf in expected]
+    if shapes != [(leaf.shape, leaf.dtype) for leaf in saved.leaves]:
+        raise ValueError("the restart file does not fit this run")
+    carry = structure.unflatten([jax.numpy.asarray(leaf) for leaf in saved.leaves])
+    return carry._replace(key=jax.random.wrap_key_data(carry.key))
+
+
+def fingerprint(*trees: ModelConfig | System | State | Any) -> str:
+    """A digest of configurations and arrays; the calibration of monitors is not part of it."""
+    digest = hashlib.sha256()
+    for tree in trees:
+        if isinstance(tree, ModelConfig):
+            digest.update(repr(dataclasses.replace(tree, calibration=None)).encode())
+            continue
+        for leaf in jax.tree.leaves(tree):
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_same(name: str, before: dict[str, Any] | None, now: dict[str, Any]) -> None:
+    """Raises ValueError, with the first setting that differs, unless the file ``name`` was made with these facts."""
+    if before is None:
+        raise ValueError(f"cannot resume: {name} was not made by ffmd rollout")
+    for fact, value in now.items():
+        if before.get(fact) == value:
+            continue
+        if fact in ("model", "start"):
+            raise ValueError(f"cannot resume: {name} was made with another {fact}")
+        option = f"--{fact.replace('_', '-')}"
+        raise ValueError(f"cannot resume with {option} = {value}: {name} was made with {before.get(fact)}")
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value

@@ -1,0 +1,152 @@
+"""What defines a model and its training: frozen dataclasses, saved as JSON beside the weights."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Sizes of the network; the defaults are those of the paper (2.2 M parameters).
+
+    Attributes:
+        cutoff: Interatomic cutoff, Å.
+        lmax: Largest angular momentum of the atoms' features.
+        channels: Channels of each irrep of the features.
+        layers: Message-passing layers.
+        harmonics_lmax: Largest angular momentum of the spherical harmonics of edges and velocities; -1: lmax.
+        radial_basis: Bessel functions of the interatomic distance.
+        radial_hidden: Widths of the hidden layers of the radial network.
+        radial_intervals: Make the radial functions cubic splines on this many equal parts of the range of distances,
+            through the values of the radial network: training costs a fraction, most of all on CPUs, and functions
+            are smooth between the distances that the data hold.  0: the network itself, as in the paper.
+        cutoff_power: Power p of the polynomial cutoff envelope.
+        speed_basis: Gaussians of the speed.
+        speed_hidden: Widths of the hidden layers of the speed network.
+        velocity_input: Also feed the velocity vector itself, not only its direction and speed embedding.
+        velocity_skip: Predict only what differs from free flight: Δr from v Δt, and the new velocity from v.
+        natural_parity: Carry only features of parity (−1)^l (0e, 1o, 2e …): half the cost.
+        bounded_gates: Multiply vectors and tensors by sigmoids, not by the paper's silu: then features that are too
+            large leave a gate no larger than in proportion, and are not squared by every layer.
+    """
+
+    cutoff: float = 4.5
+    lmax: int = 2
+    channels: int = 64
+    layers: int = 4
+    harmonics_lmax: int = -1
+    radial_basis: int = 8
+    radial_hidden: tuple[int, ...] = (64, 64, 64)
+    radial_intervals: int = 128
+    cutoff_power: int = 6
+    speed_basis: int = 8
+    speed_hidden: tuple[int, ...] = (64, 64, 64)
+    velocity_input: bool = False
+    velocity_skip: bool = False
+    natural_parity: bool = False
+    bounded_gates: bool = False
+
+    def __post_init__(self):
+        if self.cutoff <= 0:
+            raise ValueError(f"the cutoff must be positive, not {self.cutoff} Å")
+        if self.lmax < 1 or min(self.channels, self.layers, self.radial_basis, self.speed_basis) < 1:
+            raise ValueError("lmax, channels, layers and the basis sizes must be at least 1")
+        if self.radial_intervals != 0 and self.radial_intervals < 4:
+            raise ValueError(f"radial_intervals must be 0 or at least 4, not {self.radial_intervals}")
+        if -1 < self.harmonics_lmax < self.lmax:
+            raise ValueError(f"harmonics_lmax ({self.harmonics_lmax}) is below lmax ({self.lmax})")
+        if self.channels < 4:
+            raise ValueError(f"channels must be at least 4 (the read-out has a quarter), not {self.channels}")
+
+    @property
+    def lmax_harmonics(self) -> int:
+        """The largest angular momentum of the spherical harmonics."""
+        return self.lmax if self.harmonics_lmax < 0 else self.harmonics_lmax
+
+
+# What `ffmd train` starts from; the shipped models have it with cutoffs of 4 to 6 Å: a ninth of the paper's weights.
+SMALL = Architecture(channels=32, radial_hidden=(32, 32), speed_hidden=(32,), natural_parity=True, bounded_gates=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What a model showed on states that it was not trained on; the monitors of roll-outs alarm beyond multiples of it.
+
+    Attributes:
+        round_trip: Largest time-reversal error of one step, RMS over the atoms of a state; see `monitors`.
+        round_trip_atom: The same of the worst single atom.
+        kinetic_drift: Of each element: relative change of the mean kinetic energy in short free runs from these states.
+        momentum_change: Largest change of the total momentum in one step, relative to Σ m|v|.
+        speeds: Å/fs, largest of each element in these states.
+        temperature_K: Highest temperature of these states, K.
+    """
+
+    round_trip: float
+    round_trip_atom: float
+    kinetic_drift: tuple[float, ...]
+    momentum_change: float
+    speeds: tuple[float, ...]
+    temperature_K: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """All that must be known to use the weights of a model.
+
+    Attributes:
+        elements: Atomic numbers, ascending.
+        masses: u, of each element, as in the training data.
+        time_step_fs: Δt, fs, of one step of the model.
+        displacement_rms: RMS component of the displacements in the training data, Å.
+        velocity_rms: RMS component of the velocities in the training data, Å/fs.
+        speed_max: Upper end of the speed embedding, Å/fs.
+        speed_limits: Å/fs, of each element: the speed embedding stays constant above, where the training data are too
+            few to determine it and it would explode.  Empty: none, as in the paper.
+        average_neighbors: Mean number of neighbours within the cutoff.
+        conserve_angular_momentum: For isolated molecules.
+        shortest_distance: Å, of the closest pair of atoms in the training data; 0: unknown.
+        architecture: Sizes of the network.
+        net_linear_momentum: Total momentum to impose at every step, u Å/fs; None: the state keeps its own.
+        net_angular_momentum: Total angular momentum about the centre of mass to impose, u Å²/fs; or None.
+        calibration: What the monitors of roll-outs go by; None: not calibrated, and fewer of them work.
+    """
+
+    elements: tuple[int, ...]
+    masses: tuple[float, ...]
+    time_step_fs: float
+    displacement_rms: float
+    velocity_rms: float
+    speed_max: float
+    average_neighbors: float
+    conserve_angular_momentum: bool = False
+    speed_limits: tuple[float, ...] = ()
+    shortest_distance: float = 0.0
+    architecture: Architecture = Architecture()
+    net_linear_momentum: tuple[float, ...] | None = None
+    net_angular_momentum: tuple[float, ...] | None = None
+    calibration: Calibration | None = None
+
+    def __post_init__(self):
+        if list(self.elements) != sorted(set(self.elements)) or len(self.masses) != len(self.elements):
+            raise ValueError(f"elements must ascend, with a mass each: {self.elements}, {self.masses}")
+        if not 0 <= self.shortest_distance < self.architecture.cutoff:
+            raise ValueError(f"shortest_distance must be below the cutoff, not {self.shortest_distance} Å")
+        if len(self.speed_limits) not in (0, len(self.elements)) or not all(v > 0 for v in self.speed_limits):
+            raise ValueError(f"speed_limits must be positive, one for each element: {self.speed_limits}")
+        for name in ("time_step_fs", "displacement_rms", "velocity_rms", "speed_max", "average_neighbors"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("net_linear_momentum", "net_angular_momentum"):
+            if getattr(self, name) is not None and len(getattr(self, name)) != 3:
+                raise ValueError(f"{name} must have three components, not {getattr(self, name)}")
+        if self.net_angular_momentum is not None and not self.conserve_angular_momentum:
+            raise ValueError("net_angular_momentum needs conserve_angular_momentum")
+        found = self.calibration
+        if found is not None and {len(found.kinetic_drift), len(found.speeds)} != {len(self.elements)}:
+            raise ValueError("the calibration must hold kinetic_drift and speeds of each element")
+
+    @property
+    def splines_from(self) -> float:
+        """Å; splines of the distance begin here and stay constant below.
+
+        A tenth below the closest pair of the training data; if that is unknown, where no two nuclei come (H–H: 0.74 Å).
+        """
+        return 0.9 * self.shortest_distance or 0.5

@@ -1,0 +1,233 @@
+"""Any ASE calculator as a teacher: ASE's own MD (velocity Verlet, Langevin, CSVR) in float64 on the host."""
+
+import ast
+import importlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ffmd_jax.core import mechanics, neighbors, units
+from ffmd_jax.core.state import Array, Graph, State, make_system
+from ffmd_jax.dynamics import rollout
+from ffmd_jax.formats import ase_files, common, h5md, trajectory
+from ffmd_jax.reference.engine import Bath, Teacher
+from ffmd_jax.reference.sampling import kinetic_energies
+
+MakeCalculator = Callable[[], Any]
+
+_BLOCK_S = 1.0  # wall time between two blocks
+_INSTALL = {
+    "tblite": "pip install 'ffmd-jax[xtb]'",
+    "mace": "pip install mace-torch",
+    "sevenn": "pip install sevenn",
+    "chgnet": "pip install chgnet",
+}
+_QUIET = {"tblite.ase:TBLite": {"verbosity": 0}}  # its table of every step would tear up the progress bar
+
+
+def read_atoms(path: Path) -> Any:
+    """The last structure in a file, as ASE's Atoms with its charges and magnetic moments; H5MD is read, too.
+
+    Raises:
+        ValueError: one line that names the file: unreadable, without atoms, with constraints, a singular cell.
+    """
+    import ase
+
+    if path.is_file() and h5md.recognises(path):
+        system, state = trajectory.read_start(path, need_velocities=False)
+        return ase.Atoms(
+            system.species,
+            state.positions,
+            masses=system.masses,
+            cell=system.cell * system.pbc[:, None],
+            pbc=system.pbc,
+        )
+    with common.errors_name(path):
+        atoms = ase_files.images(path, -1)[0]
+        if not len(atoms):
+            raise ValueError("the file holds a structure without atoms")
+        if atoms.constraints:
+            raise ValueError("the structure has constraints; a propagator learns the motion of all atoms: remove them")
+        make_system(atoms.numbers, atoms.get_masses(), atoms.cell.array, atoms.pbc)
+        if not np.isfinite(atoms.positions).all():
+            raise ValueError("positions hold NaN or infinite values")
+    return atoms
+
+
+def parse_arguments(text: str) -> dict[str, Any]:
+    """Keyword arguments from ``key=value,key=value``: Python literals, true and false, else strings.
+
+    A value may hold commas: only one before the next ``key=`` separates.
+
+    Raises:
+        ValueError: an entry without ``=``, or a key twice.
+    """
+    arguments: dict[str, Any] = {}
+    for entry in re.split(r",(?=\s*[A-Za-z_]\w*\s*=)", text) if text.strip() else []:
+        key, equals, value = (part.strip() for part in entry.partition("="))
+        if not equals or not key.isidentifier():
+            raise ValueError(f"--calculator-args takes key=value,key=value…, not '{entry.strip()}'")
+        if key in arguments:
+            raise ValueError(f"--calculator-args names {key} twice")
+        arguments[key] = _literal(value)
+    return arguments
+
+
+def _literal(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def make_calculator(name: str, arguments: dict[str, Any]) -> MakeCalculator:
+    """What makes the calculator ``module:name``, a class or a function that returns a calculator.
+
+    Raises:
+        ValueError: not of that form, not there, or not callable; the message says what to install.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (colon and module_name and attribute):
+        raise ValueError(f"--calculator takes module:Class, such as tblite.ase:TBLite, not '{name}'")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a broken installation raises anything
+        package = module_name.split(".")[0]
+        advice = _INSTALL.get(package, f"install the package that has {module_name}")
+        reason = f"{type(error).__name__}: {common.first_line(error)}"
+        raise ValueError(f"cannot import {module_name} ({reason}); {advice}") from error
+    made = getattr(module, attribute, None)
+    if not callable(made):
+        raise ValueError(f"{module_name} has no calculator '{attribute}'")
+
+    def make() -> Any:
+        try:
+            return made(**(_QUIET.get(name, {}) | arguments))
+        except Exception as error:  # a calculator may raise anything
+            reason = f"{type(error).__name__} {common.first_line(error)}"
+            raise ValueError(f"{name} does not accept --calculator-args {arguments}: {reason}") from error
+
+    return make
+
+
+def teacher(name: str, atoms: Any, make: MakeCalculator, dt: float | None = None) -> Teacher:
+    """The structure with the calculator, tried once, as a `Teacher`.
+
+    Every run makes a calculator of its own: what it remembers (a converged density) would make a run depend on those
+    before it.  The centre of mass is held fixed; calculators whose forces do not add up to zero would move it.
+
+    Args:
+        name: for messages.
+        atoms: ASE's Atoms; their velocities are not used.
+        make: makes a calculator.
+        dt: fs (default: 0.5 with hydrogen, else 1).
+
+    Raises:
+        ValueError: the calculator fails, or gives no finite energy and forces.
+    """
+    system = make_system(atoms.numbers, atoms.get_masses(), atoms.cell.array, atoms.pbc)
+    step = dt if dt is not None else (0.5 if 1 in atoms.numbers else 1.0)
+    _try(name, atoms, make())
+
+    def run(start: State, *, n_steps: int, every: int, key: Array, bath: Bath | None = None) -> Iterator[rollout.Block]:
+        if every < 1 or n_steps < 1 or n_steps % every:
+            raise ValueError(f"the number of steps ({n_steps}) must be a positive multiple of every ({every})")
+        moving = _prepared(atoms, make(), start)
+        dynamics = _dynamics(moving, step, bath, float(mechanics.degrees_of_freedom(system)), key)
+        frames, stamps, deadline = [], [], time.monotonic() + _BLOCK_S
+        for done in range(every, n_steps + 1, every):
+            _advance(dynamics, every, done * step)
+            state = State(moving.positions.copy(), moving.get_velocities() * units.ASE_VELOCITY)
+            potential = float(moving.get_potential_energy())
+            _check_finite(state, potential, done * step)
+            frames.append((state, potential))
+            stamps.append(done * step)
+            if time.monotonic() > deadline or done == n_steps:
+                yield _block(system, frames, np.array(stamps), key)
+                frames, stamps, deadline = [], [], time.monotonic() + _BLOCK_S
+
+    return Teacher(name, system, atoms.positions.copy(), step, run)
+
+
+def _try(name: str, atoms: Any, calculator: Any) -> None:
+    """Raises ValueError unless the calculator gives a finite energy and forces."""
+    trial = atoms.copy()
+    trial.calc = calculator
+    try:
+        energy, forces = trial.get_potential_energy(), np.asarray(trial.get_forces())
+    except NotImplementedError as error:
+        raise ValueError(f"{name} gives no energies and forces: {common.first_line(error)}") from error
+    except Exception as error:  # a calculator may raise anything, and may be none
+        raise ValueError(
+            f"{name} fails on the start structure (wrong --calculator-args, or no ASE calculator?): "
+            f"{type(error).__name__} {common.first_line(error)}"
+        ) from error
+    if np.ndim(energy) or forces.shape != (len(atoms), 3) or not np.isfinite(energy) or not np.isfinite(forces).all():
+        raise ValueError(f"{name} gives no finite energy and forces [n_atoms, 3] on the start structure")
+
+
+def _prepared(atoms: Any, calculator: Any, start: State) -> Any:
+    """The atoms at a start state, with the calculator."""
+    from ase.constraints import FixCom
+
+    moving = atoms.copy()
+    moving.calc = calculator
+    moving.set_positions(np.array(start.positions, dtype=np.float64))
+    moving.set_velocities(np.array(start.velocities, dtype=np.float64) / units.ASE_VELOCITY)
+    moving.set_constraint(FixCom())
+    return moving
+
+
+def _dynamics(atoms: Any, dt: float, bath: Bath | None, freedom: float, key: Array) -> Any:
+    """ASE's integrator; ``freedom`` corrects its count of the degrees of freedom, which ignores rotations."""
+    from ase.md.bussi import Bussi
+    from ase.md.langevin import Langevin
+    from ase.md.verlet import VelocityVerlet
+
+    step = dt / units.ASE_TIME
+    if bath is None:
+        return VelocityVerlet(atoms, step)
+    if bath.friction_tau_fs is not None:
+        raise ValueError("ASE's dynamics have no friction besides CSVR")
+    rng: Any = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    tau = bath.tau_fs / units.ASE_TIME
+    if bath.kind == "langevin":
+        return Langevin(atoms, step, temperature_K=bath.temperature_K, friction=1 / tau, fixcm=False, rng=rng)
+    dynamics: Any = Bussi(atoms, step, temperature_K=bath.temperature_K, taut=tau, rng=rng)
+    dynamics.target_kinetic_energy *= freedom / dynamics.ndof
+    dynamics.ndof = freedom
+    return dynamics
+
+
+def _advance(dynamics: Any, n_steps: int, time_fs: float) -> None:
+    try:
+        dynamics.run(n_steps)
+    except Exception as error:  # a calculator may raise anything
+        raise rollout.Diverged(
+            f"the calculator failed before {time_fs:g} fs: {type(error).__name__} {common.first_line(error)}"
+        ) from error
+
+
+def _check_finite(state: State, potential: float, time_fs: float) -> None:
+    if not (np.isfinite(potential) and all(np.isfinite(values).all() for values in state)):
+        raise rollout.Diverged(f"the trajectory diverged: numbers are no longer finite at {time_fs:g} fs")
+
+
+def _block(system, frames: list[tuple[State, float]], times: np.ndarray, key: Array) -> rollout.Block:
+    """The frames as a block; its neighbour table is empty, as the calculator finds its own neighbours."""
+    states = State(*(np.stack([state[i] for state, _ in frames]) for i in range(2)))
+    potential = np.array([energy for _, energy in frames])
+    total = potential + kinetic_energies(system, states.velocities)
+    last, n_atoms = State(*(values[-1] for values in states)), len(system.species)
+    empty = Graph(np.zeros((n_atoms, 0), np.int32), np.zeros((n_atoms, 0, 3), np.int8), np.zeros((n_atoms, 0), bool))
+    table = neighbors.Neighbors(empty, last.positions, np.array(False))
+    observables = {"potential_energy_eV": potential, "total_energy_eV": total}
+    return rollout.Block(states, times, observables, rollout.Carry(key, last, table))

@@ -1,0 +1,1 @@
+"""Training: batches, losses, optimizer, the loop over devices, checkpoints, calibration."""

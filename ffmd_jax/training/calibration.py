@@ -1,0 +1,83 @@
+"""What a trained model shows on states that it was not trained on: the limits of its monitors."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ffmd_jax.core import mechanics, neighbors
+from ffmd_jax.core.state import Array, State, System, cast
+from ffmd_jax.data.dataset_file import Pairs
+from ffmd_jax.dynamics import alarms, monitors, rollout
+from ffmd_jax.models import radial_tables, trajcast
+from ffmd_jax.models.config import Calibration, ModelConfig
+
+_STATES, _FREE_STEPS = 24, 64
+
+
+def calibrate(
+    config: ModelConfig,
+    params: Any,
+    pairs: Pairs,
+    system: System,
+    show: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> ModelConfig:
+    """The configuration with what the model shows on held-out pairs, of which at most 24 are taken, evenly chosen.
+
+    From each of these, one step and its round trip, and 64 free steps, whose mean kinetic energy is compared with that
+    of all held-out states, of one cell.  ``show`` passes the chosen on, perhaps with a progress bar.
+    """
+    alike = np.all(pairs.cells == pairs.cells[0], axis=(1, 2))
+    system = cast(system._replace(cell=pairs.cells[0]), jnp.float32)
+    states = State(*(np.asarray(values[alike], np.float32) for values in pairs.state))
+    chosen = np.unique(np.linspace(0, len(states.positions) - 1, _STATES).round().astype(int))
+    look = jax.jit(_make_look(config, params, system, states.positions[chosen]))
+    starts = (State(*(jnp.asarray(values[i]) for values in states)) for i in show(chosen.tolist()))
+    seen = [jax.tree.map(np.asarray, look(start)) for start in starts]
+    mean, worst, change, free = (np.stack([one[i] for one in seen]) for i in range(4))
+    kelvins = jax.jit(jax.vmap(lambda state: mechanics.temperature_by_species(system, state, config.elements)))
+    held_out = np.concatenate([kelvins(_part(states, i)) for i in range(0, len(states.positions), 256)])
+    drift = np.abs(free.mean(axis=(0, 1)) / held_out.mean(axis=0) - 1)
+    speeds, species = np.linalg.norm(states.velocities, axis=-1), np.asarray(system.species)
+    totals = jax.jit(jax.vmap(lambda velocities: mechanics.temperature(system, velocities)))(states.velocities)
+    found = Calibration(
+        round_trip=_finite(mean),
+        round_trip_atom=_finite(worst),
+        kinetic_drift=tuple(_finite(x, 1.0) for x in drift),
+        momentum_change=max(_finite(change), float(np.finfo(np.float32).eps)),
+        speeds=tuple(float(speeds[:, species == z].max()) for z in config.elements),
+        temperature_K=float(np.max(totals)),
+    )
+    return dataclasses.replace(config, calibration=found)
+
+
+def _make_look(config: ModelConfig, params: Any, system: System, positions: Array):
+    """Returns ``start -> (round trip, of its worst atom, momentum change, temperatures [64, n_elements])``."""
+    propagate = trajcast.make_propagate(config, cast(radial_tables.tabulate(config, params), jnp.float32))
+    search = neighbors.plan(system, positions, config.architecture.cutoff, neighbors.SKIN, 1.5, select=True)
+    step, scales = rollout.make_step(system, propagate, search), monitors.limits(config, system)
+
+    def look(start: State) -> tuple[Array, Array, Array, Array]:
+        carry = rollout.start(search, system, start, jax.random.key(0))
+        _, (states, _) = rollout.scan(step, carry, _FREE_STEPS)
+        first = jax.tree.map(lambda values: values[0], states)
+        trip = alarms.round_trip(propagate, search, system, start, first, scales)
+        change = jnp.linalg.norm(mechanics.linear_momentum(system, first.velocities - start.velocities))
+        change /= jnp.sum(system.masses * jnp.linalg.norm(start.velocities, axis=-1))
+        free = jax.vmap(lambda state: mechanics.temperature_by_species(system, state, config.elements))(states)
+        return trip.mean, trip.worst, change, free
+
+    return look
+
+
+def _part(states: State, first: int) -> State:
+    return State(*(values[first : first + 256] for values in states))
+
+
+def _finite(values: np.ndarray, instead: float = 1e3) -> float:
+    """The largest value; another number for a model that explodes."""
+    largest = float(np.max(values))
+    return largest if np.isfinite(largest) else instead

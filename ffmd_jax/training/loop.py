@@ -1,0 +1,278 @@
+"""Training: one optimizer step, and `fit`, on one or many devices, in one or many processes.
+
+Several steps run per call of one compiled program, which is the same for every block of every epoch.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ffmd_jax.core import neighbors
+from ffmd_jax.core.state import Array, cast
+from ffmd_jax.data import dataset as datasets
+from ffmd_jax.models import convolution as products
+from ffmd_jax.models import trajcast
+from ffmd_jax.models.config import Architecture, ModelConfig
+from ffmd_jax.training import batches as examples
+from ffmd_jax.training import losses as objective
+from ffmd_jax.training import optimizer, parallel
+from ffmd_jax.training.batches import Batch
+from ffmd_jax.training.settings import Training
+
+_DIVERGED_LOSS = 1e4  # a network that predicts that nothing moves has about 1
+
+
+class TrainState(NamedTuple):
+    """What changes in training: weights, their moving average, optimizer, plateau, step, steps skipped for NaN."""
+
+    params: trajcast.Params
+    average: trajcast.Params
+    optimizer: Any
+    plateau: Any
+    step: Array
+    skipped: Array
+
+
+class Diverged(ValueError):
+    """Training that left the finite numbers for good."""
+
+
+class Progress(NamedTuple):
+    """Where a fit is, after each block of steps.
+
+    Attributes:
+        state: weights and optimizer; valid until the fit goes on, whose next block takes its memory.
+        epoch: epochs completed, float.
+        loss: mean training loss of the block.
+        gradient_norm: mean norm of the gradient in the block, before clipping.
+        learning_rate: of the last step.
+        configurations_per_s: pairs per second in the block; None for the first, which compiles.
+        validation: errors on the validation set if this block ended an epoch, else None.
+    """
+
+    state: TrainState
+    epoch: float
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    configurations_per_s: float | None
+    validation: objective.Errors | None
+
+
+def model_config(data: datasets.Dataset, architecture: Architecture) -> ModelConfig:
+    """The model's configuration for a dataset: elements, masses, Δt, scales, neighbours from the training pairs.
+
+    Raises:
+        ValueError: no atom has a neighbour within the cutoff.
+    """
+    species, masses = np.asarray(data.system.species), np.asarray(data.system.masses)
+    elements = tuple(int(z) for z in np.unique(species))
+    scales = datasets.statistics(data.train)
+    few = slice(None, None, max(1, len(data.train.displacements) // 64))
+    positions, cells = np.asarray(data.train.state.positions)[few], data.train.cells[few]
+    graph = examples.graphs(data.system, positions, cells, architecture.cutoff)
+    lengths = np.linalg.norm(
+        jax.vmap(lambda *one: neighbors.vectors(data.system._replace(cell=one[0]), *one[1:]))(cells, positions, graph),
+        axis=-1,
+    )
+    # Gaussians up to 1.3 of the largest training speed leave room for a hotter moment in a roll-out.
+    return ModelConfig(
+        elements=elements,
+        masses=tuple(float(masses[species == z][0]) for z in elements),
+        time_step_fs=data.time_step_fs,
+        displacement_rms=scales.displacement_rms,
+        velocity_rms=scales.velocity_rms,
+        speed_max=1.3 * scales.speed_max,
+        speed_limits=tuple(datasets.speed_limits(data.train, species, elements)),
+        average_neighbors=float(np.mean(np.sum(graph.mask, axis=-1))),
+        shortest_distance=float(np.min(lengths[graph.mask])),
+        conserve_angular_momentum=not bool(np.any(data.system.pbc)),
+        architecture=architecture,
+    )
+
+
+def make_train_step(
+    loss: objective.Loss,
+    prepare: objective.Prepare,
+    training: Training,
+    rule: optax.GradientTransformation,
+    devices: Mesh,
+    together: bool,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Array]]:
+    """Returns ``(state, batch) -> (state, [loss, gradient norm])``; every device takes its part of the batch.
+
+    A step whose gradient or update is not finite changes nothing but the count of skipped steps.
+
+    Args:
+        prepare: from `objective.make_prepare`.
+        together: all pairs of a device at once, not one after the other (`model.batches_together`).
+    """
+
+    def one(params, batch: Batch):
+        return batch.weights * loss(params, prepare(params, batch))[0]
+
+    def share(params, batch: Batch):
+        """Loss and gradient, summed."""
+        if together:
+            many = jax.vmap(one, in_axes=(None, 0))
+            return jax.value_and_grad(lambda p: jnp.sum(many(p, batch)))(params)
+
+        def add(total, pair):
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(one)(params, pair)), None
+
+        zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
+        return jax.lax.scan(add, zeros, batch)[0]
+
+    mean = parallel.map_shares(share, devices)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
+        value, gradient = mean(state.params, batch)
+        norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(norm)
+        gradient = jax.tree.map(lambda g: jnp.where(finite, g, 0), gradient)
+        updates, moments = rule.update(gradient, state.optimizer, state.params)
+        updates = jax.tree.map(lambda u: state.plateau.scale * u, updates)
+        finite &= jnp.isfinite(optax.tree.norm(updates))
+        params: Any = optax.apply_updates(state.params, updates)
+        # The average starts as a plain mean, so that it forgets the random weights.
+        decay = jnp.minimum(training.ema_decay, (1 + state.step) / (10 + state.step)).astype(jnp.float32)
+        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
+        new = TrainState(params, average, moments, state.plateau, state.step + 1, state.skipped)
+        kept = state._replace(step=state.step + 1, skipped=state.skipped + 1)
+        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, kept), jnp.stack([value, norm])
+
+    return step
+
+
+def make_block(take_step: Callable, devices: Mesh) -> Callable[[TrainState, Batch, int], tuple[TrainState, Array]]:
+    """Returns the compiled ``(state, batches, n_steps) -> (state, values)`` of the first ``n_steps`` batches.
+
+    The number is known only at run time, so that a shorter block is no other program.  The state's memory is reused.
+    ``values`` are those of `make_train_step`, ``[block_steps, 2]``.
+    """
+
+    def run(state: TrainState, batches: Batch, n_steps: Array) -> tuple[TrainState, Array]:
+        def one(i, carry):
+            state, values = carry
+            state, value = take_step(state, jax.tree.map(lambda x: x[i], batches))
+            return state, values.at[i].set(value)
+
+        nothing = jnp.zeros((len(batches.weights), 2), jnp.float32)
+        return jax.lax.fori_loop(0, n_steps, one, (state, nothing))
+
+    return jax.jit(run, donate_argnums=0, out_shardings=NamedSharding(devices, PartitionSpec()))
+
+
+def initial(config: ModelConfig, training: Training, n_steps: int, params: trajcast.Params | None = None) -> TrainState:
+    """The state before the first step, from random or given weights, on all devices."""
+
+    @jax.jit  # one program instead of a hundred small ones
+    def begin(weights: trajcast.Params | None) -> TrainState:
+        random = jax.random.fold_in(jax.random.key(training.seed), 0)
+        given = trajcast.init(random, config) if weights is None else weights
+        start: Any = cast(given, jnp.float32)
+        zero = jnp.zeros((), jnp.int32)
+        moments = optimizer.make(training, n_steps).init(start)
+        return TrainState(start, start, moments, optimizer.plateau(training).init(zero.astype(jnp.float32)), zero, zero)
+
+    return parallel.replicate(begin(params), parallel.mesh())
+
+
+def fit(
+    config: ModelConfig,
+    data: datasets.Dataset,
+    training: Training,
+    state: TrainState | None = None,
+    block_steps: int = 25,
+    convolution: trajcast.Convolution = products.edge_convolution,
+) -> Iterator[Progress]:
+    """Trains, and yields after every block of steps; give the last ``state`` to go on from there.
+
+    Raises:
+        Diverged: no finite gradient or validation error.
+        RuntimeError: the devices have too little memory; the message names a smaller batch.
+    """
+    objective.check_fits(config, data)
+    devices, rows = parallel.mesh(), examples.chains(data.train, training.push_forward + 1)
+    per_epoch, batch_size = examples.n_batches(len(rows), training), min(training.batch_size, len(rows))
+    n_steps = training.epochs * per_epoch
+    rates, after_epoch = optimizer.schedule(training, n_steps), optimizer.make_after_epoch(training)
+    current = initial(config, training, n_steps) if state is None else state
+    system, together = objective.single(data.system), trajcast.batches_together(config)
+    loss = objective.make_loss(config, system, convolution, training.kinetic_energy_penalty, training.mass_weighting)
+    prepare = objective.make_prepare(config, system, training, convolution)
+    take_step = make_train_step(loss, prepare, training, optimizer.make(training, n_steps), devices, together)
+    run_block = make_block(take_step, devices)
+    with out_of_memory(batch_size, devices.size):
+        validate = objective.make_validate(config, data, loss, devices, -(-batch_size // devices.size))
+        train = examples.make(data.system, data.train, config.architecture.cutoff)
+        feed = examples.blocks(train, rows, training, int(current.step), block_steps, devices)
+        coming, compiled, failed = next(feed), False, 0
+    while (done := int(current.step)) < n_steps:
+        block, before, began = coming, int(current.skipped), time.perf_counter()
+        with out_of_memory(batch_size, devices.size):
+            current, values = run_block(current, block.batches, block.n_steps)
+            if jax.default_backend() == "cpu" and devices.size > 1:
+                # Virtual devices share the threads that their collectives wait for: nothing else may run.
+                jax.block_until_ready(values)
+            coming = next(feed)  # placed while the devices compute
+            losses, norms = np.asarray(values)[: block.n_steps].T
+            speed = block.n_steps * batch_size / (time.perf_counter() - began) if compiled else None
+            errors = validate(current.average) if block.ends_epoch else None
+        done, skipped, compiled = done + block.n_steps, int(current.skipped), True
+        failed = failed + block.n_steps if skipped - before == block.n_steps else 0
+        check_converges(done, failed, losses, errors)
+        rate = float(np.asarray(rates(max(0, done - skipped - 1)) * current.plateau.scale))
+        if errors is not None and training.schedule == "plateau":
+            current = current._replace(plateau=after_epoch(current.plateau, errors.mean_percent))
+        yield Progress(current, done / per_epoch, _mean(losses), _mean(norms), rate, speed, errors)
+
+
+@contextlib.contextmanager
+def out_of_memory(batch_size: int, n_devices: int) -> Iterator[None]:
+    """Turns XLA's error for memory that does not suffice into a RuntimeError that says what to try."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        smaller = batch_size // 2
+        advice = f"try --batch-size {smaller}" if smaller >= n_devices else "try a smaller network or cutoff"
+        raise RuntimeError(
+            f"out of memory with {batch_size} pairs a step on {n_devices} device(s): {advice}"
+        ) from error
+
+
+def check_converges(done: int, failed: int, losses: np.ndarray, errors: objective.Errors | None) -> None:
+    """Raises Diverged if steps or validation gave no finite numbers, or most losses of a block are beyond all reason.
+
+    One step without a finite gradient may be a bad pair; ``failed`` counts those in a row.
+    """
+    if errors is not None and not np.isfinite(errors.displacement_mae + errors.velocity_mae):
+        what = "the validation error is not finite"
+    elif failed > 1:
+        what = f"no finite gradient in the last {failed} steps"
+    elif _median(losses) > _DIVERGED_LOSS:
+        what = f"the loss is {_median(losses):.1e}"
+    else:
+        return
+    raise Diverged(f"training diverged by step {done}, {what}; lower the learning rate")
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of the finite values."""
+    finite = values[np.isfinite(values)]
+    return float(np.mean(finite)) if len(finite) else float("nan")
+
+
+def _median(values: np.ndarray) -> float:
+    """Median of the finite values."""
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else float("nan")
