@@ -30,7 +30,7 @@ from ffmd_jax.core import mechanics, neighbors, units
 from ffmd_jax.core.state import State, cast
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.models import config, layers, model_files, radial_tables, trajcast
-from ffmd_jax.models import convolution as products
+from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.reference import integrator, systems
 
 PREPARED = {
@@ -46,10 +46,10 @@ PAPER = {"paracetamol": (4.0, 7.0), "quartz": (4.5, 30.0), "water-dsf": (6.0, 5.
 
 
 CONVOLUTIONS = {
-    "fast": products.edge_convolution,
-    "blocks": products.by_blocks,
-    "mlp": products.by_blocks,
-    "e3nn": products.by_e3nn,
+    "fast": convolutions.edge_convolution,
+    "blocks": convolutions.by_blocks,
+    "mlp": convolutions.by_blocks,
+    "e3nn": convolutions.by_e3nn,
 }
 
 
@@ -67,16 +67,16 @@ class Potential(nn.Module):
         roots = jnp.asarray(np.pi * np.arange(1, sizes.radial_basis + 1), positions.dtype)
         waves = layers.bessel_basis(distances, roots, sizes.cutoff, sizes.cutoff_power)
         lengths = layers.Lengths(distances, jnp.where(graph.mask[..., None], waves, 0.0), at_knots=False)
-        edges = products.Edges(graph, layers.spherical_harmonics(vectors, sizes.lmax))
+        edges = convolutions.Edges(graph, layers.spherical_harmonics(vectors, sizes.lmax))
         scalar = layers.EVEN_SCALAR
         features = layers.Linear({scalar: sizes.channels})({scalar: one_hot[:, None]})
         for i in range(sizes.layers):
-            paths = products.coupling_paths(layers.ordered(features), sizes.lmax, sizes.lmax)
+            paths = convolutions.coupling_paths(layers.ordered(features), sizes.lmax, sizes.lmax)
             widths = (*sizes.radial_hidden, len(paths) * sizes.channels)
             network = layers.RadialNetwork(
                 widths, sizes.channels, (self.config.splines_from, sizes.cutoff), name=f"radial{i}"
             )
-            message = products.edge_convolution(features, edges, network(lengths), paths)
+            message = convolutions.edge_convolution(features, edges, network(lengths), paths)
             outputs = dict.fromkeys(message, sizes.channels)
             n_gated = sum(irrep.l > 0 for irrep in outputs)
             update = layers.Linear({**outputs, scalar: sizes.channels * (1 + n_gated)})(message)

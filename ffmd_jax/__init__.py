@@ -1,7 +1,55 @@
 """Force-free molecular dynamics in JAX.
 
 A propagator maps a phase-space point to the one an interval Δt later.  The reference integrator is one, the network
-is one; roll-outs, thermostats and analysis are written against propagators and trajectories and never know which.
+is one; rollouts, thermostats and analysis are written against propagators and trajectories and never know which.
+
+    import ffmd_jax as ffmd
+
+    model = ffmd.load("quartz")
+    run = ffmd.simulate(model, "start.extxyz", steps=1_000, ensemble=ffmd.NVT(300), out="run.h5", every=10)
+    report = ffmd.analyze(run, reference="nvt.h5")
 """
 
-__version__ = "0.1.0"
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ffmd_jax.api import analyze, evaluate, load, make_dataset, read, reference, simulate, train
+    from ffmd_jax.dynamics.ensemble import NVE, NVT
+    from ffmd_jax.models.config import Architecture
+    from ffmd_jax.training.settings import Training
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "NVE",
+    "NVT",
+    "Architecture",
+    "Training",
+    "analyze",
+    "evaluate",
+    "load",
+    "make_dataset",
+    "read",
+    "reference",
+    "simulate",
+    "train",
+]
+
+# Imported when they are first used: `import ffmd_jax` takes no time.
+_HOMES = {
+    "NVE": "ffmd_jax.dynamics.ensemble",
+    "NVT": "ffmd_jax.dynamics.ensemble",
+    "Architecture": "ffmd_jax.models.config",
+    "Training": "ffmd_jax.training.settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module(_HOMES.get(name, "ffmd_jax.api")), name)
+    raise AttributeError(f"module 'ffmd_jax' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

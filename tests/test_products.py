@@ -11,7 +11,7 @@ from conftest import compiled, perturbed, random_params, small_config
 
 from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import Graph, cast
-from ffmd_jax.models import convolution as products
+from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import cpu_kernel, layers, radial_tables, splines
 
 needs_kernel = pytest.mark.skipif(not cpu_kernel.available(), reason="no C++ compiler")
@@ -22,12 +22,12 @@ N_ATOMS, N_NEIGHBORS, CHANNELS, N_RADIAL, N_INTERVALS = 7, 5, 3, 4, 6
 def random_inputs(kind="table", n_atoms=N_ATOMS, n_neighbors=N_NEIGHBORS, channels=CHANNELS, irreps=IRREPS, lmax=2):
     """Features of all irreps up to l = 2, edges with padding, weights that are a table or a mixture."""
     rng = np.random.default_rng(0)
-    paths = products.coupling_paths(irreps, lmax, lmax)
+    paths = convolutions.coupling_paths(irreps, lmax, lmax)
     mask = rng.uniform(size=(n_atoms, n_neighbors)) < 0.8
     senders = jnp.asarray(rng.integers(0, n_atoms, mask.shape))
     graph = Graph(senders, jnp.zeros((*mask.shape, 3), jnp.int8), jnp.asarray(mask))
     vectors = jnp.asarray(rng.normal(size=(*mask.shape, 3)) * mask[..., None])
-    edges = products.Edges(graph, layers.spherical_harmonics(vectors, lmax))
+    edges = convolutions.Edges(graph, layers.spherical_harmonics(vectors, lmax))
     features = {irrep: jnp.asarray(rng.normal(size=(n_atoms, irrep.dim, channels))) for irrep in irreps}
     if kind == "table":
         coefficients = rng.normal(size=(len(paths), N_INTERVALS + 3, channels))
@@ -73,14 +73,14 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize(("kind", "block"), [("mixture", 1), ("mixture", 3), ("table", 3), ("table", N_ATOMS)])
 def test_blocks_of_any_size_give_the_numbers_and_gradients_of_e3nn(kind, block):
-    blocks = functools.partial(products.by_blocks, block=block)
-    assert_same(gradient_and_outputs(blocks, kind), gradient_and_outputs(products.by_e3nn, kind))
+    blocks = functools.partial(convolutions.by_blocks, block=block)
+    assert_same(gradient_and_outputs(blocks, kind), gradient_and_outputs(convolutions.by_e3nn, kind))
 
 
 @needs_kernel
 @pytest.mark.parametrize("systems", [0, 3])
 def test_the_kernel_gives_the_numbers_and_gradients_of_e3nn(systems):
-    found, expected = (gradient_and_outputs(f, systems=systems) for f in (products.by_kernel, products.by_e3nn))
+    found, expected = (gradient_and_outputs(f, systems=systems) for f in (convolutions.by_kernel, convolutions.by_e3nn))
     assert_same(found, expected)
 
 
@@ -96,7 +96,7 @@ def test_gradients_of_several_systems_where_only_some_outputs_are_used():
 
     found, expected = (
         jax.jit(jax.grad(functools.partial(of_vectors, convolution)))(many)
-        for convolution in (products.by_kernel, products.by_blocks)
+        for convolution in (convolutions.by_kernel, convolutions.by_blocks)
     )
     for values, others in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_allclose(values, others, atol=1e-12 * np.abs(others).max())
@@ -108,8 +108,8 @@ def test_the_kernel_takes_any_channels_and_l_up_to_three_in_single_precision(l, 
     irreps = [e3nn.Irrep(k, (-1) ** k) for k in range(l + 1)]
     features, edges, radial, paths = random_inputs("table", 33, 6, channels, irreps, l)
     single = cast((features, edges, radial), jnp.float32)
-    found = jax.jit(lambda *x: products.by_kernel(*x, paths))(*single)
-    expected = jax.jit(lambda *x: products.by_blocks(*x, paths))(features, edges, radial)
+    found = jax.jit(lambda *x: convolutions.by_kernel(*x, paths))(*single)
+    expected = jax.jit(lambda *x: convolutions.by_blocks(*x, paths))(features, edges, radial)
     for irrep, values in expected.items():
         assert found[irrep].dtype == jnp.float32
         np.testing.assert_allclose(found[irrep], values, atol=1e-5 * np.abs(values).max())
@@ -119,15 +119,15 @@ def test_the_kernel_takes_any_channels_and_l_up_to_three_in_single_precision(l, 
 def test_arrays_of_different_precision_are_refused_in_one_line():
     features, edges, radial, paths = random_inputs()
     with pytest.raises(ValueError, match="features are float64, distances float32, weights float32"):
-        products.by_kernel(features, edges, cast(radial, jnp.float32), paths)
+        convolutions.by_kernel(features, edges, cast(radial, jnp.float32), paths)
 
 
 @needs_kernel
 def test_tables_on_cpus_run_the_kernel_and_repeat_bit_for_bit():
     features, edges, radial, paths = random_inputs()
-    program = jax.jit(lambda *x: products.edge_convolution(*x, paths)).lower(features, edges, radial)
+    program = jax.jit(lambda *x: convolutions.edge_convolution(*x, paths)).lower(features, edges, radial)
     assert "ffmd_forward_float64" in program.as_text()
-    gradient = jax.jit(jax.grad(lambda f, r: loss(products.edge_convolution, f, edges, r, paths)[0], argnums=(0, 1)))
+    gradient = jax.jit(jax.grad(lambda f, r: loss(convolutions.edge_convolution, f, edges, r, paths)[0], argnums=(0, 1)))
     first = gradient(features, radial)
     for _ in range(5):
         jax.tree.map(np.testing.assert_array_equal, gradient(features, radial), first)
@@ -139,7 +139,7 @@ def test_the_kernel_gives_nan_where_a_distance_is_no_number():
     features, edges, radial, paths = random_inputs()
     edges = edges._replace(graph=edges.graph._replace(mask=jnp.ones_like(edges.graph.mask)))
     bad = radial._replace(place=radial.place.at[2, 1].set(jnp.nan))
-    convolve = jax.jit(lambda radial: products.by_kernel(features, edges, radial, paths))
+    convolve = jax.jit(lambda radial: convolutions.by_kernel(features, edges, radial, paths))
     found, expected = convolve(bad), convolve(radial)
     for irrep, values in expected.items():
         assert np.isnan(found[irrep][2]).all()
@@ -158,7 +158,7 @@ def test_without_a_compiler_xla_does_it(monkeypatch):
         with pytest.warns(RuntimeWarning, match=r"no C\+\+ compiler found"):
             assert not cpu_kernel.available()
         features, edges, radial, paths = random_inputs()
-        program = jax.jit(lambda *x: products.edge_convolution(*x, paths)).lower(features, edges, radial)
+        program = jax.jit(lambda *x: convolutions.edge_convolution(*x, paths)).lower(features, edges, radial)
         assert "ffmd_forward" not in program.as_text()
     finally:
         cpu_kernel.available.cache_clear()
@@ -166,8 +166,8 @@ def test_without_a_compiler_xla_does_it(monkeypatch):
 
 @pytest.mark.parametrize(
     ("kind", "convolution"),
-    [("mixture", products.by_blocks), ("table", products.by_blocks),
-     pytest.param("table", products.by_kernel, marks=needs_kernel)],
+    [("mixture", convolutions.by_blocks), ("table", convolutions.by_blocks),
+     pytest.param("table", convolutions.by_kernel, marks=needs_kernel)],
 )  # fmt: skip
 def test_memory_holds_no_array_of_edges_paths_and_channels(kind, convolution):
     n_atoms, n_neighbors, channels = 2048, 16, 16
@@ -181,7 +181,7 @@ def test_memory_holds_no_array_of_edges_paths_and_channels(kind, convolution):
 
 
 def test_paths_follow_the_order_of_the_reference():
-    paths = products.coupling_paths([e3nn.Irrep("0e"), e3nn.Irrep("1o")], 1, 1)
+    paths = convolutions.coupling_paths([e3nn.Irrep("0e"), e3nn.Irrep("1o")], 1, 1)
     assert [(str(path.first), path.l, str(path.out)) for path in paths] == [
         ("0e", 0, "0e"), ("1o", 1, "0e"), ("0e", 1, "1o"), ("1o", 0, "1o"), ("1o", 1, "1e"),
     ]  # fmt: skip

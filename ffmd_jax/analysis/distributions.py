@@ -50,7 +50,7 @@ def radial_distribution(
         ValueError: the system has no such pair.
     """
     system, positions = trajectory.system, trajectory.frames.positions
-    cell, pbc = np.asarray(system.cell), np.asarray(system.pbc)
+    cell, pbc = np.asarray(trajectory.frames.cell[0]), np.asarray(system.pbc)
     first, second = (np.flatnonzero(np.asarray(system.species) == number) for number in pair)
     n_self = len(first) if pair[0] == pair[1] else 0
     n_pairs = len(first) * len(second) - n_self

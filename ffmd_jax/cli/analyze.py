@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from ffmd_jax.cli import common
 from ffmd_jax.core import files, progress
+from ffmd_jax.core.state import take
 
 _FRAMES_AT_ONCE = 500
 
@@ -58,13 +59,13 @@ def _with_energies(found, force_field: str):
     common.use_double_precision()
     from ffmd_jax.reference import production, systems
 
-    positions = np.asarray(found.frames.positions, float)
-    prepared = systems.get(force_field, structure=(found.system, positions[0]))
-    whole = positions + (prepared.positions - positions[0])  # molecules that the first frame has cut are joined
-    energies = []
-    with progress.progress(len(whole), "reference energies", "frames") as bar:
-        for first in range(0, len(whole), _FRAMES_AT_ONCE):
-            part = whole[first : first + _FRAMES_AT_ONCE]
-            energies.append(np.asarray(production.potential_energies(prepared, prepared.system, part)))
-            bar.update(len(part))
+    frames = found.frames
+    prepared = systems.get(force_field, structure=(found.system, take(frames, 0)))
+    joined = prepared.state.positions - frames.positions[0]  # molecules that the first frame has cut
+    whole, energies = frames._replace(positions=frames.positions + joined), []
+    with progress.progress(len(found.times), "reference energies", "frames") as bar:
+        for first in range(0, len(found.times), _FRAMES_AT_ONCE):
+            part = take(whole, slice(first, first + _FRAMES_AT_ONCE))
+            energies.append(np.asarray(production.potential_energies(prepared, part)))
+            bar.update(len(part.positions))
     return found._replace(observables={**found.observables, "potential_energy_eV": np.concatenate(energies)})

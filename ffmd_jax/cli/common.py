@@ -11,6 +11,13 @@ def use_double_precision() -> None:
     jax.config.update("jax_enable_x64", True)
 
 
+def bar(total: float, description: str):
+    """A progress bar of so many ps."""
+    from ffmd_jax.core import progress
+
+    return progress.progress(total, description)
+
+
 def print_json(values: dict[str, Any]) -> None:
     """Prints one JSON object on one line."""
     print(json.dumps(values, allow_nan=True))

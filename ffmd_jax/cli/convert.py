@@ -41,12 +41,13 @@ def import_trajcast(
 
     from ffmd_jax.interop import trajcast
     from ffmd_jax.models import model_files
+    from ffmd_jax.models.model import Model
 
     model_config, params = trajcast.import_model(
         trajcast.read_config(config), trajcast.read_weights(weights), elements, time_step, masses
     )
     files.remove(out)
-    model_files.save_model(out, model_config, params)
+    model_files.save(out, Model(model_config, params, None, str(out)))
     leaves = jax.tree.leaves(params)
     print(
         f"{out}: {sum(leaf.size for leaf in leaves)} weights ({leaves[0].dtype}) for {' '.join(elements)}, "
@@ -69,7 +70,8 @@ def export_trajcast(model: Positional[str], /, out: Path, overwrite: bool = Fals
     from ffmd_jax.interop import trajcast
     from ffmd_jax.models import model_files
 
-    reference_config, state_dict = trajcast.export_model(*model_files.load_model(model))
+    used = model_files.load(model)
+    reference_config, state_dict = trajcast.export_model(used.config, used.params)
     buffer = io.BytesIO()
     arrays: dict[str, Any] = dict(state_dict)
     np.savez(buffer, **arrays)

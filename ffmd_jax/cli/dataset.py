@@ -1,4 +1,4 @@
-"""``ffmd dataset`` and ``ffmd evaluate``."""
+"""``ffmd dataset``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,8 +6,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from ffmd_jax.core import files as files_module
-from ffmd_jax.core import progress
+from ffmd_jax.core import files
 from ffmd_jax.formats import Hints
 
 
@@ -22,7 +21,10 @@ def dataset(
     hints: Annotated[Hints, tyro.conf.arg(name="")] = Hints(),  # noqa: B008
     overwrite: bool = False,
 ) -> None:
-    """Cuts NVE trajectories into training pairs an interval Δt apart.
+    """Makes a dataset of NVE trajectories, for training pairs an interval Δt apart.
+
+    The file keeps all frames, with potential energies and forces where the trajectories have them; `ffmd train` forms
+    the pairs.
 
     Reads H5MD, extxyz and .traj (ASE, with momenta or a column velocities in Å/fs), LAMMPS custom dumps (with
     --lammps-units, --lammps-timestep-fs and, without a column element, --elements), and with --topology what MDAnalysis
@@ -49,43 +51,24 @@ def dataset(
         hints: What the files leave unstated.
         overwrite: Replace an existing file.
     """
-    files_module.check_output(out, overwrite)
+    files.check_output(out, overwrite)
+    from ffmd_jax import api
     from ffmd_jax.data import dataset as datasets
 
-    if not trajectories:
-        raise ValueError("give at least one trajectory")
-    data = _read_dataset(trajectories, time_step, stride_fs, hints)
-    data = datasets.thinned(data, train_pairs, test_pairs)
-    datasets.write(out, data, overwrite=overwrite)
-    counts = [len(getattr(data, split).displacements) for split in datasets.SPLITS]
+    data = api.make_dataset(
+        trajectories, time_step, stride_fs=stride_fs, n_train=train_pairs, n_test=test_pairs, hints=hints, out=out,
+        overwrite=overwrite,
+    )  # fmt: skip
+    facts = datasets.facts(data)
+    counts = [facts[f"{split}_pairs"] for split in datasets.SPLITS]
     if train_pairs is None and test_pairs is None and counts[0] < counts[1] + counts[2]:
         print("note: fewer pairs to train on than to validate and test; of three files one trains, of five three")
     sizes = ", ".join(f"{count} {split}" for count, split in zip(counts, datasets.SPLITS, strict=True))
-    scales, n_cells = datasets.statistics(data.train), datasets.n_cells(data)
+    cells = f"; {facts['cells']} cells" if facts["cells"] > 1 else ""
     print(
-        f"{out}: {sizes} pairs at Δt = {time_step:g} fs; RMS Δr {scales.displacement_rms:.4g} Å, "
-        f"v {scales.velocity_rms:.4g} Å/fs per component" + (f"; {n_cells} cells" if n_cells > 1 else "")
+        f"{out}: {sizes} pairs at Δt = {time_step:g} fs; RMS Δr {facts['displacement_rms']:.4g} Å, "
+        f"v {facts['velocity_rms']:.4g} Å/fs per component{cells}"
     )
     if "velocity_relative_error" in data.metadata:
         error = 100 * data.metadata["velocity_relative_error"]
         print(f"velocities are {data.metadata['velocities']}: inaccurate by about {error:.2g} % (RMS)")
-
-
-def _read_dataset(files: tuple[Path, ...], time_step: float, stride_fs: float | None, hints: Hints):
-    """The dataset of trajectories, or of files that hold pairs already."""
-    from ffmd_jax.data import dataset as datasets
-    from ffmd_jax.formats import trajcast_pairs, trajectory
-
-    ready = [trajcast_pairs.recognises(path) for path in files]
-    if all(ready):
-        if stride_fs is not None or hints != Hints():
-            raise ValueError("files in TrajCast's format hold pairs already: they take no --stride-fs and no hints")
-        return datasets.make_from_pairs(files, time_step)
-    if any(ready):
-        raise ValueError(f"{files[ready.index(True)]} holds TrajCast pairs, others hold trajectories; give one kind")
-    found = []
-    with progress.progress(len(files), "reading", "files") as bar:
-        for path in files:
-            found.append(trajectory.read(path, hints=hints))
-            bar.update()
-    return datasets.make(found, time_step, time_step if stride_fs is None else stride_fs, files)

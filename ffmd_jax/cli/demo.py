@@ -52,39 +52,41 @@ def demo(
     import jax
 
     from ffmd_jax.formats import trajectory
+    from ffmd_jax.models import model as models
     from ffmd_jax.reference import free_runs
 
     friction = _FRICTION_TAU_FS[system] if friction_tau_fs is None else friction_tau_fs
-    facts = {
-        "system": system,
-        "ensemble": "nvt",
-        "temperature_K": temperature,
-        "thermostat": "csvr",
-        "tau_fs": _TAU_FS[system] if tau_fs is None else tau_fs,
-        "friction_tau_fs": None if friction == float("inf") else friction,
-        "reversible": _REVERSIBLE[system],
-        "seed": seed,
-    }
-    case = _case(out, facts, _LENGTHS_PS[system] if length_ps is None else length_ps)
+    from ffmd_jax.dynamics.ensemble import NVT
+
+    tau = _TAU_FS[system] if tau_fs is None else tau_fs
+    ensemble = NVT(temperature, tau, friction_tau_fs=None if friction == float("inf") else friction)
+    case = _case(out, system, ensemble, seed, _LENGTHS_PS[system] if length_ps is None else length_ps)
     out.mkdir(exist_ok=True)
     for stale in ("report.html", "summary.json"):  # of an earlier demo: they would not be of these trajectories
         files.remove(out / stale)
-    keys = jax.random.split(jax.random.key(seed), 3)
-    start = _equilibrate(case.prepared, temperature, keys[0])
-    speeds = {"ns_per_day": _force_free(case, start, keys[1]), "reference_ns_per_day": _reference(case, start, keys[2])}
+    key_start, key_reference = jax.random.split(jax.random.key(seed))
+    start = _equilibrate(case.prepared, temperature, key_start)
+    speeds = {"ns_per_day": _force_free(case, start), "reference_ns_per_day": _reference(case, start, key_reference)}
     frames = trajectory.read(case.reference).frames
-    _compare(case, speeds, *free_runs.run(case.prepared, case.config, case.propagate, frames))
+    propagate = models.propagator(case.model, reversible=case.reversible)
+    _compare(case, speeds, *free_runs.run(case.prepared, case.config, propagate, frames))
 
 
 class _Case(NamedTuple):
-    """What is run: the prepared system, the model, the thermostat in ``facts``, and where it is written."""
+    """What is run: the prepared system, the model, the ensemble, and where it is written."""
 
     out: Path
-    facts: dict[str, Any]
+    name: str
     prepared: Any
-    config: Any
-    propagate: Any
+    model: Any
+    ensemble: Any
+    reversible: bool
+    seed: int
     n_frames: int
+
+    @property
+    def config(self):
+        return self.model.config
 
     @property
     def force_free(self) -> Path:
@@ -98,30 +100,23 @@ class _Case(NamedTuple):
     def length_ps(self) -> float:
         return self.n_frames * self.config.time_step_fs / units.PS
 
-    def bath(self, interval_fs: float):
-        """The thermostat of both runs."""
-        from ffmd_jax.dynamics import thermostat
+    def facts(self) -> dict[str, Any]:
+        """What files and summary say of both runs."""
+        from ffmd_jax.dynamics import ensemble as ensembles
 
-        temperature, tau, friction = (self.facts[name] for name in ("temperature_K", "tau_fs", "friction_tau_fs"))
-        return thermostat.make("csvr", temperature, tau, interval_fs, friction_tau_fs=friction)
+        return {"system": self.name, **ensembles.metadata(self.ensemble), "reversible": self.reversible,
+                "seed": self.seed}  # fmt: skip
 
 
-def _case(out: Path, facts: dict[str, Any], length_ps: float) -> _Case:
-    import jax.numpy as jnp
-
-    from ffmd_jax.core.state import cast
-    from ffmd_jax.models import model_files, radial_tables, trajcast
+def _case(out: Path, name: str, ensemble: Any, seed: int, length_ps: float) -> _Case:
+    from ffmd_jax.models import model_files
     from ffmd_jax.reference import systems
 
-    config, params = model_files.load_model(facts["system"])
-    n_frames = round(length_ps * units.PS / config.time_step_fs)
+    model = model_files.load(name)
+    n_frames = round(length_ps * units.PS / model.config.time_step_fs)
     if n_frames < 8:
-        raise ValueError(f"--length-ps must be at least {8 * config.time_step_fs / units.PS:g} ps")
-    params = cast(radial_tables.tabulate(config, params), jnp.float32)
-    propagate = trajcast.make_propagate(config, params, reversible=facts["reversible"])
-    case = _Case(out, facts, systems.get(facts["system"]), config, propagate, n_frames)
-    case.bath(config.time_step_fs)  # refuses what is not positive, before anything is written
-    return case
+        raise ValueError(f"--length-ps must be at least {8 * model.config.time_step_fs / units.PS:g} ps")
+    return _Case(out, name, systems.get(name), model, ensemble, _REVERSIBLE[name], seed, n_frames)
 
 
 def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> None:
@@ -138,10 +133,10 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
         bar.update()
         other = comparison.analyze(trajectory.read(case.reference))
         bar.update()
-    facts = case.facts
+    facts = case.facts()
     summary = {
-        "system": facts["system"],
-        "n_atoms": len(case.prepared.positions),
+        "system": case.name,
+        "n_atoms": len(case.prepared.system.species),
         "time_step_fs": case.config.time_step_fs,
         "length_ps": case.length_ps,
         "target_temperature_K": facts["temperature_K"],
@@ -156,7 +151,7 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
         "error_growth": growth and {name: np.round(values, 6).tolist() for name, values in growth._asdict().items()},
     }
     summary = comparison.jsonable(summary)
-    title, time_step = f"Force-free MD of {facts['system']} beside the reference", case.config.time_step_fs
+    title, time_step = f"Force-free MD of {case.name} beside the reference", case.config.time_step_fs
     path = case.out / "report.html"
     report.write(path, title, own, other, summary=summary, growth=growth, time_step_fs=time_step)
     report.save_figures(case.out, own, other, growth, time_step)
@@ -176,35 +171,32 @@ def _equilibrate(prepared, temperature: float, key):
     return state
 
 
-def _force_free(case: _Case, start, key) -> float:
+def _force_free(case: _Case, start) -> float:
     """Runs the model, writes its frames with reference energies, and returns ns/day without compilation."""
-    import jax.numpy as jnp
-
-    from ffmd_jax.core.state import cast
-    from ffmd_jax.dynamics import rollout
     from ffmd_jax.formats import trajectory
     from ffmd_jax.reference import production
+    from ffmd_jax.simulation.simulate import simulate
 
-    prepared, interval = case.prepared, case.config.time_step_fs
-    blocks = rollout.run(
-        prepared.system,
-        cast(start, jnp.float32),
-        case.propagate,
-        cutoff=case.config.architecture.cutoff,
-        select=True,
-        time_step_fs=interval,
-        n_steps=case.n_frames,
-        key=key,
-        thermostat=case.bath(interval),
-    )
-    metadata = {**case.facts, "source": "force-free", "model": case.facts["system"], "time_step_fs": interval}
-    timer = _Timer()
-    with trajectory.Writer(case.force_free, prepared.system, metadata, overwrite=True) as writer:
-        for block in progress.follow(timer(blocks), case.length_ps, "force-free"):
-            positions = block.frames.positions.astype(np.float64)
-            energies = production.potential_energies(prepared, prepared.system, positions)
-            writer.append(block.frames, block.times, {"potential_energy_eV": np.asarray(energies)})
-    return timer.ns_per_day()
+    done: list[tuple[float, float]] = []
+    with common.bar(case.length_ps, "force-free") as bar:
+
+        def report(done_ps: float, total_ps: float) -> None:
+            done.append((time.perf_counter(), done_ps))
+            bar.update(done_ps - bar.n)
+
+        run = simulate(
+            case.model, (case.prepared.system, start), steps=case.n_frames, ensemble=case.ensemble, seed=case.seed,
+            reversible=case.reversible, velocities="stored", progress=report,
+        )  # fmt: skip
+    if run.ended:
+        raise ValueError(f"the model fails on this system: {run.alarms[-1].text}")
+    found = run.trajectory
+    energies = np.asarray(production.potential_energies(case.prepared, found.frames))
+    observables = {**found.observables, "potential_energy_eV": energies}
+    metadata = {**case.facts(), "source": "force-free", "model": case.name, "time_step_fs": case.config.time_step_fs}
+    trajectory.write(case.force_free, found._replace(observables=observables, metadata=metadata), overwrite=True)
+    (first, begin), (last, end) = done[0], done[-1]  # the first block compiles
+    return units.ns_per_day((end - begin) * units.PS, last - first) if last > first else float("nan")
 
 
 def _reference(case: _Case, start, key) -> float:
@@ -215,10 +207,10 @@ def _reference(case: _Case, start, key) -> float:
     prepared = case.prepared
     every = round(case.config.time_step_fs / prepared.dt)
     blocks = production.run(
-        prepared, start, n_steps=case.n_frames * every, every=every, key=key, bath=case.bath(prepared.dt)
+        prepared, start, n_steps=case.n_frames * every, every=every, key=key, ensemble=case.ensemble
     )
     timer = _Timer()
-    metadata = {**case.facts, "reversible": None, "source": "reference", "integrator_dt_fs": prepared.dt}
+    metadata = {**case.facts(), "reversible": None, "source": "reference", "integrator_dt_fs": prepared.dt}
     with trajectory.Writer(case.reference, prepared.system, metadata, overwrite=True) as writer:
         for block in progress.follow(timer(blocks), case.length_ps, "reference MD"):
             writer.append(block.frames, block.times, block.observables)

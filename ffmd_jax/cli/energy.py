@@ -21,8 +21,8 @@ def energy(system: Positional[str], structure: Positional[Path], /, json: bool =
     from ffmd_jax.reference import production, systems
 
     atoms, state = trajectory.read_start(structure, need_velocities=False)
-    prepared = systems.get(system, structure=(atoms, state.positions))
-    value, force = production.energy_and_forces(prepared, prepared.system, prepared.positions)
+    prepared = systems.get(system, structure=(atoms, state))
+    value, force = production.energy_and_forces(prepared, prepared.state)
     if json:
         common.print_json({"energy_eV": float(value), "forces_eV_per_A": np.asarray(force).tolist()})
     else:

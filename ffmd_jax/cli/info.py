@@ -23,74 +23,63 @@ def info(subject: Positional[str], /, json: bool = False) -> None:
 
 
 def _facts(subject: str) -> dict:
+    from ffmd_jax.data import dataset_file
     from ffmd_jax.models import model_files
 
     if Path(subject).is_dir() or subject in model_files.pretrained():
         return _model_facts(subject)
-    import h5py
-
-    if Path(subject).is_file() and h5py.is_hdf5(subject):
-        with h5py.File(subject) as file:
-            if "train" in file:
-                return _dataset_facts(subject)
-    return _trajectory_facts(subject)
+    return _dataset_facts(subject) if dataset_file.recognises(subject) else _trajectory_facts(subject)
 
 
 def _model_facts(subject: str) -> dict:
     import dataclasses
 
-    from ase.data import chemical_symbols
+    from ffmd_jax.models import model, model_files, radial_tables
 
-    from ffmd_jax.models import model_files, radial_tables
-
-    config, params = model_files.load_model(subject)
-    facts = dataclasses.asdict(config)
-    n_weights = sum(int(values.size) for values in model_files.flatten(params).values())
-    elements = " ".join(chemical_symbols[z] for z in config.elements)
+    used = model_files.load(subject)
+    facts = dataclasses.asdict(used.config)
     architecture = facts.pop("architecture")
     return {
         "kind": "model",
+        "network": used.kind,
         **facts,
-        "elements": elements,
-        "weights": n_weights,
+        "elements": " ".join(model.symbols(used.config.elements)),
+        "calibration": None if used.calibration is None else dataclasses.asdict(used.calibration),
+        "weights": sum(int(values.size) for values in model_files.flatten(used.params).values()),
         **architecture,
-        "relative_error_of_tables": radial_tables.step_error(config, params),
+        "relative_error_of_tables": radial_tables.step_error(used.config, used.params),
     }
 
 
 def _dataset_facts(subject: str) -> dict:
-    from ase.data import chemical_symbols
+    from ffmd_jax.data import dataset_file
+    from ffmd_jax.models import model
 
-    from ffmd_jax.data import dataset
-
-    facts = dataset.facts(subject)
-    elements, metadata = [chemical_symbols[z] for z in facts["elements"]], facts.pop("metadata")
-    limits = dict(zip(elements, facts["speed_limits"], strict=True))
-    return {
-        "kind": "dataset",
-        **facts,
-        "elements": " ".join(elements),
-        "speed_limits": limits,
-        **metadata,
-    }
+    facts = dataset_file.facts(subject)
+    metadata = facts.pop("metadata")
+    for group in facts.get("groups", [facts]):
+        symbols = model.symbols(group["elements"])
+        group["speed_limits"] = dict(zip(symbols, group["speed_limits"], strict=True))
+        group["elements"] = " ".join(symbols)
+    return {"kind": "dataset", **facts, **metadata}
 
 
 def _trajectory_facts(subject: str) -> dict:
-    from ase.data import chemical_symbols
-
     from ffmd_jax.formats import trajectory
+    from ffmd_jax.models import model
 
     found = trajectory.read(subject)
-    n_frames = len(found.times)
+    n_frames, periodic = len(found.times), list(found.system.pbc)
     return {
         "kind": "trajectory",
         "n_frames": n_frames,
         "n_atoms": len(found.system.species),
-        "elements": " ".join(chemical_symbols[z] for z in sorted(set(found.system.species.tolist()))),
+        "elements": " ".join(model.symbols(sorted(set(found.system.species.tolist())))),
         "frame_interval_fs": trajectory.frame_interval(found.times) if n_frames > 1 else None,
         "length_ps": float(found.times[-1] - found.times[0]) / 1000,
-        "cell_A": found.system.cell.tolist() if found.system.pbc.any() else None,
-        "periodic": found.system.pbc.tolist(),
+        "cell_A": found.frames.cell[0].tolist() if any(periodic) else None,
+        "periodic": periodic,
         "observables": sorted(found.observables),
+        "forces": found.forces is not None,
         **found.metadata,
     }

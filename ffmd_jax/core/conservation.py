@@ -9,11 +9,18 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from ffmd_jax.core import mechanics
-from ffmd_jax.core.state import Correct, State, System
+from ffmd_jax.core.state import Correct, State, System, is_isolated
 
 
-def linear(time_step_fs: float, momentum: Sequence[float] | None = None) -> Correct:
-    """Conserves the total momentum P; the centre of mass moves by P Δt/M.
+def momenta(
+    time_step_fs: float,
+    momentum: Sequence[float] | None = None,
+    angular_momentum: Sequence[float] | None = None,
+) -> Correct:
+    """Conserves the total momentum P and, of an isolated system, the angular momentum L about the centre of mass.
+
+    The centre of mass moves by P Δt/M, and v ← v + ω × (r − R) with ω = I⁻¹ ΔL at the new positions (TrajCast,
+    doi:10.1038/s42256-026-01227-7).
 
     TrajCast's code only takes out the mean displacement, and only where P is exactly zero: for P ≠ 0 its centre
     of mass moves as the network says, on purpose not so here.  For P = 0 both agree.
@@ -21,6 +28,7 @@ def linear(time_step_fs: float, momentum: Sequence[float] | None = None) -> Corr
     Args:
         time_step_fs: Δt, fs.
         momentum: the P to impose, u Å/fs ``[3]``, whatever the state has; None: that before the step.
+        angular_momentum: the L to impose on isolated systems, u Å²/fs ``[3]``; None: that before the step.
     """
 
     def correct(system: System, before: State, after: State) -> State:
@@ -30,29 +38,11 @@ def linear(time_step_fs: float, momentum: Sequence[float] | None = None) -> Corr
             drift = jnp.asarray(momentum, after.velocities.dtype) / jnp.sum(system.masses)
         error_v = mechanics.center_of_mass(system, after.velocities) - drift
         moved = mechanics.center_of_mass(system, after.positions - before.positions)
-        return State(after.positions - (moved - drift * time_step_fs), after.velocities - error_v)
-
-    return correct
-
-
-def linear_and_angular(
-    time_step_fs: float,
-    momentum: Sequence[float] | None = None,
-    angular_momentum: Sequence[float] | None = None,
-) -> Correct:
-    """Also conserves the angular momentum about the centre of mass, for isolated systems.
-
-    v ← v + ω × (r − R) with ω = I⁻¹ ΔL at the new positions (TrajCast, doi:10.1038/s42256-026-01227-7).
-
-    Args:
-        time_step_fs: Δt, fs.
-        momentum: as in `linear`.
-        angular_momentum: the L to impose, u Å²/fs ``[3]``; None: that before the step.
-    """
-    translate = linear(time_step_fs, momentum)
-
-    def correct(system: System, before: State, after: State) -> State:
-        after = translate(system, before, after)
+        after = after._replace(
+            positions=after.positions - (moved - drift * time_step_fs), velocities=after.velocities - error_v
+        )
+        if not is_isolated(system):
+            return after
         if angular_momentum is None:
             target = mechanics.angular_momentum(system, before)
         else:

@@ -22,10 +22,11 @@ def from_json(text: str, kind: type) -> Any:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"the configuration is no JSON: {error}") from None
-    return _from_dict(values, kind)
+    return from_dict(values, kind)
 
 
-def _from_dict(values: Any, kind: type) -> Any:
+def from_dict(values: Any, kind: type) -> Any:
+    """The config of dataclass ``kind`` from what JSON holds; raises as `from_json`."""
     if not isinstance(values, dict):
         raise ValueError(f"{kind.__name__} must be a JSON object, not {values!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}
@@ -40,7 +41,7 @@ def _from_dict(values: Any, kind: type) -> Any:
 
 def _convert(name: str, value: Any, kind: Any) -> Any:
     if dataclasses.is_dataclass(kind):
-        return _from_dict(value, typing.cast(type, kind))
+        return from_dict(value, typing.cast(type, kind))
     if isinstance(kind, types.UnionType):  # x | None
         return None if value is None else _convert(name, value, typing.get_args(kind)[0])
     if isinstance(kind, types.GenericAlias):  # tuple[x, ...]

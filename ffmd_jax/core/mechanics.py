@@ -7,20 +7,20 @@ import jax
 import jax.numpy as jnp
 
 from ffmd_jax.core import units
-from ffmd_jax.core.state import Array, State, System
+from ffmd_jax.core.state import Array, State, System, is_isolated
+
+
+def kinetic_energies(system: System, velocities: Array) -> Array:
+    """Kinetic energy ½ m v² of every atom, eV, ``[..., n_atoms]``; on the host for numpy arrays."""
+    return 0.5 * system.masses * (velocities**2).sum(axis=-1) / units.EV
 
 
 def kinetic_energy(system: System, velocities: Array) -> Array:
-    """Kinetic energy ½ Σ m v², eV, scalar."""
-    return 0.5 * jnp.sum(system.masses[:, None] * velocities**2) / units.EV
+    """Kinetic energy ½ Σ m v², eV, ``[...]``; on the host for numpy arrays."""
+    return kinetic_energies(system, velocities).sum(axis=-1)
 
 
-def conserves_angular_momentum(system: System) -> Array:
-    """True for an isolated system (no periodic direction), whose total angular momentum is conserved."""
-    return ~jnp.any(system.pbc)
-
-
-def degrees_of_freedom(system: System) -> Array:
+def degrees_of_freedom(system: System) -> int:
     """3N − 3 for periodic systems; 3N − 6 for isolated molecules, 3N − 5 for two atoms.
 
     Assumes that the conserved total momenta are zero.  A linear molecule of more than two atoms is not told
@@ -28,7 +28,7 @@ def degrees_of_freedom(system: System) -> Array:
     """
     n_atoms = len(system.species)
     rotations = 0 if n_atoms == 1 else (2 if n_atoms == 2 else 3)
-    return 3 * n_atoms - 3 - jnp.where(conserves_angular_momentum(system), rotations, 0)
+    return 3 * n_atoms - 3 - (rotations if is_isolated(system) else 0)
 
 
 def temperature(system: System, velocities: Array) -> Array:
@@ -44,6 +44,8 @@ def degrees_of_freedom_by_atom(system: System, positions: Array) -> Array:
     """
     masses = system.masses
     translation = 3 * (1 - masses / jnp.sum(masses))
+    if not is_isolated(system):
+        return translation
     relative = positions - center_of_mass(system, positions)
     spread = (
         jnp.sum(relative**2, -1)[:, None, None] * jnp.eye(3, dtype=relative.dtype)
@@ -51,7 +53,7 @@ def degrees_of_freedom_by_atom(system: System, positions: Array) -> Array:
     )
     inverse = jnp.linalg.pinv(jnp.einsum("i,iab->ab", masses, spread), hermitian=True, rtol=1e-6)
     rotation = masses * jnp.einsum("ab,iab->i", inverse, spread)
-    return translation - jnp.where(conserves_angular_momentum(system), rotation, 0)
+    return translation - rotation
 
 
 def temperature_by_species(system: System, state: State, elements: tuple[int, ...]) -> Array:
@@ -59,7 +61,7 @@ def temperature_by_species(system: System, state: State, elements: tuple[int, ..
 
     Equal for all elements at equilibrium: a thermostat that scales all velocities cannot hide a violation.
     """
-    kinetic = 0.5 * jnp.sum(system.masses[:, None] * state.velocities**2, axis=-1) / units.EV
+    kinetic = kinetic_energies(system, state.velocities)
     freedom = degrees_of_freedom_by_atom(system, state.positions)
     members = system.species[None, :] == jnp.asarray(elements)[:, None]
     return 2 * (members @ kinetic) / (units.BOLTZMANN * (members @ freedom))
@@ -102,17 +104,16 @@ def rotate_velocities(system: System, state: State, angular_momentum_change: Arr
 def zero_momenta(system: System, state: State) -> State:
     """The state with zero total momentum and, for an isolated system, zero total angular momentum."""
     state = state._replace(velocities=state.velocities - center_of_mass(system, state.velocities))
-    change = jnp.where(conserves_angular_momentum(system), -angular_momentum(system, state), 0.0)
-    return rotate_velocities(system, state, change)
+    return rotate_velocities(system, state, -angular_momentum(system, state)) if is_isolated(system) else state
 
 
-def maxwell_boltzmann(key: Array, system: System, positions: Array, temperature_K: float) -> State:
-    """A state with velocities drawn from the canonical distribution at ``temperature_K`` and zero total momenta.
+def maxwell_boltzmann(key: Array, system: System, state: State, temperature_K: float | Array) -> State:
+    """The state with velocities drawn from the canonical distribution at ``temperature_K`` and zero total momenta.
 
     Each component is Gaussian with variance k_B T/m before the momenta are removed; the kinetic energy is not scaled,
     so that it fluctuates as it should.
     """
-    positions = jnp.asarray(positions)
+    positions = jnp.asarray(state.positions)
     scale = jnp.sqrt(units.BOLTZMANN * units.EV * temperature_K / system.masses)[:, None]
     velocities = scale * jax.random.normal(key, positions.shape, positions.dtype)
-    return zero_momenta(system, State(positions, velocities))
+    return zero_momenta(system, State(positions, velocities, jnp.asarray(state.cell, positions.dtype)))

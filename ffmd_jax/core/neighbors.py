@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core.state import Array, Graph, System, full_precision
+from ffmd_jax.core.state import Array, Graph, State, System, full_precision, is_isolated
 
 SKIN = 1.0  # Å, for roll-outs of models, whose steps move the fastest atoms by a tenth of it or more
 
@@ -54,25 +54,29 @@ class Neighbors(NamedTuple):
     Attributes:
         graph: pairs within cutoff + skin.
         positions: Å, ``[n_atoms, 3]``, where the table was built.
-        overflow: bool scalar, True once there was no room in a row of this table, in a bin or in a selection from it.
+        cell: Å, ``[3, 3]``, with which it was built.
+        overflow: bool scalar, True once there was no room in a row of this table, in a bin or in a selection from it,
+            or the cell had become too small for the images that were planned.
     """
 
     graph: Graph
     positions: Array
+    cell: Array
     overflow: Array
 
 
 def heights(cell: Array) -> np.ndarray:
-    """Perpendicular heights of the cell along its three lattice vectors, Å, ``[3]``."""
-    return 1.0 / np.linalg.norm(np.linalg.inv(np.asarray(cell, np.float64)), axis=0)
+    """Perpendicular heights of cells along their three lattice vectors, Å, ``[..., 3]``."""
+    return 1.0 / np.linalg.norm(np.linalg.inv(np.asarray(cell, np.float64)), axis=-2)
 
 
 def plan(
-    system: System, positions, cutoff: float, skin: float = 0.0, headroom: float = 1.0, select: bool = False
+    system: System, states: State, cutoff: float, skin: float = 0.0, headroom: float = 1.0, select: bool = False
 ) -> Search:
-    """Returns the `Search` for a system, with room for the neighbours at ``positions`` (Å, ``[..., n_atoms, 3]``).
+    """Returns the `Search` for a system, with room for the neighbours in ``states``, one or many, in any cells.
 
     Args:
+        states: positions, Å, ``[..., n_atoms, 3]``, and cells, Å, ``[..., 3, 3]``, or one for all.
         headroom: the capacity is the largest count found times this, rounded up to a multiple of 4.
         select: plan for `select`, too.
 
@@ -81,12 +85,15 @@ def plan(
     """
     if not (np.isfinite(cutoff) and cutoff > 0 and skin >= 0):
         raise ValueError(f"the cutoff must be positive and the skin not negative, not {cutoff} and {skin} Å")
-    frames = jnp.reshape(jnp.asarray(positions), (-1, len(system.species), 3))
+    frames = np.reshape(np.asarray(states.positions), (-1, len(system.species), 3))
+    cells = np.broadcast_to(np.reshape(np.asarray(states.cell), (-1, 3, 3)), (len(frames), 3, 3))
+    lowest = heights(np.unique(cells, axis=0)).min(axis=0)
     # Along a vector, a pair within reach is less than reach/height apart: at most so many translations bring it there.
-    along = np.where(system.pbc, np.ceil(2 * (cutoff + skin) / heights(system.cell)), 1).astype(int)
+    along = np.where(system.pbc, np.ceil(2 * (cutoff + skin) / lowest), 1).astype(int)
     search = Search(float(cutoff), float(skin), 0, (int(along[0]), int(along[1]), int(along[2])))
-    search = _plan_bins(search, system, np.asarray(frames), headroom)
-    most, most_inside = (int(count) for count in np.max(_count(search, system, frames), axis=0))
+    search = _plan_bins(search, system, frames, cells, headroom)
+    counts = _count(search, system, State(frames, frames, cells.astype(frames.dtype)))
+    most, most_inside = (int(count) for count in np.max(counts, axis=0))
     if most == 0 and len(system.species) > 1:
         raise ValueError(f"no atom has a neighbour within {search.radius:g} Å: is the unit of the positions Å?")
     return dataclasses.replace(
@@ -97,17 +104,19 @@ def plan(
     )
 
 
-def _plan_bins(search: Search, system: System, frames: np.ndarray, headroom: float) -> Search:
+def _plan_bins(search: Search, system: System, frames: np.ndarray, cells: np.ndarray, headroom: float) -> Search:
     """The search with bins, if they leave fewer candidates than all pairs of atoms."""
-    fractional = frames @ np.linalg.inv(system.cell)
+    fractional = frames @ np.linalg.inv(cells)
+    lowest = heights(np.unique(cells, axis=0)).min(axis=0)
     edges = (fractional.min(axis=(0, 1)) - 1e-3, fractional.max(axis=(0, 1)) + 1e-3)
     low, high = (np.where(system.pbc, unit, edge) for unit, edge in zip((0.0, 1.0), edges, strict=True))
-    bins = np.maximum(1, np.floor((high - low) * heights(system.cell) / search.radius)).astype(int)
-    if np.any(system.pbc & (bins < 3)):  # a bin would be its own neighbour's neighbour
+    bins = np.maximum(1, np.floor((high - low) * lowest / search.radius)).astype(int)
+    if np.any(np.array(system.pbc) & (bins < 3)):  # a bin would be its own neighbour's neighbour
         return search
     window = tuple(zip(low.tolist(), high.tolist(), strict=True))
     search = dataclasses.replace(search, bins=tuple(bins.tolist()), window=window)
-    fullest = max(int(np.bincount(np.asarray(_bin_of(search, system, x)[0])).max()) for x in frames)
+    each = zip(frames, cells, strict=True)
+    fullest = max(int(np.bincount(np.asarray(_bin_of(search, system, x, cell)[0])).max()) for x, cell in each)
     search = dataclasses.replace(search, bin_capacity=int(np.ceil(fullest * headroom)) + 2)
     n_atoms = frames.shape[1]
     if 2 * 27 * search.bin_capacity > n_atoms:  # three bins or more along a vector: one translation at most
@@ -115,39 +124,64 @@ def _plan_bins(search: Search, system: System, frames: np.ndarray, headroom: flo
     return search
 
 
-def grow(search: Search, factor: float = 1.3) -> Search:
-    """The search with larger capacities, for use after an overflow."""
+def grow(search: Search, system: System, cells: Array, factor: float = 1.3) -> Search:
+    """The search with larger capacities, and images enough for ``cells`` (Å, ``[..., 3, 3]``), after an overflow."""
+    lowest = heights(np.reshape(np.asarray(cells), (-1, 3, 3))).min(axis=0)
+    along = np.where(system.pbc, np.ceil(2 * search.radius / lowest), 1).astype(int)
+    first, second, third = np.maximum(along, search.translations).tolist()
+    if search.bins and not _bins_suffice(search, system, lowest):
+        search = dataclasses.replace(search, bins=(), bin_capacity=0, window=())
     return dataclasses.replace(
         search,
+        translations=(first, second, third),
         capacity=4 * int(np.ceil(search.capacity * factor / 4)),
         bin_capacity=int(np.ceil(search.bin_capacity * factor)),
         selected=int(np.ceil(search.selected * factor)),
     )
 
 
+def _bins_suffice(search: Search, system: System, lowest: Array):
+    """Whether no bin of a cell of these heights is thinner than the radius."""
+    span = np.array([high - low for low, high in search.window])
+    thick = np.array(search.bins) * search.radius <= span * lowest * (1 + 1e-5)
+    return (thick | (np.array(search.bins) == 1)).all()
+
+
+def _images_suffice(search: Search, system: System, cell: Array) -> Array:
+    """Whether the translations and bins that were planned reach all pairs in this cell, which may have shrunk."""
+    if is_isolated(system):
+        return jnp.ones((), bool)
+    low = 1 / jnp.linalg.norm(jnp.linalg.inv(cell), axis=0)
+    if search.bins:
+        return _bins_suffice(search, system, low)
+    reached = 2 * search.radius <= np.array(search.translations) * low * (1 + 1e-5)
+    return (reached | ~np.array(system.pbc)).all()
+
+
 @full_precision
-def build(search: Search, system: System, positions: Array) -> Neighbors:
-    """The neighbour table at ``positions`` (Å, ``[n_atoms, 3]``).
+def build(search: Search, system: System, state: State) -> Neighbors:
+    """The neighbour table of a state: of its positions (Å, ``[n_atoms, 3]``) in its cell.
 
     Costs atoms² × translations, or with bins atoms × (27 times the atoms in a bin).
     """
+    positions, cell = state.positions, jnp.asarray(state.cell, state.positions.dtype)
     if search.bins:
-        graph, overflow = _build_from_bins(search, system, positions)
+        graph, overflow = _build_from_bins(search, system, positions, cell)
     else:
         others = jnp.arange(positions.shape[0] * int(np.prod(search.translations)), dtype=jnp.int32)
-        within, shifts = _all_pairs(search, system, positions)
+        within, shifts = _all_pairs(search, system, positions, cell)
         graph, overflow = _compact(
             within, jnp.broadcast_to(others % len(positions), within.shape), shifts, search.capacity
         )
-    return Neighbors(graph, positions, overflow)
+    return Neighbors(graph, positions, cell, overflow | ~_images_suffice(search, system, cell))
 
 
 @full_precision
-def select(search: Search, system: System, positions: Array, table: Neighbors) -> tuple[Graph, Array]:
+def select(search: Search, state: State, table: Neighbors) -> tuple[Graph, Array]:
     """The pairs of a table within the cutoff proper, in fewer columns, and whether they are too many for these."""
     if not search.selected:
         return table.graph, jnp.zeros((), bool)
-    squared = jnp.sum(vectors(system, positions, table.graph) ** 2, axis=-1)
+    squared = jnp.sum(vectors(state, table.graph) ** 2, axis=-1)
     within = table.graph.mask & (squared < search.cutoff**2)
     return _compact(within, table.graph.senders, table.graph.shifts, search.selected)
 
@@ -168,40 +202,39 @@ def _compact(within: Array, senders: Array, shifts: Array, capacity: int) -> tup
     return graph, jnp.max(counts) > capacity
 
 
-def update(search: Search, system: System, positions: Array, neighbors: Neighbors) -> Neighbors:
-    """The table rebuilt if any atom has moved more than skin/2 since the last build, else as it is."""
+def update(search: Search, system: System, state: State, neighbors: Neighbors) -> Neighbors:
+    """The table rebuilt if it is `stale`, else as it is."""
     fresh = jax.lax.cond(
-        stale(search, positions, neighbors),
-        lambda: build(search, system, positions),
+        stale(search, state, neighbors),
+        lambda: build(search, system, state),
         lambda: neighbors,
     )
     return fresh._replace(overflow=fresh.overflow | neighbors.overflow)
 
 
-def stale(search: Search, positions: Array, neighbors: Neighbors) -> Array:
-    """True once an atom has moved more than skin/2 since the table was built: it may miss a pair."""
-    moved = jnp.max(jnp.sum((positions - neighbors.positions) ** 2, axis=-1))
-    return moved > (0.5 * search.skin) ** 2
+def stale(search: Search, state: State, neighbors: Neighbors) -> Array:
+    """True once an atom has moved more than skin/2 or the cell has changed since the build: a pair may be missing."""
+    moved = jnp.max(jnp.sum((state.positions - neighbors.positions) ** 2, axis=-1))
+    return (moved > (0.5 * search.skin) ** 2) | jnp.any(state.cell != neighbors.cell)
 
 
 @full_precision
-def vectors(system: System, positions: Array, graph: Graph) -> Array:
+def vectors(state: State, graph: Graph) -> Array:
     """Edge vectors r_j + S·cell − r_i, Å, ``[n_atoms, n_neighbors, 3]``; padding gets a vector of length zero."""
-    cell = jnp.asarray(system.cell, positions.dtype)
+    positions, cell = state.positions, jnp.asarray(state.cell, state.positions.dtype)
     shifts = graph.shifts.astype(positions.dtype) @ cell
     difference = positions[graph.senders] + shifts - positions[:, None]
     return jnp.where(graph.mask[..., None], difference, 0.0)
 
 
-def _all_pairs(search: Search, system: System, positions: Array) -> tuple[Array, Array]:
+def _all_pairs(search: Search, system: System, positions: Array, cell: Array) -> tuple[Array, Array]:
     """All (translation, j) candidates of every i: within reach or not, ``[n_atoms, n·n_atoms]``, and their shifts."""
-    cell = jnp.asarray(system.cell, positions.dtype)
     n_atoms = positions.shape[0]
     difference = positions[None, :] - positions[:, None]  # i, j
     fractional = difference @ jnp.linalg.inv(cell)
     # The n translations that leave the pair at most n/2 apart; the nearest one for n = 1.
     counts = np.array(search.translations, positions.dtype)
-    first = jnp.where(system.pbc, jnp.floor(1 - counts / 2 - fractional), 0.0)  # i, j, 3
+    first = jnp.where(np.array(system.pbc), jnp.floor(1 - counts / 2 - fractional), 0.0)  # i, j, 3
     images = np.array(list(np.ndindex(*search.translations)), positions.dtype)
     shifts = first[:, None] + images[None, :, None]  # i, image, j, 3
     squared = jnp.sum((difference[:, None] + shifts @ cell) ** 2, axis=-1)
@@ -210,10 +243,10 @@ def _all_pairs(search: Search, system: System, positions: Array) -> tuple[Array,
     return within.reshape(n_atoms, -1), shifts.astype(jnp.int8).reshape(n_atoms, -1, 3)
 
 
-def _bin_of(search: Search, system: System, positions: Array) -> tuple[Array, Array, Array]:
+def _bin_of(search: Search, system: System, positions: Array, cell: Array) -> tuple[Array, Array, Array]:
     """Of every atom: the flat index of its bin, its bin along each vector, and its lattice translation."""
-    fractional = positions @ jnp.linalg.inv(jnp.asarray(system.cell, positions.dtype))
-    image = jnp.where(system.pbc, jnp.floor(fractional), 0.0)
+    fractional = positions @ jnp.linalg.inv(cell)
+    image = jnp.where(np.array(system.pbc), jnp.floor(fractional), 0.0)
     low, high = np.array(search.window, dtype=positions.dtype).T
     place = (fractional - image - low) / (high - low) * np.array(search.bins, dtype=positions.dtype)
     # Along an open vector the outermost bins also hold what is beyond them: neighbours stay neighbours.
@@ -225,11 +258,10 @@ def _flat(search: Search, along: Array) -> Array:
     return (along[..., 0] * search.bins[1] + along[..., 1]) * search.bins[2] + along[..., 2]
 
 
-def _build_from_bins(search: Search, system: System, positions: Array) -> tuple[Graph, Array]:
+def _build_from_bins(search: Search, system: System, positions: Array, cell: Array) -> tuple[Graph, Array]:
     """As `build`, from the atoms in the bin of each atom and in the 26 around it."""
-    cell = jnp.asarray(system.cell, positions.dtype)
     n_atoms, bins = len(positions), np.array(search.bins)
-    flat, along, image = _bin_of(search, system, positions)
+    flat, along, image = _bin_of(search, system, positions, cell)
     order = jnp.argsort(flat).astype(jnp.int32)
     rank = jnp.arange(n_atoms, dtype=jnp.int32) - jnp.searchsorted(flat[order], flat[order]).astype(jnp.int32)
     empty = n_atoms
@@ -240,7 +272,7 @@ def _build_from_bins(search: Search, system: System, positions: Array) -> tuple[
 
     def row(i: Array) -> tuple[Array, Array, Array]:
         bin_ = along[i] + around
-        turns = jnp.where(system.pbc, bin_ // bins, 0)  # lattice translations of the bin beyond the border
+        turns = jnp.where(np.array(system.pbc), bin_ // bins, 0)  # lattice translations of the bin beyond the border
         inside = jnp.all((bin_ - turns * bins >= 0) & (bin_ - turns * bins < bins), axis=-1)
         others = jnp.where(inside[:, None], members[_flat(search, bin_ - turns * bins)], empty)
         real = others < empty
@@ -264,17 +296,18 @@ def _build_from_bins(search: Search, system: System, positions: Array) -> tuple[
 
 @functools.partial(jax.jit, static_argnums=0)
 @full_precision
-def _count(search: Search, system: System, frames: Array) -> Array:
+def _count(search: Search, system: System, states: State) -> Array:
     """Largest numbers of neighbours of any atom within radius and cutoff, ``[n_frames, 2]``, uncapped with bins."""
 
-    def count(positions):
+    def count(state):
         if search.bins:
             full = dataclasses.replace(search, capacity=27 * search.bin_capacity)
-            graph = _build_from_bins(full, system, positions)[0]
-            squared = jnp.sum(vectors(system, positions, graph) ** 2, axis=-1)
+            graph = _build_from_bins(full, system, state.positions, state.cell)[0]
+            squared = jnp.sum(vectors(state, graph) ** 2, axis=-1)
             masks = graph.mask, graph.mask & (squared < search.cutoff**2)
         else:
-            masks = (_all_pairs(dataclasses.replace(search, skin=s), system, positions)[0] for s in (search.skin, 0.0))
+            skins = (dataclasses.replace(search, skin=skin) for skin in (search.skin, 0.0))
+            masks = (_all_pairs(each, system, state.positions, state.cell)[0] for each in skins)
         return jnp.stack([jnp.max(jnp.sum(mask, axis=1)) for mask in masks])
 
-    return jax.lax.map(count, frames)
+    return jax.lax.map(count, states)

@@ -37,9 +37,11 @@ def counted(items: Sequence, description: str, unit: str) -> Iterator:
             bar.update(1)
 
 
-def follow(blocks: Iterable, length_ps: float, description: str, begin_ps: float = 0.0) -> Iterator:
-    """Passes the blocks of a roll-out on, with a progress bar in ps and the speed in ns/day since ``begin_ps``."""
-    with progress(length_ps, description, begin=begin_ps) as bar:
+def follow(
+    blocks: Iterable, length_ps: float, description: str, begin_ps: float = 0.0, hidden: bool = False
+) -> Iterator:
+    """Passes the blocks of a rollout on, with a progress bar in ps and the speed in ns/day since ``begin_ps``."""
+    with progress(length_ps, description, begin=begin_ps, hidden=hidden) as bar:
         for block in blocks:
             bar.update(block.times[-1] / units.PS - bar.n)
             rate = bar.format_dict["elapsed"]

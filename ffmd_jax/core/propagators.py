@@ -1,7 +1,5 @@
 """Propagators made of propagators."""
 
-import jax
-
 from ffmd_jax.core.state import Graph, Propagate, State, System
 
 
@@ -20,12 +18,13 @@ def reversible(propagate: Propagate) -> Propagate:
     Wanner, Geometric Numerical Integration, 2006, doi:10.1007/3-540-30666-8, II.3 and V.1).
     """
 
-    def turned(state: State) -> State:
-        return state._replace(velocities=-state.velocities)
-
     def step(system: System, state: State, graph: Graph) -> State:
         end = propagate(system, state, graph)
-        back = turned(propagate(system, turned(end), graph))
-        return propagate(system, jax.tree.map(lambda x, missed: 1.5 * x - 0.5 * missed, state, back), graph)
+        back = propagate(system, end._replace(velocities=-end.velocities), graph)
+        start = state._replace(
+            positions=1.5 * state.positions - 0.5 * back.positions,
+            velocities=1.5 * state.velocities + 0.5 * back.velocities,
+        )
+        return propagate(system, start, graph)
 
     return step

@@ -1,5 +1,6 @@
 """The records that everything else passes around: immutable pytrees without behaviour."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -14,20 +15,20 @@ R = TypeVar("R")
 Array = jax.Array | np.ndarray
 
 
-class System(NamedTuple):
-    """What stays constant along a trajectory.
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["species", "masses"], meta_fields=["pbc"])
+@dataclasses.dataclass(frozen=True)
+class System:
+    """What stays constant along a trajectory, whatever happens to the cell.
 
     Attributes:
         species: atomic numbers, int ``[n_atoms]``.
         masses: u, ``[n_atoms]``.
-        cell: rows are the lattice vectors, Å, ``[3, 3]``; rows of open directions only complete the basis.
-        pbc: periodic directions, bool ``[3]``.
+        pbc: periodic directions, three bools; static where programs are compiled.
     """
 
     species: Array
     masses: Array
-    cell: Array
-    pbc: Array
+    pbc: tuple[bool, bool, bool] = (False, False, False)
 
 
 class State(NamedTuple):
@@ -36,10 +37,12 @@ class State(NamedTuple):
     Attributes:
         positions: unwrapped, Å, ``[..., n_atoms, 3]``.
         velocities: Å/fs, ``[..., n_atoms, 3]``.
+        cell: rows are the lattice vectors, Å, ``[..., 3, 3]``; rows of open directions only complete the basis.
     """
 
     positions: Array
     velocities: Array
+    cell: Array
 
 
 class Graph(NamedTuple):
@@ -63,40 +66,59 @@ Correct = Callable[[System, State, State], State]  # (system, before, after) -> 
 Thermostat = Callable[..., State]  # (key, system, state[, temperature_K]) -> state
 
 
-def make_system(species, masses, cell: Any = None, pbc: Any = False) -> System:
-    """Returns a checked `System` with float64 host arrays.
+def is_isolated(system: System) -> bool:
+    """True without any periodic direction: then the total angular momentum is conserved, too."""
+    return not any(system.pbc)
+
+
+def make_system(species, masses, pbc: Any = False) -> System:
+    """Returns a checked `System` with host arrays, masses in float64.
 
     Args:
         species: atomic numbers, ``[n_atoms]``.
         masses: u, ``[n_atoms]``.
-        cell: Å, ``[3, 3]`` or ``[3]`` (orthorhombic), or None for an open system.
         pbc: one bool or three.
 
     Raises:
-        ValueError: wrong shapes, unphysical masses or species, a singular cell in periodic directions.
+        ValueError: wrong shapes, unphysical masses or species.
     """
     species = np.asarray(species, dtype=np.int32)
     masses = np.asarray(masses, dtype=np.float64)
-    pbc = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
-    cell = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
-    if cell.shape == (3,):
-        cell = np.diag(cell)
-    if species.ndim != 1 or species.size == 0 or masses.shape != species.shape or cell.shape != (3, 3):
+    if species.ndim != 1 or species.size == 0 or masses.shape != species.shape:
         raise ValueError(
-            f"a system needs species [n_atoms], masses [n_atoms] and a cell [3, 3], "
-            f"not {species.shape}, {masses.shape} and {cell.shape}"
+            f"a system needs species [n_atoms] and masses [n_atoms], not {species.shape} and {masses.shape}"
         )
     if species.min() < 1 or species.max() > 118:
         raise ValueError(f"species must be atomic numbers from 1 to 118, found {species.min()}…{species.max()}")
     if not (np.isfinite(masses).all() and masses.min() > 0):
         raise ValueError("masses must be positive and finite (u)")
+    first, second, third = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).tolist()
+    return System(species, masses, (first, second, third))
+
+
+def make_cell(cell: Any, pbc: Any) -> np.ndarray:
+    """A checked cell, Å, float64 ``[..., 3, 3]``; zero rows of open directions complete the basis by unit vectors.
+
+    Args:
+        cell: ``[..., 3, 3]``, ``[3]`` (orthorhombic), or None for an open system.
+        pbc: one bool or three.
+
+    Raises:
+        ValueError: another shape, NaN, or a singular cell in periodic directions.
+    """
+    cell = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
+    if cell.shape == (3,):
+        cell = np.diag(cell)
+    if cell.shape[-2:] != (3, 3):
+        raise ValueError(f"a cell is [3, 3], not {cell.shape}")
     if not np.isfinite(cell).all():
         raise ValueError("the cell holds NaN or infinite entries")
-    return System(species, masses, _complete_cell(cell, pbc), pbc)
-
-
-def _complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """The cell with zero rows of open directions replaced by unit vectors orthogonal to the others."""
+    pbc = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,))
+    if cell.ndim > 2:
+        flat = cell.reshape(-1, 3, 3)
+        if len(flat) and (flat == flat[0]).all():  # most trajectories; checked once
+            return np.broadcast_to(make_cell(flat[0], pbc), cell.shape)
+        return np.stack([make_cell(one, pbc) for one in flat]).reshape(cell.shape)
     cell = cell.copy()
     for axis in range(3):
         if not pbc[axis] and np.linalg.norm(cell[axis]) < 1e-6:
@@ -107,6 +129,11 @@ def _complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     if lengths.min() < 1e-6 or abs(np.linalg.det(cell / lengths[:, None])) < 1e-4:
         raise ValueError(f"the cell is singular (lattice vector lengths {np.round(lengths, 4).tolist()} Å)")
     return cell
+
+
+def take(tree, index):
+    """The pytree with ``index`` applied to the first axis of every array: a frame, a part, a replica."""
+    return jax.tree.map(lambda values: values[index], tree)
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
@@ -134,9 +161,9 @@ def cast(tree, dtype):
 
 
 def check_state(system: System, state: State) -> None:
-    """Raises ValueError unless positions and velocities fit the system and are finite."""
+    """Raises ValueError unless positions, velocities and cell fit the system and are finite."""
     n_atoms = len(system.species)
-    for name, values in zip(state._fields, state, strict=True):
+    for name, values in (("positions", state.positions), ("velocities", state.velocities)):
         if values.shape[-2:] != (n_atoms, 3):
             raise ValueError(f"{name} must be [..., {n_atoms}, 3], not {tuple(values.shape)}")
         bad = ~np.isfinite(np.asarray(values)).all(axis=-1)
@@ -144,3 +171,6 @@ def check_state(system: System, state: State) -> None:
             where = tuple(int(i) for i in np.argwhere(bad)[0])
             place = f"atom {where[-1]}" + (f" of frame {where[0]}" if len(where) > 1 else "")
             raise ValueError(f"{name} hold NaN or infinite values (first at {place})")
+    expected = (*state.positions.shape[:-2], 3, 3)
+    if state.cell.shape != expected or not np.isfinite(np.asarray(state.cell)).all():
+        raise ValueError(f"the cell must be finite and {list(expected)}, not {tuple(state.cell.shape)}")

@@ -1,90 +1,47 @@
-"""Training data: pairs of states an interval Δt apart, cut from NVE trajectories, split by trajectory."""
+"""Datasets from NVE trajectories: checked, and split by run."""
 
 import dataclasses
-from collections.abc import Sequence
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ffmd_jax.core.state import State, System
-from ffmd_jax.data import nve
-from ffmd_jax.data.dataset_file import (
-    SPLITS,
-    Dataset,
-    Pairs,
-    Statistics,
-    facts,
-    fingerprint,
-    n_cells,
-    read,
-    same_cells,
-    speed_limits,
-    statistics,
-    write,
-)
-from ffmd_jax.formats import trajcast_pairs
+from ffmd_jax.core.state import State, System, take
+from ffmd_jax.data import dataset_file, nve, pairs
+from ffmd_jax.data.dataset_file import SPLITS, Dataset, Group, Run
+from ffmd_jax.formats import Hints, trajcast_pairs, trajectory
 from ffmd_jax.formats.trajectory import Trajectory, frame_interval
 
-__all__ = [
-    "SPLITS",
-    "Dataset",
-    "Pairs",
-    "Statistics",
-    "facts",
-    "fingerprint",
-    "make",
-    "make_from_pairs",
-    "n_cells",
-    "pairs",
-    "read",
-    "same_cells",
-    "speed_limits",
-    "statistics",
-    "steps_per_interval",
-    "thinned",
-    "write",
-]
+NO_HINTS = Hints()
 
 
-def steps_per_interval(interval_fs: float, time_step_fs: float) -> int:
-    """How many frame intervals make Δt, in exact arithmetic on the decimal numbers; files know times to 1e-6.
+def from_files(
+    files: Sequence[Path],
+    time_step_fs: float,
+    stride_fs: float | None = None,
+    hints: Hints = NO_HINTS,
+    show: Callable[[Sequence[Path]], Iterable[Path]] = iter,
+) -> Dataset:
+    """The dataset of trajectory files, or of files with TrajCast's pairs.
+
+    Args:
+        show: passes the files on, perhaps with a progress bar.
 
     Raises:
-        ValueError: Δt is not a multiple of the frame interval.
+        ValueError: as `make` and `make_from_pairs`; both kinds of files, or hints for pairs.
     """
-    if not (interval_fs > 0 and 0 < time_step_fs < float("inf")):
-        raise ValueError(f"Δt and the frame interval must be positive, not {time_step_fs:g} and {interval_fs:g} fs")
-    ratio = Fraction(repr(float(time_step_fs))) / Fraction(repr(float(interval_fs)))
-    steps = round(ratio)
-    if steps < 1 or abs(ratio - steps) > ratio / 10**6:
-        raise ValueError(
-            f"Δt = {time_step_fs:.9g} fs is not a multiple of the {interval_fs:.9g} fs between the frames; "
-            f"take Δt = {max(1, int(ratio)) * interval_fs:.9g} or {(max(1, int(ratio)) + 1) * interval_fs:.9g} fs, or "
-            f"write frames every {time_step_fs:.9g} fs or a divisor of it"
-        )
-    return steps
-
-
-def pairs(trajectory: Trajectory, time_step_fs: float, stride_fs: float | None = None) -> Pairs:
-    """All pairs Δt apart that start every ``stride_fs`` (default: every frame)."""
-    if len(trajectory.times) < 2:
-        raise ValueError(f"a part with {len(trajectory.times)} frames holds no pair; give longer trajectories")
-    interval = frame_interval(trajectory.times)
-    ahead = steps_per_interval(interval, time_step_fs)
-    stride = 1 if stride_fs is None else steps_per_interval(interval, stride_fs)
-    positions, velocities = (np.asarray(values) for values in trajectory.frames)
-    starts = np.arange(0, len(positions) - ahead, stride)
-    if len(starts) == 0:
-        raise ValueError(
-            f"a part with {len(positions)} frames of {interval:g} fs holds no pair {time_step_fs:g} fs apart; "
-            f"give longer trajectories"
-        )
-    ends = starts + ahead
-    start, moved = State(positions[starts], velocities[starts]), positions[ends] - positions[starts]
-    return _single(trajectory.system, start, moved, velocities[ends])
+    if not files:
+        raise ValueError("give at least one trajectory")
+    ready = [trajcast_pairs.recognises(path) for path in files]
+    if all(ready):
+        if stride_fs is not None or hints != NO_HINTS:
+            raise ValueError("files in TrajCast's format hold pairs already: they take no --stride-fs and no hints")
+        return make_from_pairs(files, time_step_fs)
+    if any(ready):
+        raise ValueError(f"{files[ready.index(True)]} holds TrajCast pairs, others hold trajectories; give one kind")
+    return make([trajectory.read(path, hints=hints) for path in show(files)], time_step_fs, stride_fs, files)
 
 
 def make(
@@ -99,7 +56,7 @@ def make(
     Args:
         trajectories: at frame intervals that divide Δt.
         time_step_fs: Δt, fs.
-        stride_fs: time between the starts of two pairs, fs (default: every frame).
+        stride_fs: time between the starts of two pairs, fs (default: Δt).
         names: of the trajectories, for messages and metadata.
 
     Raises:
@@ -108,24 +65,29 @@ def make(
     if not trajectories:
         raise ValueError("no trajectories given")
     names = [str(name) for name in names] or [f"trajectory {i + 1}" for i in range(len(trajectories))]
-    for name, trajectory in zip(names, trajectories, strict=True):
-        _check_same_system(name, trajectories[0].system, trajectory.system)
+    for name, given in zip(names, trajectories, strict=True):
+        _check_same_system(name, trajectories[0].system, given.system)
         try:
-            nve.check(trajectory)
-            steps_per_interval(frame_interval(trajectory.times), time_step_fs)
+            nve.check(given)
+            pairs.steps_per_interval(frame_interval(given.times), time_step_fs)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+    runs: list[Run] = []
     if len(trajectories) >= 3:
-        parts = [trajectories[:-2], trajectories[-2:-1], trajectories[-1:]]
+        splits = ["train"] * (len(names) - 2) + ["validation", "test"]
+        runs = [_run(*given) for given in zip(trajectories, splits, names, strict=True)]
     else:
-        gap = 10 * time_step_fs
-        parts = [[_cut(t, *window) for t in trajectories] for window in ((0, 0.8, 0), (0.8, 0.9, gap), (0.9, 1, gap))]
-    joined = [_join([pairs(t, time_step_fs, stride_fs) for t in part]) for part in parts]
+        windows = ((0, 0.8, 0), (0.8, 0.9, 10 * time_step_fs), (0.9, 1, 10 * time_step_fs))
+        for split, window in zip(SPLITS, windows, strict=True):
+            parts = [_cut(given, *window) for given in trajectories]
+            runs += [_run(part, split, name) for part, name in zip(parts, names, strict=True)]
     metadata: dict[str, Any] = {"sources": names}
     for key in ("velocities", "velocity_relative_error"):
-        if any(key in trajectory.metadata for trajectory in trajectories):
-            metadata[key] = max(t.metadata[key] for t in trajectories if key in t.metadata)
-    return Dataset(trajectories[0].system, float(time_step_fs), *joined, metadata=metadata)
+        if any(key in given.metadata for given in trajectories):
+            metadata[key] = max(given.metadata[key] for given in trajectories if key in given.metadata)
+    found = Dataset((Group(trajectories[0].system, tuple(runs)),), float(time_step_fs), stride_fs, metadata=metadata)
+    pairs.form(found)  # raises what is too short
+    return found
 
 
 def make_from_pairs(paths: Sequence[Any], time_step_fs: float) -> Dataset:
@@ -147,17 +109,25 @@ def make_from_pairs(paths: Sequence[Any], time_step_fs: float) -> Dataset:
             nve.check_pairs(state, displacements, velocities, time_step_fs)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        found.append(_single(system, state, displacements, velocities))
+        after = State(state.positions + displacements, velocities, state.cell)
+        both = jax.tree.map(lambda *ends: np.stack(ends, axis=1), state, after)
+        found.append(jax.tree.map(lambda values: values.reshape(-1, *values.shape[2:]), both))
     if first is None:
         raise ValueError("no files given")
+    names, counts = [str(path) for path in paths], [len(frames.positions) // 2 for frames in found]
     if len(found) >= 3:
-        parts = [found[:-2], found[-2:-1], found[-1:]]
+        splits = ["train"] * (len(found) - 2) + ["validation", "test"]
+        parts = list(zip(found, splits, names, strict=True))
     else:
-        parts = [[_window(p, *window) for p in found] for window in ((0, 0.8), (0.8, 0.9), (0.9, 1))]
-    joined = [_join(part) for part in parts]
-    if not all(len(part.displacements) for part in joined):
-        raise ValueError(f"{sum(len(p.displacements) for p in found)} pairs are too few to be split 80/10/10")
-    return Dataset(first, float(time_step_fs), *joined, metadata={"sources": [str(path) for path in paths]})
+        parts = [
+            (take(frames, slice(2 * round(low * n), 2 * round(high * n))), split, name)
+            for split, low, high in zip(SPLITS, (0, 0.8, 0.9), (0.8, 0.9, 1), strict=True)
+            for frames, name, n in zip(found, names, counts, strict=True)
+        ]
+    if not all(sum(len(frames.positions) for frames, split, _ in parts if split == s) for s in SPLITS):
+        raise ValueError(f"{sum(counts)} pairs are too few to be split 80/10/10")
+    runs = (Run(frames, float(time_step_fs), split, 2, name) for frames, split, name in parts if len(frames.positions))
+    return Dataset((Group(first, tuple(runs)),), float(time_step_fs), metadata={"sources": names})
 
 
 def thinned(data: Dataset, n_train: int | None = None, n_test: int | None = None) -> Dataset:
@@ -166,14 +136,45 @@ def thinned(data: Dataset, n_train: int | None = None, n_test: int | None = None
     Raises:
         ValueError: a number below one.
     """
-    for split, n_most in zip(SPLITS, (n_train, n_test, n_test), strict=True):
-        part = getattr(data, split)
-        n_pairs = len(part.displacements)
+    for split, n_most in (("train", n_train), ("validation and test", n_test)):
         if n_most is not None and n_most < 1:
             raise ValueError(f"the number of {split} pairs must be at least 1, not {n_most}")
-        if n_most is not None and n_most < n_pairs:
-            data = dataclasses.replace(data, **{split: _take(part, np.arange(n_most) * n_pairs // n_most)})
-    return data
+    return dataclasses.replace(data, n_train=n_train, n_test=n_test)
+
+
+def write(path, data: Dataset, *, overwrite: bool = False) -> None:
+    """Writes the dataset with its facts; see `dataset_file.write`."""
+    dataset_file.write(path, data, facts(data), overwrite=overwrite)
+
+
+def facts(data: Dataset) -> dict[str, Any]:
+    """Sizes and statistics of the pairs of a dataset, JSON-able; of several systems, a list in ``groups``."""
+    of_groups = [_facts_of_group(data, group) for group in data.groups]
+    head = {"time_step_fs": data.time_step_fs}
+    if len(of_groups) == 1:
+        return {**head, **of_groups[0], "metadata": data.metadata}
+    return {**head, "groups": of_groups, "metadata": data.metadata}
+
+
+def _facts_of_group(data: Dataset, group: Group) -> dict[str, Any]:
+    sets, species = pairs.form_group(data, group), np.asarray(group.system.species)
+    elements = tuple(int(z) for z in np.unique(species))
+    return {
+        "n_atoms": len(species),
+        "elements": elements,
+        "cells": n_cells(group),
+        **{f"{split}_pairs": len(getattr(sets, split).displacements) for split in SPLITS},
+        **pairs.statistics(sets.train)._asdict(),
+        "speed_limits": pairs.speed_limits(sets.train, species, elements),
+        "energies": all(run.potential_energies is not None for run in group.runs),
+        "forces": all(run.forces is not None for run in group.runs),
+    }
+
+
+def n_cells(group: Group) -> int:
+    """How many different cells the frames have, in single precision."""
+    cells = [np.unique(np.asarray(run.frames.cell, np.float32), axis=0) for run in group.runs]
+    return len(np.unique(np.concatenate(cells), axis=0))
 
 
 def _check_same_system(name: str, first: System, other: System) -> None:
@@ -182,33 +183,24 @@ def _check_same_system(name: str, first: System, other: System) -> None:
         raise ValueError(f"{name} has other atoms, or another order of atoms, than the first file")
     if not np.allclose(first.masses, other.masses, rtol=1e-3):
         raise ValueError(f"{name} has other masses than the first file")
-    if np.any(first.pbc != other.pbc):
+    if first.pbc != other.pbc:
         raise ValueError(f"{name} is periodic in other directions than the first file")
 
 
-def _cut(trajectory: Trajectory, low: float, high: float, gap_fs: float) -> Trajectory:
+def _run(given: Trajectory, split: str, name: str) -> Run:
+    """The frames of a trajectory, with energies and forces where all frames have them."""
+    energies = given.observables.get("potential_energy_eV")
+    if energies is not None and not np.isfinite(energies).all():
+        energies = None
+    if len(given.times) < 2:
+        raise ValueError(f"a part with {len(given.times)} frames holds no pair; give longer trajectories")
+    frames = jax.tree.map(lambda values: np.asarray(values, np.float64), given.frames)
+    interval = frame_interval(given.times)
+    return Run(frames, interval, split, 0, name, energies, given.forces)
+
+
+def _cut(given: Trajectory, low: float, high: float, gap_fs: float) -> Trajectory:
     """The part from ``low`` to ``high`` of the length, without its first ``gap_fs``, at most 2.5 % of the whole."""
-    n_frames = len(trajectory.times)
-    gap = min(gap_fs / frame_interval(trajectory.times), 0.025 * n_frames)
-    window = slice(round(low * n_frames) + round(gap), round(high * n_frames))
-    frames = State(*(values[window] for values in trajectory.frames))
-    return trajectory._replace(frames=frames, times=trajectory.times[window])
-
-
-def _single(system: System, state: State, displacements: np.ndarray, velocities: np.ndarray) -> Pairs:
-    """Pairs of a system in single precision."""
-    pairs = Pairs(state, displacements, velocities, same_cells(system, len(displacements)))
-    return jax.tree.map(lambda values: np.asarray(values, np.float32), pairs)
-
-
-def _take(part: Pairs, rows: Any) -> Pairs:
-    return jax.tree.map(lambda values: values[rows], part)
-
-
-def _window(part: Pairs, low: float, high: float) -> Pairs:
-    n_pairs = len(part.displacements)
-    return _take(part, slice(round(low * n_pairs), round(high * n_pairs)))
-
-
-def _join(parts: Sequence[Pairs]) -> Pairs:
-    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
+    n_frames = len(given.times)
+    gap = min(gap_fs / frame_interval(given.times), 0.025 * n_frames)
+    return trajectory.part(given, slice(round(low * n_frames) + round(gap), round(high * n_frames)))

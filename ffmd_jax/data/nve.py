@@ -36,7 +36,8 @@ _SEGMENT = 64  # frames of one spectrum
 
 def check(trajectory: Trajectory) -> None:
     """Raises ValueError, with the number that gives it away, unless the frames can come from one NVE run."""
-    system, (positions, velocities) = trajectory.system, (np.asarray(values) for values in trajectory.frames)
+    system = trajectory.system
+    positions, velocities, cell = (np.asarray(values) for values in trajectory.frames)
     interval = frame_interval(trajectory.times)
     _check_ensemble(trajectory.metadata)
     _check_displacements(positions, velocities, interval)
@@ -46,9 +47,9 @@ def check(trajectory: Trajectory) -> None:
         return
     residual = _residual(positions, velocities, interval) * weights
     if not known:
-        freedom = float(mechanics.degrees_of_freedom(system))
+        freedom = mechanics.degrees_of_freedom(system)
         _check_jumps(velocities * weights, residual, interval, freedom)
-        _check_fluctuations(system, positions, velocities, freedom)
+        _check_fluctuations(system, State(positions, velocities, cell), freedom)
     _check_half_steps(velocities * weights, residual, interval)
 
 
@@ -104,7 +105,7 @@ def _cause(factor: float) -> str:
 
 def _check_energies(trajectory: Trajectory) -> bool:
     """True if the total energy is known and constant; raises ValueError if it is known and not constant."""
-    kinetic = 0.5 * np.einsum("i,tix->t", trajectory.system.masses, trajectory.frames.velocities**2) / units.EV
+    kinetic = mechanics.kinetic_energy(trajectory.system, np.asarray(trajectory.frames.velocities))
     observables = trajectory.observables
     total = observables.get("total_energy_eV")
     if total is None and "potential_energy_eV" in observables:
@@ -177,10 +178,10 @@ def _noise_floor(signal: np.ndarray) -> float:
     return min(float(band.mean()) for band in np.array_split(power[2:] / len(starts), 8))
 
 
-def _check_fluctuations(system: System, positions: np.ndarray, velocities: np.ndarray, freedom: float) -> None:
+def _check_fluctuations(system: System, frames: State, freedom: int) -> None:
     """The variance of the kinetic energy against the canonical one; blocks give its error."""
-    kinetic = 0.5 * np.einsum("i,tix->t", system.masses, velocities**2)
-    if len(kinetic) < 320 or _has_rigid_bonds(system, positions, velocities):
+    kinetic = np.asarray(mechanics.kinetic_energy(system, frames.velocities))
+    if len(kinetic) < 320 or _has_rigid_bonds(system, frames):
         return
     time = np.linspace(-1, 1, len(kinetic))
     deviation = kinetic - kinetic.mean() - time * np.mean(time * kinetic) / np.mean(time**2)
@@ -193,14 +194,14 @@ def _check_fluctuations(system: System, positions: np.ndarray, velocities: np.nd
         )
 
 
-def _has_rigid_bonds(system: System, positions: np.ndarray, velocities: np.ndarray) -> bool:
+def _has_rigid_bonds(system: System, frames: State) -> bool:
     """True if some atom keeps its distance to its nearest neighbour: constraints leave fewer degrees of freedom."""
-    sample = np.linspace(0, len(positions) - 1, 20).astype(int)
-    positions, velocities = positions[sample], velocities[sample]
-    inverse = np.linalg.inv(system.cell)
+    sample = np.linspace(0, len(frames.positions) - 1, 20).astype(int)
+    positions, velocities, cell = frames.positions[sample], frames.velocities[sample], frames.cell[0]
+    inverse = np.linalg.inv(cell)
 
     def shortest(vectors):
-        return vectors - np.round(vectors @ inverse) * system.pbc @ system.cell
+        return vectors - np.round(vectors @ inverse) * system.pbc @ cell
 
     for i in range(len(system.species)):
         distances = np.linalg.norm(shortest(positions[0] - positions[0, i]), axis=-1)

@@ -1,6 +1,6 @@
 """Alarms of a roll-out: quantities that are looked at in every step inside jit, each against a limit.
 
-    not finite       a NaN, or an atom faster than 1 Å/fs; the run cannot go on
+    not finite       a NaN, or an atom faster than 1 Å/fs; the run cannot continue
     too fast         speed of an atom
     too close        closest pair of atoms
     too hot          temperature
@@ -26,9 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.core import mechanics, neighbors
-from ffmd_jax.core import state as state_module
-from ffmd_jax.core.state import Array, State, System
+from ffmd_jax.core.state import Array, Propagate, State, System
 from ffmd_jax.dynamics import rollout
+from ffmd_jax.dynamics.stepping import Monitor, StepRecord
 
 KINDS = (
     "not finite",
@@ -112,7 +112,7 @@ class Memory(NamedTuple):
     record: Record
 
 
-class Trip(NamedTuple):
+class RoundTrip(NamedTuple):
     """A round trip: RMS error over the atoms, error and index of the worst atom, and the overflow of its table."""
 
     mean: Array
@@ -121,42 +121,55 @@ class Trip(NamedTuple):
     overflow: Array
 
 
-def watch(propagate: state_module.Propagate, limits: Limits, every: int = 100, halt: bool = True) -> rollout.Watch:
-    """The watch of a roll-out.
+def monitor(propagate: Propagate, limits: Limits, every: int = 100, halt: bool = True) -> Monitor:
+    """The monitor of a rollout.
 
     Args:
-        propagate: of the step back: that of the roll-out, or, where its steps are made reversible and always find back,
-            the one that they are made of.
+        propagate: of the step back: that of the rollout, or, where its steps are time-symmetrised and always find back,
+            the plain one that they are made of.
         every: steps between two round trips; the first step has one.
         halt: any alarm ends the run; else only numbers that are not finite do.
     """
-    halting = jnp.asarray(_FATAL | halt)
-
-    def look(search: neighbors.Search, system: System, moment: rollout.Moment, memory: Memory):
-        measured = moment.step % every == 0
-        nothing = jnp.zeros((), moment.before.positions.dtype)
-        trip = jax.lax.cond(
-            measured,
-            lambda: round_trip(propagate, search, system, moment.before, moment.moved, limits),
-            lambda: Trip(nothing, nothing, jnp.argmax(nothing), jnp.zeros((), bool)),
-        )
-        memory = _remember(limits, system, moment, memory)
-        found = _found(limits, system, moment, memory, trip)
-        raised = ~(found[0] <= 1)
-        raised = jnp.where(raised[0], jnp.asarray(_FATAL), raised)  # a NaN has one reason, wherever it shows
-        record = _noted(memory.record, raised, moment.step + 1, found)
-        memory = memory._replace(record=record, round_trip=jnp.where(measured, trip.mean, memory.round_trip))
-        stop = jnp.any(raised & halting)
-        return memory, stop, trip.overflow & ~stop
-
-    return rollout.Watch(
-        lambda system, state: remember_nothing(limits, state),
-        look,
-        lambda memory: {"round_trip_error": memory.round_trip},
+    partial = jax.tree_util.Partial
+    return Monitor(
+        partial(_remember_nothing, limits),
+        partial(_look, rollout.as_partial(propagate), limits, every, _FATAL | halt),
+        partial(_observe),
     )
 
 
-def remember_nothing(limits: Limits, state: State) -> Memory:
+def _look(
+    propagate: Propagate,
+    limits: Limits,
+    every: Array,
+    halting: Array,
+    search: neighbors.Search,
+    system: System,
+    record: StepRecord,
+    memory: Memory,
+):
+    measured = record.step % every == 0
+    nothing = jnp.zeros((), record.before.positions.dtype)
+    trip = jax.lax.cond(
+        measured,
+        lambda: round_trip(propagate, search, system, record.before, record.moved, limits),
+        lambda: RoundTrip(nothing, nothing, jnp.argmax(nothing), jnp.zeros((), bool)),
+    )
+    memory = _remember(limits, system, record, memory)
+    found = _found(limits, system, record, memory, trip)
+    raised = ~(found[0] <= 1)
+    raised = jnp.where(raised[0], jnp.asarray(_FATAL), raised)  # a NaN has one reason, wherever it shows
+    noted = _noted(memory.record, raised, record.step + 1, found)
+    memory = memory._replace(record=noted, round_trip=jnp.where(measured, trip.mean, memory.round_trip))
+    stop = jnp.any(raised & halting)
+    return memory, stop, trip.overflow & ~stop
+
+
+def _observe(memory: Memory) -> dict[str, Array]:
+    return {"round_trip_error": memory.round_trip}
+
+
+def _remember_nothing(limits: Limits, system: System, state: State) -> Memory:
     """The memory at the start of a run."""
     dtype = state.velocities.dtype
     none, zeros = jnp.full(len(KINDS), -1, jnp.int32), jnp.zeros(len(KINDS), dtype)
@@ -166,48 +179,48 @@ def remember_nothing(limits: Limits, state: State) -> Memory:
 
 
 def round_trip(
-    propagate: state_module.Propagate,
+    propagate: Propagate,
     search: neighbors.Search,
     system: System,
     before: State,
     moved: State,
     limits: Limits,
-) -> Trip:
+) -> RoundTrip:
     """Time-reversal error of the step from ``before`` to ``moved``."""
-    table = neighbors.build(search, system, moved.positions)
-    graph, too_many = neighbors.select(search, system, moved.positions, table)
+    table = neighbors.build(search, system, moved)
+    graph, too_many = neighbors.select(search, moved, table)
     back = propagate(system, moved._replace(velocities=-moved.velocities), graph)
     error_r = jnp.sum((back.positions - before.positions) ** 2, axis=-1) / (3 * limits.displacement_rms**2)
     error_v = jnp.sum((back.velocities + before.velocities) ** 2, axis=-1) / (3 * limits.velocity_rms**2)
     squares = 0.5 * (error_r + error_v)
     worst = jnp.argmax(squares)
-    return Trip(jnp.sqrt(jnp.mean(squares)), jnp.sqrt(squares[worst]), worst, table.overflow | too_many)
+    return RoundTrip(jnp.sqrt(jnp.mean(squares)), jnp.sqrt(squares[worst]), worst, table.overflow | too_many)
 
 
-def _remember(limits: Limits, system: System, moment: rollout.Moment, memory: Memory) -> Memory:
+def _remember(limits: Limits, system: System, record: StepRecord, memory: Memory) -> Memory:
     """The memory with this step's temperatures in its window."""
-    kelvin = mechanics.temperature_by_species(system, moment.after, limits.elements)
-    value = jnp.where(jnp.isnan(moment.temperature_K), kelvin, kelvin / moment.temperature_K)
-    share = 1 / limits.window
+    kelvin = mechanics.temperature_by_species(system, record.after, limits.elements)
+    value = jnp.where(jnp.isnan(record.temperature_K), kelvin, kelvin / record.temperature_K)
+    share = jnp.asarray(1 / limits.window, kelvin.dtype)
     average = memory.average + share * (value - memory.average)
     weight, age = memory.weight + share * (1 - memory.weight), memory.age + 1
     first = jnp.where(age == limits.window, average / weight, memory.first)
-    momentum = jnp.where(age == 1, mechanics.linear_momentum(system, moment.after.velocities), memory.momentum)
+    momentum = jnp.where(age == 1, mechanics.linear_momentum(system, record.after.velocities), memory.momentum)
     return memory._replace(average=average, weight=weight, age=age, first=first, momentum=momentum)
 
 
-def _found(limits: Limits, system: System, moment: rollout.Moment, memory: Memory, trip: Trip) -> Array:
+def _found(limits: Limits, system: System, record: StepRecord, memory: Memory, trip: RoundTrip) -> Array:
     """For each kind: value over limit (an alarm above 1), value, limit and place, ``[4, n_kinds]``."""
-    state = moment.after
+    state = record.after
     speeds = jnp.linalg.norm(state.velocities, axis=-1)
     finite = jnp.all(jnp.isfinite(state.positions) & jnp.isfinite(state.velocities), axis=-1)
     broken = ~finite | ~(speeds <= rollout.FASTEST)
     allowed = jnp.asarray(limits.speeds, speeds.dtype)
     fastest = jnp.argmax(speeds / allowed)
-    closest, near = _closest(system, state, moment.graph)
+    closest, near = _closest(state, record.graph)
     kelvin = mechanics.temperature(system, state.velocities)
     ratio, element, drift = _kinetic(limits, system, memory)
-    targeted, full = ~jnp.isnan(moment.temperature_K), memory.age >= limits.window
+    targeted, full = ~jnp.isnan(record.temperature_K), memory.age >= limits.window
     momentum = mechanics.linear_momentum(system, state.velocities) - memory.momentum
     momentum = jnp.linalg.norm(momentum) / jnp.sum(system.masses * speeds)
     wall = jnp.minimum(limits.momentum_change * memory.age, _MOMENTUM_CAP)  # rounding errors add up
@@ -226,9 +239,9 @@ def _found(limits: Limits, system: System, moment: rollout.Moment, memory: Memor
     return jnp.stack([jnp.stack([jnp.asarray(x, speeds.dtype) for x in row]) for row in rows], axis=1)
 
 
-def _closest(system: System, state: State, graph) -> tuple[Array, Array]:
+def _closest(state: State, graph) -> tuple[Array, Array]:
     """Distance of the closest pair, Å, and one of its atoms."""
-    squares = jnp.sum(neighbors.vectors(system, state.positions, graph) ** 2, axis=-1)
+    squares = jnp.sum(neighbors.vectors(state, graph) ** 2, axis=-1)
     rows = jnp.min(jnp.where(graph.mask, squares, jnp.inf), axis=1)
     atom = jnp.argmin(rows)
     return jnp.sqrt(rows[atom]), atom

@@ -14,8 +14,10 @@ from scipy.special import chdtri
 from ffmd_jax.core import mechanics
 from ffmd_jax.core.state import System
 from ffmd_jax.dynamics import alarms
+from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics.alarms import Limits
-from ffmd_jax.models.config import ModelConfig
+from ffmd_jax.dynamics.ensemble import NVE, Ensemble
+from ffmd_jax.models.config import Calibration, ModelConfig
 
 FACTOR = 10.0
 _MARGIN = 1.5  # a Maxwell–Boltzmann tail that ends at one sample in 1e5 reaches it at one in 1e10
@@ -50,25 +52,29 @@ class Alarm(NamedTuple):
 
 def limits(
     config: ModelConfig,
+    found: Calibration | None,
     system: System,
-    tau_fs: float | None = None,
+    ensemble: Ensemble = NVE(),  # a frozen record
     factor: float = FACTOR,
-    temperature_K: float | None = None,
+    tables: bool = True,
 ) -> Limits:
-    """Limits for runs of a system with a model.
+    """Limits for runs of a system with a model in an ensemble.
 
     Kinetic energies are averaged over a window of 10 relaxation times of the thermostat, 100 steps or more, without
     thermostat over 200 steps; their limit is at least what one in 3e6 windows of the canonical ensemble exceeds.  A
     model that was not calibrated has fewer monitors; a round trip that misses by half a step always alarms.
 
     Args:
-        tau_fs: relaxation time of the thermostat, fs; None: NVE.
-        temperature_K: the highest of the thermostat, in whose ensemble a molecule's kinetic energy spreads further than
-            in data of constant energy; counts unless it is beyond these data.
+        found: calibration of the model; None: none.
+        ensemble: its relaxation time sets the window; in its highest temperature a molecule's kinetic energy spreads
+            further than in data of constant energy, which counts unless it is beyond these data.
         factor: alarms at this multiple of the calibration.
+        tables: radial functions are splines, constant below their first knot: a closer pair is an alarm, even if the
+            closest pair of the training data is not known.
     """
-    found, elements = config.calibration, config.elements
-    steps = None if tau_fs is None else tau_fs / config.time_step_fs
+    elements, ensemble = config.elements, ensembles.complete(ensemble, config.time_step_fs)
+    temperature_K = ensembles.hottest(ensemble)
+    steps = None if isinstance(ensemble, NVE) else ensemble.tau_fs / config.time_step_fs
     window = _NVE_WINDOW if steps is None else int(np.ceil(max(100.0, _WINDOW * steps)))
     species = np.asarray(system.species)
     counts = np.array([np.sum(species == z) for z in elements])
@@ -84,7 +90,7 @@ def limits(
         fastest = np.maximum(found.speeds, config.speed_limits or 0.0)
     return Limits(
         speeds=_MARGIN * fastest[np.searchsorted(elements, species)],
-        distance=config.splines_from if config.shortest_distance else 0.0,
+        distance=config.splines_from if config.shortest_distance or tables else 0.0,
         hottest=hottest,
         kinetic=np.maximum(chance, factor * drift),
         kinetic_total=float(np.maximum(chance_total, factor * (counts @ drift) / counts.sum())),
@@ -124,9 +130,11 @@ def _text(kind: str, value: float, limit: float, place: int, config: ModelConfig
         return "the kinetic energy has changed by a factor of {:.3g} since the first window, limit {:.3g}".format(
             *factors
         )
+    # Of a model whose training data are not known here, tables begin where no two nuclei come.
+    unknown = "" if config.shortest_distance else ", where the tables begin (--no-tables computes the networks)"
     return {
         "too fast": f"{atom} moves at {value:.3g} Å/fs, limit {limit:.3g}",
-        "too close": f"{atom} comes as close as {value:.3g} Å to another, limit {limit:.3g} Å",
+        "too close": f"{atom} comes as close as {value:.3g} Å to another, limit {limit:.3g} Å{unknown}",
         "too hot": f"the temperature is {value:.4g} K, limit {limit:.4g} K: beyond the training data",
         "momentum": f"the total momentum has changed by {value:.2g} of Σ m|v|, limit {limit:.2g}",
         "round trip": f"a step backwards misses the start by {value:.3g} of a step, limit {limit:.3g}, worst {atom}",

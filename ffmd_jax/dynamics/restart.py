@@ -17,7 +17,7 @@ from ffmd_jax.core.state import State, System
 from ffmd_jax.dynamics.rollout import Carry
 from ffmd_jax.models.config import ModelConfig
 
-_FORMAT = "ffmd_jax restart 2"
+_FORMAT = "ffmd_jax restart 3"
 
 
 class Saved(NamedTuple):
@@ -92,12 +92,14 @@ def restore(saved: Saved, like: Carry) -> Carry:
 
 
 def fingerprint(*trees: ModelConfig | System | State | Any) -> str:
-    """A digest of configurations and arrays; the calibration of monitors is not part of it."""
+    """A digest of configurations and arrays; the calibration of a model is not part of it."""
     digest = hashlib.sha256()
     for tree in trees:
         if isinstance(tree, ModelConfig):
-            digest.update(repr(dataclasses.replace(tree, calibration=None)).encode())
+            digest.update(repr(tree).encode())
             continue
+        if isinstance(tree, System):
+            digest.update(repr(tree.pbc).encode())
         for leaf in jax.tree.leaves(tree):
             digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:16]

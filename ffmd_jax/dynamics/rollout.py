@@ -4,6 +4,7 @@ Two runs that differ in their blocks alone are the same bit for bit: a frame dur
 is repeated from the frame before it, wherever blocks begin.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,34 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.core import neighbors
-from ffmd_jax.core.state import Array, Graph, Propagate, State, System, Thermostat, cast
-from ffmd_jax.dynamics.stepping import Carry, Moment, Schedule, Watch, make_step, scan, start
-
-__all__ = [
-    "Block",
-    "Carry",
-    "Diverged",
-    "Engine",
-    "Moment",
-    "Propagate",
-    "Watch",
-    "gather",
-    "make_step",
-    "run",
-    "scan",
-    "start",
-]
+from ffmd_jax.core.state import Array, Graph, Propagate, State, System, cast, take
+from ffmd_jax.dynamics import ensemble as ensembles
+from ffmd_jax.dynamics.ensemble import NVE, Ensemble
+from ffmd_jax.dynamics.stepping import Carry, Monitor, Run, make_step, scan
 
 Observe = Callable[[System, State, Graph], dict[str, Array]]
 
 
 class Block(NamedTuple):
-    """Some frames of a roll-out, on the host; of replicas, arrays have a second axis ``n_replicas``.
+    """Some frames of a rollout, on the host; of replicas, arrays have a second axis ``n_replicas``.
 
     Attributes:
-        frames: positions (unwrapped, Å) and velocities (Å/fs), ``[n_frames, n_atoms, 3]``.
+        frames: positions (unwrapped, Å), velocities (Å/fs) and cells (Å), ``[n_frames, …]``.
         times: fs, ``[n_frames]``.
-        observables: per-frame values of ``observe`` and of the watch, ``[n_frames, ...]``.
+        observables: per-frame values of ``observe`` and of the monitor, ``[n_frames, ...]``.
         carry: where the next block starts.
         valid: False for frames of a replica that has ended, bool ``[n_frames, n_replicas]``; None without replicas.
     """
@@ -52,30 +40,42 @@ class Block(NamedTuple):
 
 
 class Diverged(ValueError):
-    """A roll-out that left the finite numbers, or physics."""
+    """A rollout that left the finite numbers, or physics."""
 
 
 # Å/fs.  A hydrogen atom at 300 K has 0.03; at 1 it has 5 keV.  Single precision carries an exploded system for long.
 FASTEST = 1.0
 
 
+class Shape(NamedTuple):
+    """What a compiled block of steps depends on besides the shapes of its arguments; hashable."""
+
+    search: neighbors.Search
+    every: int
+    block_frames: int
+    replicas: bool
+    wrap: bool
+
+
 class Engine:
-    """A roll-out as a compiled block of steps; compiled anew, with larger tables, where a neighbour table overflows.
+    """A rollout as a compiled block of steps; compiled anew, with larger tables, where a neighbour table overflows.
+
+    Programs belong to shapes, not to engines: another engine of the same shapes compiles nothing.
 
     Args:
-        system: species, masses, cell; used in the precision of ``positions``.
-        positions: Å, ``[..., n_atoms, 3]``, to plan the neighbour tables by, unless ``search`` is given.
+        system: species, masses; used in the precision of ``state``.
+        state: to plan the neighbour tables by, unless ``search`` is given; of replicas, with a leading axis.
         propagate: one step of ``time_step_fs``: a model's, or a reference integrator's.
         cutoff: Å, of the propagator.
         every: steps between two frames.
-        thermostat: applied after each step; None: NVE.
+        ensemble: its thermostat acts after each step.
+        ramp_steps: over which its temperature changes.
         observe: extra per-frame values, computed inside jit.
         skin: Å, of the neighbour table.
         select: give ``propagate`` only the pairs within the cutoff, not those within cutoff + skin; pays where an edge
             costs more than a comparison, in networks.
         block_steps: steps per call of the compiled program, about.
-        schedule: temperature, K, of the thermostat after a number of steps; ``[n_replicas]`` for replicas.
-        watch: looks at every step, and may end the run.
+        monitor: looks at every step, and may end the run.
         wrap: bring atoms back into the cell and count images, so that float32 keeps its precision far from it: the
             error of a step is half a unit in the last place of the cell's size, not of the way that an atom has gone.
         replicas: number of runs side by side; 0: one, without the axis.
@@ -85,97 +85,135 @@ class Engine:
     def __init__(
         self,
         system: System,
-        positions: Array,
+        state: State,
         propagate: Propagate,
         *,
         cutoff: float,
         time_step_fs: float,
         every: int = 1,
-        thermostat: Thermostat | None = None,
+        ensemble: Ensemble = NVE(),  # a frozen record
+        ramp_steps: int = 1,
         observe: Observe | None = None,
         skin: float = neighbors.SKIN,
         select: bool = False,
         block_steps: int = 100,
-        schedule: Schedule | None = None,
-        watch: Watch | None = None,
+        monitor: Monitor | None = None,
         wrap: bool = False,
         replicas: int = 0,
         search: neighbors.Search | None = None,
     ):
-        self.system = cast(system, positions.dtype)
-        self.search = search or neighbors.plan(self.system, positions, cutoff, skin, headroom=1.15, select=select)
-        self.every, self.time_step_fs, self.block_frames = every, time_step_fs, max(1, block_steps // every)
-        self._propagate, self._wrap, self._replicas = propagate, wrap, replicas
-        self._observe: Any = observe
-        self._options: Any = {"schedule": schedule, "watch": watch, "replicas": replicas > 0}
-        self._thermostat = thermostat
-        self._watch: Any = watch
-        self._compile()
+        self.system = cast(system, state.positions.dtype)
+        if search is None:
+            search = neighbors.plan(self.system, state, cutoff, skin, headroom=1.15, select=select)
+        self.time_step_fs, self._replicas = time_step_fs, replicas
+        self._shape = Shape(search, every, max(1, block_steps // every), replicas > 0, wrap)
+        self._run = Run(
+            self.system,
+            as_partial(propagate),
+            time_step_fs,
+            ensembles.complete(ensemble, time_step_fs),
+            ramp_steps,
+            monitor,
+            None if observe is None else as_partial(observe),
+        )
 
-    def _compile(self) -> None:
-        """Programs for the present sizes of the tables."""
-        system, search = self.system, self.search
-        step = make_step(system, self._propagate, search, self._thermostat, self.every, **self._options)
-        each = jax.vmap if self._replicas else lambda function: function
+    @property
+    def search(self) -> neighbors.Search:
+        """Of the neighbour tables, whose sizes fix the order of sums."""
+        return self._shape.search
 
-        def look(carry: Carry) -> Any:
-            seen = {}
-            if self._observe is not None:
-                seen |= each(lambda state, table: self._observe(system, state, table.graph))(carry.state, carry.table)
-            if self._watch is not None:
-                seen |= each(self._watch.observe)(carry.memory)
-            return seen, carry.images, carry.halted
+    @property
+    def every(self) -> int:
+        """Steps between two frames."""
+        return self._shape.every
 
-        self._advance = jax.jit(lambda carry, wanted: scan(step, carry, self.block_frames, look, wanted))
-        self._tables = jax.jit(each(lambda positions: neighbors.build(search, system, positions)))
+    @property
+    def block_frames(self) -> int:
+        """Frames of a call of the compiled program."""
+        return self._shape.block_frames
 
     def start(self, state: State, key: Array, step: int = 0) -> Carry:
         """The carry of a state (of replicas, with a leading axis) after ``step`` steps."""
-        shape = (self._replicas,) if self._replicas else ()
-        memory: Any = ()
-        if self._watch is not None:
-            begin = lambda state: self._watch.start(self.system, state)  # noqa: E731
-            memory = jax.jit(jax.vmap(begin) if self._replicas else begin)(state)
-        images = jnp.zeros(state.positions.shape, jnp.int32) if self._wrap else ()
-        steps, halted = jnp.asarray(step, jnp.int32), jnp.zeros(shape, bool)
-        return Carry(key, state, self._tables(state.positions), steps, images, memory, halted)
+        return _start(self._shape, self._run, cast(state, state.positions.dtype), key, jnp.asarray(step, jnp.int32))
 
     def begin_anew(self, carry: Carry, state: State, key: Array, step: int) -> Carry:
-        """The carry of another state after ``step`` steps, with the record of a watch of what was before."""
-        after = self.start(State(*(jnp.asarray(x, carry.state.positions.dtype) for x in state)), key, step)
+        """The carry of another state after ``step`` steps, with the record of a monitor of what was before."""
+        after = self.start(cast(state, carry.state.positions.dtype), key, step)
         record = getattr(carry.memory, "record", None)
         return after if record is None else after._replace(memory=after.memory._replace(record=record))
 
     def advance(self, carry: Carry, n_frames: int) -> Block:
         """At most ``n_frames`` more frames, and at most ``block_frames``.
 
-        Fewer where the watch ends the run (``carry.halted``) or where tables had to grow; none where it ends at once.
+        Fewer where the monitor ends the run (``carry.halted``) or where tables had to grow; none where it ends at once.
         """
         while True:
-            after, (states, (seen, images, halted)) = self._advance(carry, n_frames)
+            after, (states, (seen, images, halted)) = _advance(self._shape, self._run, carry, n_frames)
             overflow = bool(jnp.any(after.table.overflow))
             if overflow:
-                self.search = neighbors.grow(self.search)
-                self._compile()
-                after = after._replace(table=self._tables(after.state.positions))
+                grown = neighbors.grow(self.search, self.system, after.state.cell)
+                self._shape = self._shape._replace(search=grown)
+                after = after._replace(table=_tables(self._shape, self._run, after.state))
             made = (int(after.step) - int(carry.step)) // self.every
             if made or not overflow:
                 break
             carry = after
         frames, seen, images, halted = (_first(x, made) for x in (states, seen, images, halted))
         times = (int(carry.step) // self.every + 1 + np.arange(made)) * self.every * self.time_step_fs
-        frames = frames._replace(positions=self._unwrapped(frames.positions, images))
-        return Block(frames, times, seen, after, ~halted if self._replicas else None)
+        return Block(_unwrapped(frames, images), times, seen, after, ~halted if self._replicas else None)
 
     def state(self, carry: Carry) -> State:
         """The state of a carry on the host, positions unwrapped."""
-        state = jax.tree.map(np.asarray, carry.state)
-        return state._replace(positions=self._unwrapped(state.positions, carry.images))
+        return _unwrapped(jax.tree.map(np.asarray, carry.state), carry.images)
 
-    def _unwrapped(self, positions: np.ndarray, images: Any) -> np.ndarray:
-        if isinstance(images, tuple):
-            return positions
-        return positions + np.asarray(images) @ np.asarray(self.system.cell, np.float64)  # the cell as it was taken off
+
+def as_partial(function: Callable) -> Any:
+    """The function as an argument of compiled programs: a `jax.tree_util.Partial`, whose arrays are arguments, too."""
+    return function if isinstance(function, jax.tree_util.Partial) else jax.tree_util.Partial(function)
+
+
+def _each(shape: Shape) -> Callable:
+    return jax.vmap if shape.replicas else lambda function: function
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _advance(shape: Shape, run: Run, carry: Carry, wanted: Array):
+    """Up to ``wanted`` frames, padded to the frames of a block."""
+    step, each = make_step(run, shape.search, shape.every, replicas=shape.replicas), _each(shape)
+    observe, monitor = run.observe, run.monitor
+
+    def look(carry: Carry) -> Any:
+        seen = {}
+        if observe is not None:
+            values = each(lambda state, graph: run.observe(run.system, state, graph))  # type: ignore[misc]
+            seen |= values(carry.state, carry.table.graph)
+        if monitor is not None:
+            seen |= each(monitor.observe)(carry.memory)
+        return seen, carry.images, carry.halted
+
+    return scan(step, carry, shape.block_frames, look, wanted)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _tables(shape: Shape, run: Run, state: State) -> neighbors.Neighbors:
+    return _each(shape)(lambda state: neighbors.build(shape.search, run.system, state))(state)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _start(shape: Shape, run: Run, state: State, key: Array, step: Array) -> Carry:
+    memory: Any = ()
+    if run.monitor is not None:
+        memory = _each(shape)(functools.partial(run.monitor.start, run.system))(state)
+    replicas = state.positions.shape[:-2]
+    images = jnp.zeros(state.positions.shape, jnp.int32) if shape.wrap else ()
+    return Carry(key, state, _tables(shape, run, state), step, images, memory, jnp.zeros(replicas, bool))
+
+
+def _unwrapped(frames: State, images: Any) -> State:
+    """The frames with the lattice vectors put back that were taken off, in float64 where there are any."""
+    if isinstance(images, tuple):
+        return frames
+    return frames._replace(positions=frames.positions + np.asarray(images) @ np.asarray(frames.cell, np.float64))
 
 
 def run(
@@ -190,7 +228,7 @@ def run(
     every: int = 1,
     **options: Any,
 ) -> Iterator[Block]:
-    """Yields the roll-out as blocks of frames, so that the caller writes, watches or stops between them.
+    """Yields the rollout as blocks of frames, so that the caller writes, watches or stops between them.
 
     The precision is that of ``state.positions``.  A neighbour table that overflows costs the repetition of one frame,
     never a wrong one.
@@ -201,17 +239,16 @@ def run(
 
     Raises:
         ValueError: n_steps is not a positive multiple of every.
-        Diverged: without a watch: positions or velocities became NaN or infinite, or an atom moves faster than 1 Å/fs;
-            the message says when and which atom.  The frames before come first.
+        Diverged: without a monitor: positions or velocities became NaN or infinite, or an atom moves faster than
+            1 Å/fs; the message says when and which atom.  The frames before come first.
     """
     check_steps(n_steps, every)
-    engine = Engine(
-        system, state.positions, propagate, cutoff=cutoff, time_step_fs=time_step_fs, every=every, **options
-    )  # fmt: skip
+    options = {"ramp_steps": n_steps, **options}
+    engine = Engine(system, state, propagate, cutoff=cutoff, time_step_fs=time_step_fs, every=every, **options)
     carry = engine.start(state, key)
     while (left := (n_steps - int(carry.step)) // every) > 0 and not np.all(carry.halted):
         block = engine.advance(carry, left)
-        bad = None if options.get("watch") is not None else _first_bad(block)
+        bad = None if options.get("monitor") is not None else _first_bad(block)
         if bad is not None:
             if bad[0]:
                 yield _cut(block, bad[0])
@@ -242,7 +279,7 @@ def _first(results: Any, n_frames: int) -> Any:
 
 def _cut(block: Block, n_frames: int) -> Block:
     """The first frames of a block; the carry is not theirs."""
-    frames, times, seen = jax.tree.map(lambda values: values[:n_frames], (block.frames, block.times, block.observables))
+    frames, times, seen = take((block.frames, block.times, block.observables), slice(n_frames))
     return Block(frames, times, seen, block.carry)
 
 

@@ -1,4 +1,4 @@
-"""Steps of any propagator inside jit: neighbour table → propagate → thermostat → watch, and a scan over them.
+"""Steps of any propagator inside jit: neighbour table → propagate → thermostat → monitor, and a scan over them.
 
 Pure functions; `rollout` calls them block by block.
 """
@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ffmd_jax.core import neighbors
-from ffmd_jax.core.state import Array, Graph, Propagate, State, System, Thermostat, full_precision
-
-Schedule = Callable[[Array], Array]
+from ffmd_jax.core.state import Array, Graph, Propagate, State, System, full_precision
+from ffmd_jax.dynamics import ensemble as ensembles
+from ffmd_jax.dynamics.ensemble import NVE, Ensemble
 
 
 class Carry(NamedTuple):
@@ -24,8 +25,8 @@ class Carry(NamedTuple):
         table: neighbours.
         step: steps taken.
         images: lattice vectors taken off the positions, int32 ``[n_atoms, 3]``; () where nothing is wrapped.
-        memory: of the watch, up to the step that ended the run.
-        halted: True once the watch ended the run; then the other fields are those of the last good frame.
+        memory: of the monitor, up to the step that ended the run.
+        halted: True once the monitor ended the run; then the other fields are those of the last good frame.
     """
 
     key: Array
@@ -40,15 +41,15 @@ class Carry(NamedTuple):
 Step = Callable[[Carry], Carry]
 
 
-class Moment(NamedTuple):
-    """One step as a watch sees it.
+class StepRecord(NamedTuple):
+    """One step as a monitor sees it.
 
     Attributes:
         step: number of steps before this one.
         before: state that was propagated, with ``graph``.
         moved: what the propagator made of it.
         after: ``moved`` with the thermostat applied.
-        temperature_K: what the thermostat was set to, or NaN.
+        temperature_K: target of the thermostat, or NaN.
     """
 
     step: Array
@@ -59,54 +60,66 @@ class Moment(NamedTuple):
     temperature_K: Array
 
 
-class Watch(NamedTuple):
-    """What looks at every step, inside the compiled block.
+class Monitor(NamedTuple):
+    """What looks at every step, inside the compiled block; `jax.tree_util.Partial`s, whose arrays are its arguments.
 
     Attributes:
         start: ``(system, state) -> memory``.
-        look: ``(search, system, moment, memory) -> (memory, halt, overflow)``; ``halt`` ends the run before this frame,
+        look: ``(search, system, record, memory) -> (memory, halt, overflow)``; ``halt`` ends the run before this frame,
             ``overflow`` says that a neighbour table that it built was too small.
         observe: ``memory -> values`` to store with every frame.
     """
 
     start: Callable[[System, State], Any]
-    look: Callable[[neighbors.Search, System, Moment, Any], tuple[Any, Array, Array]]
+    look: Callable[[neighbors.Search, System, StepRecord, Any], tuple[Any, Array, Array]]
     observe: Callable[[Any], dict[str, Array]]
 
 
-def make_step(
-    system: System,
-    propagate: Propagate,
-    search: neighbors.Search,
-    thermostat: Thermostat | None = None,
-    n_steps: int = 1,
-    *,
-    schedule: Schedule | None = None,
-    watch: Watch | None = None,
-    replicas: bool = False,
-) -> Step:
-    """Returns the body of the scan: ``n_steps`` times neighbour table → propagate → thermostat (none: NVE).
+class Run(NamedTuple):
+    """What a run is besides its state: arguments of the compiled program.
+
+    Attributes:
+        system: in the precision of the state.
+        propagate: one step; a `jax.tree_util.Partial` of a function and its arrays, so that models of the same shapes
+            share a program, or any hashable function.
+        time_step_fs: of a step, fs.
+        ensemble: complete, see `ensemble.complete`.
+        ramp_steps: over which the temperature changes.
+        monitor: looks at every step; None: nothing does.
+        observe: ``(system, state, graph) -> values`` to store with every frame; None: nothing.
+    """
+
+    system: System
+    propagate: Propagate
+    time_step_fs: Any = 1.0
+    ensemble: Ensemble = NVE()
+    ramp_steps: Any = 1
+    monitor: Monitor | None = None
+    observe: Callable[[System, State, Graph], dict[str, Array]] | None = None
+
+
+def make_step(run: Run, search: neighbors.Search, n_steps: int = 1, *, replicas: bool = False) -> Step:
+    """Returns the body of the scan: ``n_steps`` times neighbour table → propagate → thermostat → monitor.
 
     The table is checked before every step and rebuilt when an atom has moved half the skin.  Between rebuilds it is
-    constant in an inner loop, so that XLA computes once what depends on it alone (lattice shifts, pair parameters):
-    carrying it through every step costs the reference integrator a factor of three.
+    constant in an inner loop, as is the cell, so that XLA computes once what depends on them alone (lattice shifts,
+    pair parameters): carrying them through every step costs the reference integrator a factor of three.
 
     Args:
-        schedule: temperature, K, of the thermostat after the given number of steps; ``[n_replicas]`` for replicas.
-        watch: looks at every step.
         replicas: the carry is one of replicas, whose tables are rebuilt together.
     """
+    system, ensemble, monitor = run.system, run.ensemble, run.monitor
     each: Any = jax.vmap if replicas else lambda function, in_axes=0: function
 
     def move(key, state, table, step, memory, halted, kelvin):
-        graph, too_many = neighbors.select(search, system, state.positions, table)
-        moved = after = propagate(system, state, graph)
-        if thermostat is not None:
+        graph, too_many = neighbors.select(search, state, table)
+        moved = after = run.propagate(system, state, graph)
+        if not isinstance(ensemble, NVE):
             key, draw = jax.random.split(key)
-            after = thermostat(draw, system, moved, *(() if schedule is None else (kelvin,)))
-        if watch is not None:
-            moment = Moment(step, state, graph, moved, after, kelvin)
-            memory, halt, lost = watch.look(search, system, moment, memory)
+            after = ensembles.apply(ensemble, draw, system, moved, kelvin, run.time_step_fs)
+        if monitor is not None:
+            record = StepRecord(step, state, graph, moved, after, kelvin)
+            memory, halt, lost = monitor.look(search, system, record, memory)
             halted, too_many = halted | halt, too_many | lost
         return key, after, memory, halted, too_many
 
@@ -114,30 +127,31 @@ def make_step(
         return (done < n_steps) & ~jnp.all(halted)
 
     move_each = each(move, in_axes=(0, 0, 0, None, 0, 0, 0))
-    stale_each = each(lambda positions, table: neighbors.stale(search, positions, table))
+    stale_each = each(lambda state, table: neighbors.stale(search, state, table))
 
     def until_stale(loop):
         done, carry = loop
         carry = _refresh(search, system, carry, each, stale_each)
-        table = carry.table
+        table, cell = carry.table, carry.state.cell
 
         def again(inner):
-            done, key, state, memory, halted, lost = inner
+            done, key, positions, velocities, memory, halted, lost = inner
             step = carry.step + done - loop[0]
-            kelvin = jnp.full(halted.shape, jnp.nan) if schedule is None else schedule(step + 1)
-            kelvin = kelvin.astype(state.positions.dtype)
+            kelvin = ensembles.temperature(ensemble, (step + 1) / run.ramp_steps)
+            kelvin = jnp.broadcast_to(jnp.asarray(kelvin, positions.dtype), halted.shape)
+            state = State(positions, velocities, cell)
             key, state, memory, halted, too_many = move_each(key, state, table, step, memory, halted, kelvin)
-            return done + 1, key, state, memory, halted, lost | too_many
+            return done + 1, key, state.positions, state.velocities, memory, halted, lost | too_many
 
         # At least one step: the table is fresh, and not stale at the positions that it was built from.
-        done, key, state, memory, halted, lost = jax.lax.while_loop(
-            lambda inner: on(inner[0], inner[4]) & ~jnp.any(stale_each(inner[2].positions, table)),
+        done, key, positions, velocities, memory, halted, lost = jax.lax.while_loop(
+            lambda inner: on(inner[0], inner[5]) & ~jnp.any(stale_each(State(inner[2], inner[3], cell), table)),
             again,
-            (done, carry.key, carry.state, carry.memory, carry.halted, table.overflow),
+            (done, carry.key, *carry.state[:2], carry.memory, carry.halted, table.overflow),
         )
         return done, carry._replace(
-            key=key, state=state, memory=memory, halted=halted, table=table._replace(overflow=lost),
-            step=carry.step + done - loop[0],
+            key=key, state=State(positions, velocities, cell), memory=memory, halted=halted,
+            table=table._replace(overflow=lost), step=carry.step + done - loop[0],
         )  # fmt: skip
 
     @full_precision
@@ -154,12 +168,12 @@ def _refresh(search: neighbors.Search, system: System, carry: Carry, each, stale
     def rebuild():
         state, images = carry.state, carry.images
         if not isinstance(images, tuple):
-            positions, images = each(lambda r, images: _wrap(system, r, images))(state.positions, images)
+            positions, images = each(lambda state, images: _wrap(system, state, images))(state, images)
             state = state._replace(positions=positions)
-        return state, images, each(lambda r: neighbors.build(search, system, r))(state.positions)
+        return state, images, each(lambda state: neighbors.build(search, system, state))(state)
 
     state, images, table = jax.lax.cond(
-        jnp.any(stale_each(carry.state.positions, carry.table)),
+        jnp.any(stale_each(carry.state, carry.table)),
         rebuild,
         lambda: (carry.state, carry.images, carry.table),
     )
@@ -167,17 +181,17 @@ def _refresh(search: neighbors.Search, system: System, carry: Carry, each, stale
     return carry._replace(state=state, images=images, table=table)
 
 
-def _wrap(system: System, positions: Array, images: Array) -> tuple[Array, Array]:
-    cell = jnp.asarray(system.cell, positions.dtype)
+def _wrap(system: System, state: State, images: Array) -> tuple[Array, Array]:
+    positions, cell = state.positions, state.cell
     fractional = positions @ jnp.linalg.inv(cell)
-    away = jnp.asarray(system.pbc) & ((fractional < -0.5) | (fractional >= 1.5))
+    away = np.array(system.pbc) & ((fractional < -0.5) | (fractional >= 1.5))
     turns = jnp.where(away, jnp.floor(fractional), 0)
     return positions - turns @ cell, images + turns.astype(images.dtype)
 
 
 def start(search: neighbors.Search, system: System, state: State, key: Array) -> Carry:
     """The carry before the first step."""
-    return Carry(key, state, neighbors.build(search, system, state.positions))
+    return Carry(key, state, neighbors.build(search, system, state))
 
 
 def scan(

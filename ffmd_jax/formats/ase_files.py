@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ffmd_jax.core import units
-from ffmd_jax.core.state import State, System, make_system
+from ffmd_jax.core.state import State, System, make_cell, make_system
 from ffmd_jax.formats import Hints, common
 
 
@@ -15,21 +15,55 @@ def read(path: Path, hints: Hints) -> common.Content:
     found = images(path, ":")
     if "update_velocities" in found[0].arrays:
         raise ValueError("the file holds pairs in TrajCast's format, no trajectory; `ffmd dataset` reads them")
-    system = constant_system(found)
-    positions = common.unwrap(system, np.array([atoms.positions for atoms in found]))
+    system, cells = constant_system(found)
+    positions = common.unwrap(system, np.array([atoms.positions for atoms in found]), cells)
     velocities = np.array([_velocities(atoms, hints.velocities == "stored") for atoms in found])
     observables = {}
     energies = [atoms.calc.results.get("energy") if atoms.calc else None for atoms in found]
     if all(energy is not None for energy in energies):
         observables["potential_energy_eV"] = np.array(energies, dtype=np.float64)
-    times = _times(found, hints.frame_interval_fs)
-    return common.Content(system, State(positions, velocities), times, observables, {"source": path.name})
+    forces = [atoms.calc.results.get("forces") if atoms.calc else None for atoms in found]
+    return common.Content(
+        system,
+        State(positions, velocities, cells),
+        _times(found, hints.frame_interval_fs),
+        observables,
+        {"source": path.name},
+        np.array(forces, dtype=np.float64) if all(force is not None for force in forces) else None,
+    )
 
 
 def start(path: Path, frame: int, need_velocities: bool) -> tuple[System, State]:
     """System and the state of one frame, ``[1, n_atoms, 3]``."""
     atoms = images(path, frame)[0]
-    return _system(atoms), State(atoms.positions[None], _velocities(atoms, need_velocities)[None])
+    system, state = from_atoms(atoms, need_velocities)
+    return system, State(*(values[None] for values in state))
+
+
+def from_atoms(atoms: Any, need_velocities: bool = False) -> tuple[System, State]:
+    """System and state ``[n_atoms, 3]`` of an ASE structure, float64; at rest where it has no velocities.
+
+    Raises:
+        ValueError: no velocities, if they are needed; a singular cell.
+    """
+    cell = make_cell(atoms.cell.array, atoms.pbc)
+    return _system(atoms), State(np.array(atoms.positions), _velocities(atoms, need_velocities), cell)
+
+
+def to_atoms(system: System, state: State) -> Any:
+    """The system at a state, ``[n_atoms, 3]``, as ASE's Atoms, with momenta."""
+    import ase
+
+    pbc = np.asarray(system.pbc)
+    atoms = ase.Atoms(
+        np.asarray(system.species),
+        np.asarray(state.positions, np.float64),
+        masses=np.asarray(system.masses),
+        cell=np.asarray(state.cell) * pbc[:, None],
+        pbc=pbc,
+    )
+    atoms.set_velocities(np.asarray(state.velocities, np.float64) / units.ASE_VELOCITY)
+    return atoms
 
 
 def images(path: Path, index: int | str) -> list[Any]:
@@ -53,8 +87,8 @@ def images(path: Path, index: int | str) -> list[Any]:
     return found
 
 
-def constant_system(found: list[Any]) -> System:
-    """The system of all structures.
+def constant_system(found: list[Any]) -> tuple[System, np.ndarray]:
+    """The system of all structures, and their cells, Å ``[n_frames, 3, 3]``.
 
     Raises:
         ValueError: other atoms, another order of atoms or another cell in some frame.
@@ -65,12 +99,13 @@ def constant_system(found: list[Any]) -> System:
             raise ValueError(common.CHANGED_ATOMS.format(i))
         if any(atoms.pbc != system.pbc):
             raise ValueError(common.CHANGED_CELL.format(i))
-    common.check_cells(np.array([atoms.cell.array for atoms in found]))
-    return system
+    cells = make_cell(np.array([atoms.cell.array for atoms in found]), system.pbc)
+    common.check_cells(cells)
+    return system, np.broadcast_to(cells[0], cells.shape)
 
 
 def _system(atoms: Any) -> System:
-    return make_system(atoms.numbers, atoms.get_masses(), atoms.cell.array, atoms.pbc)
+    return make_system(atoms.numbers, atoms.get_masses(), atoms.pbc)
 
 
 def _velocities(atoms: Any, need_velocities: bool = True) -> np.ndarray:

@@ -26,10 +26,11 @@ class Content(NamedTuple):
 
     Attributes:
         system: what does not change.
-        frames: unwrapped Å and Å/fs; the chosen frames ``[n_chosen, n_atoms, 3]``.
+        frames: unwrapped Å and Å/fs, and cells, Å; the chosen frames ``[n_chosen, …]``.
         times: fs, of *all* frames ``[n_frames]``.
         observables: of the chosen frames ``[n_chosen]``.
         metadata: JSON-able.
+        forces: eV/Å, of the chosen frames ``[n_chosen, n_atoms, 3]``; None where they are not known.
     """
 
     system: System
@@ -37,6 +38,7 @@ class Content(NamedTuple):
     times: np.ndarray
     observables: dict[str, np.ndarray]
     metadata: dict[str, Any]
+    forces: np.ndarray | None = None
 
 
 @contextlib.contextmanager
@@ -158,23 +160,27 @@ def split_replica(path: Path) -> tuple[Path, int | None]:
     return path, None
 
 
-def near_images(system: System, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def near_images(system: System, positions: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions ``[..., n_atoms, 3]``, Å, and lattice vectors taken off, ``[..., n_atoms, 3]``, of what is far away.
+
+    Cells, Å, are ``[..., 3, 3]``.
 
     Only beyond 100 Å, where float32 gets coarse, and beyond the next cell: most trajectories keep their positions.
     """
-    fractional = positions @ np.linalg.inv(system.cell)
+    fractional = positions @ np.linalg.inv(cells)
     far = np.any(abs(positions) > 100, axis=-1, keepdims=True)
     away = far & np.asarray(system.pbc) & ((fractional < -1) | (fractional > 2))
     images = np.where(away, np.floor(fractional), 0).astype(np.int32)
-    return (positions - images @ system.cell if away.any() else positions), images
+    return (positions - images @ cells if away.any() else positions), images
 
 
-def unwrap(system: System, positions: np.ndarray) -> np.ndarray:
+def unwrap(system: System, positions: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """Continuous positions ``[n_frames, n_atoms, 3]``, Å, by the minimum image between consecutive frames.
+
+    Cells, Å, are ``[n_frames, 3, 3]``.
 
     Assumes that no atom moves half of a periodic cell vector in one interval.
     """
-    moves = np.diff(positions, axis=0) @ np.linalg.inv(system.cell)
+    moves = np.diff(positions @ np.linalg.inv(cells), axis=0)
     crossings = np.cumsum(np.round(moves) * system.pbc, axis=0)
-    return np.concatenate([positions[:1], positions[1:] - crossings @ system.cell])
+    return np.concatenate([positions[:1], positions[1:] - crossings @ cells[1:]])

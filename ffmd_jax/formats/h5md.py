@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from ffmd_jax.core import units
-from ffmd_jax.core.state import State, System, make_system
+from ffmd_jax.core.state import State, System, make_cell, make_system
 from ffmd_jax.formats import Hints, common
 from ffmd_jax.formats.journal import JournaledFile, journal_of
 
@@ -18,6 +18,8 @@ _H5MD_ENDINGS = {".h5", ".h5md", ".hdf5"}
 _LENGTHS = {"Angstrom": 1.0, "angstrom": 1.0, "A": 1.0, "Å": 1.0, "nm": 10.0, "pm": 0.01}  # in Å
 _TIMES = {"fs": 1.0, "ps": units.PS, "ns": 1000 * units.PS}  # in fs
 _VELOCITIES = {f"{a} {b}-1": x / y for a, x in _LENGTHS.items() for b, y in _TIMES.items()}  # in Å/fs
+_ENERGIES = {"eV": 1.0, "kJ mol-1": 1e-4 / units.EV, "kcal mol-1": units.KCAL_PER_MOL_IN_EV}  # in eV
+_FORCES = {f"{a} {b}-1": x / y for a, x in _ENERGIES.items() for b, y in _LENGTHS.items()}  # in eV/Å
 _MASSES = {"u": 1.0, "amu": 1.0, "Da": 1.0, "g mol-1": 1.0}  # in u
 
 
@@ -39,7 +41,8 @@ def read(path: Path, hints: Hints) -> common.Content:
         if not ours:
             common.check_elements(system)
             if "image" not in particles:
-                frames = frames._replace(positions=common.unwrap(system, np.asarray(frames.positions)))
+                positions = common.unwrap(system, np.asarray(frames.positions), np.asarray(frames.cell))
+                frames = frames._replace(positions=positions)
         observed: Any = root.get("observables", {})
         observables = _observables(
             observed if replica is None else observed.get(common.group_of(replica), {}), len(times)
@@ -47,7 +50,10 @@ def read(path: Path, hints: Hints) -> common.Content:
         metadata: Any = json.loads(_text(root["ffmd_jax"].attrs["metadata"])) if ours else {"source": path.name}
         if replica is not None:
             metadata |= {"replica": replica, **metadata.get("of_replicas", {}).get(str(replica), {})}
-    return common.Content(system, frames, times, observables, metadata)
+        forces = _converted(particles["force"]["value"], _FORCES, slice(None)) if "force" in particles else None
+        if forces is not None and forces.shape != frames.positions.shape:
+            raise ValueError(f"positions are {frames.positions.shape}, but forces {forces.shape}")
+    return common.Content(system, frames, times, observables, metadata, forces)
 
 
 def _observables(groups: Any, n_frames: int) -> dict[str, np.ndarray]:
@@ -123,16 +129,14 @@ def _frames(particles: Any, chosen: slice, need_velocities: bool) -> tuple[Syste
         velocities = np.zeros_like(positions)
     if positions.shape != velocities.shape:
         raise ValueError(f"positions are {positions.shape}, but velocities {velocities.shape}")
-    system = make_system(
-        _constant(particles["species"], chosen),
-        _constant(particles["mass"], chosen, _MASSES),
-        *_box(particles["box"], chosen),
-    )
+    cell, pbc = _box(particles["box"], chosen)
+    species, masses = _constant(particles["species"], chosen), _constant(particles["mass"], chosen, _MASSES)
+    system, cell = make_system(species, masses, pbc), make_cell(cell, pbc)
     if "image" in particles:
         image = particles["image"]
         numbers = image[()] if hasattr(image, "shape") else image["value"][chosen]
-        positions += numbers @ system.cell
-    return system, State(positions, velocities)
+        positions += numbers @ cell
+    return system, State(positions, velocities, np.broadcast_to(cell, (len(positions), 3, 3)))
 
 
 def _box(box: Any, chosen: slice) -> tuple[np.ndarray | None, Any]:

@@ -9,12 +9,17 @@ import h5py
 import numpy as np
 
 from ffmd_jax import __version__
-from ffmd_jax.core.state import State, System, check_state
+from ffmd_jax.core.state import State, System, check_state, is_isolated
 from ffmd_jax.formats import common
 from ffmd_jax.formats.journal import JournaledFile
 
 _METADATA_LIMIT = 60_000  # bytes; HDF5 attributes end at 64 KiB
-_UNITS = {"position/value": "Angstrom", "edges/value": "Angstrom", "velocity/value": "Angstrom fs-1"}
+_UNITS = {
+    "position/value": "Angstrom",
+    "edges/value": "Angstrom",
+    "velocity/value": "Angstrom fs-1",
+    "force/value": "eV Angstrom-1",
+}
 
 
 class Writer:
@@ -74,14 +79,15 @@ class Writer:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def append(self, frames: State, times, observables: dict[str, Any], replica: int = 0) -> None:
+    def append(self, frames: State, times, observables: dict[str, Any], replica: int = 0, forces: Any = None) -> None:
         """Writes and flushes a block.
 
         Args:
-            frames: unwrapped Å and Å/fs, ``[n_frames, n_atoms, 3]``.
+            frames: unwrapped Å and Å/fs, ``[n_frames, n_atoms, 3]``, and cells, Å, ``[n_frames, 3, 3]``.
             times: fs, ``[n_frames]``, continuing those of the blocks before at the same interval.
             observables: per-frame scalars ``[n_frames]``; the same names in each block.
             replica: which of the replicas.
+            forces: eV/Å, ``[n_frames, n_atoms, 3]``, or None; in each block or in none.
 
         Raises:
             ValueError: shapes, times or names that do not fit, NaN in the frames; nothing is written then.
@@ -89,7 +95,7 @@ class Writer:
         if self._closed:
             raise ValueError(f"{self._path} is closed")
         group, times = self._groups[replica], np.asarray(times, dtype=np.float64)
-        block = group.block(frames, times, observables)
+        block = group.block(frames, times, observables, forces)
         try:
             if self._file is None:
                 self._create()
@@ -174,20 +180,25 @@ class _Group:
         self._columns: dict[str, Any] = {}  # HDF5 path -> dataset whose first axis is the frame
         self._last_times, self._next = np.empty(0), (0, np.empty(0))
 
-    def block(self, frames: State, times: np.ndarray, observables: dict[str, Any]) -> dict[str, np.ndarray]:
+    def block(
+        self, frames: State, times: np.ndarray, observables: dict[str, Any], forces: Any
+    ) -> dict[str, np.ndarray]:
         """What goes into each column; raises ValueError unless it fits the system and the blocks before."""
-        particles, periodic = self._particles, bool(np.any(self._system.pbc))
+        particles, periodic = self._particles, not is_isolated(self._system)
         check_state(self._system, frames)
         block: dict[str, np.ndarray] = {f"{particles}/position/value": np.asarray(frames.positions)}
         if self._velocities:
             block[f"{particles}/velocity/value"] = np.asarray(frames.velocities)
+        if forces is not None:
+            block[f"{particles}/force/value"] = np.asarray(forces)
         block |= {f"{self._observables}/{k}/value": np.asarray(v, dtype=np.float64) for k, v in observables.items()}
         self._check(times, block)
         if periodic:
-            near, images = common.near_images(self._system, block[f"{particles}/position/value"])
+            cells = np.asarray(frames.cell, np.float64)
+            near, images = common.near_images(self._system, block[f"{particles}/position/value"], cells)
             if images.any() or f"{particles}/image/value" in self._columns:
                 block |= {f"{particles}/position/value": near, f"{particles}/image/value": images}
-            block[f"{particles}/box/edges/value"] = np.broadcast_to(self._system.cell, (len(times), 3, 3))
+            block[f"{particles}/box/edges/value"] = cells
         block[f"{particles}/position/step"] = np.arange(self.n_frames, self.n_frames + len(times))
         block[f"{particles}/position/time"] = times
         return block

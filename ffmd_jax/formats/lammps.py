@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ffmd_jax.core import units
-from ffmd_jax.core.state import State, System, make_system
+from ffmd_jax.core.state import State, System, make_cell, make_system
 from ffmd_jax.formats import Hints, common
 
 _VELOCITY = {"real": units.LAMMPS_REAL_VELOCITY, "metal": units.LAMMPS_METAL_VELOCITY}  # Å/fs
+_FORCE = {"real": units.KCAL_PER_MOL_IN_EV, "metal": 1.0}  # eV/Å
+_FORCE_COLUMNS = ("fx", "fy", "fz")
 _TIME = {"real": 1.0, "metal": units.PS}  # fs
 # Columns of positions: scaled by the cell or in Å, wrapped or not.
 _POSITIONS = {"xu": (False, False), "xsu": (True, False), "x": (False, True), "xs": (True, True)}
@@ -57,11 +59,16 @@ def read(path: Path, hints: Hints) -> common.Content:
         raise ValueError("the file holds no frames")
     units_name = _units(frames[0], hints)
     times = np.array([_time(frame, units_name, hints) for frame in frames])
-    system, positions = _system(frames, hints), np.array([_positions(frame) for frame in frames])
+    (system, cells), positions = _system(frames, hints), np.array([_positions(frame) for frame in frames])
     if _position_columns(frames[0])[1] and "ix" not in frames[0].columns:
-        positions = common.unwrap(system, positions)
+        positions = common.unwrap(system, positions, cells)
     velocities = np.array([_velocities(frame, hints) for frame in frames]) * _VELOCITY[units_name]
-    return common.Content(system, State(positions, velocities), times, {}, {"source": path.name})
+    forces = None
+    if all(name in frame.columns for frame in frames for name in _FORCE_COLUMNS):
+        forces = np.array([np.stack([frame.columns[name] for name in _FORCE_COLUMNS], axis=1) for frame in frames])
+        forces = forces * _FORCE[units_name]
+    frames_of_all = State(positions, velocities, cells)
+    return common.Content(system, frames_of_all, times, {}, {"source": path.name}, forces)
 
 
 def open_text(path: Path) -> Any:
@@ -159,8 +166,8 @@ def _time(frame: _Frame, units_name: str, hints: Hints) -> float:
     return int(frame.header["TIMESTEP"][0]) * hints.lammps_timestep_fs
 
 
-def _system(frames: list[_Frame], hints: Hints) -> System:
-    """The system of all frames; raises ValueError if it changes."""
+def _system(frames: list[_Frame], hints: Hints) -> tuple[System, np.ndarray]:
+    """The system of all frames, and their cells, Å ``[n_frames, 3, 3]``; raises ValueError if they change."""
     first = frames[0]
     for i, frame in enumerate(frames):
         for name in ("id", "type", "element"):
@@ -178,7 +185,8 @@ def _system(frames: list[_Frame], hints: Hints) -> System:
     else:
         raise ValueError("the columns type and element are missing; dump id type x y z vx vy vz")
     masses = first.columns.get("mass", common.standard_masses(species))
-    return make_system(species, masses, cells[0], first.pbc)
+    cell = make_cell(cells[0], first.pbc)
+    return make_system(species, masses, first.pbc), np.broadcast_to(cell, cells.shape)
 
 
 def _position_columns(frame: _Frame) -> tuple[bool, bool, list[str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ffmd_jax.core import units
-from ffmd_jax.core.state import State, System, make_system
+from ffmd_jax.core.state import State, System, make_cell, make_system
 from ffmd_jax.formats import Hints, common
 
 _ENDINGS = {".trr", ".xtc", ".dcd", ".nc", ".ncdf", ".tng", ".gro", ".coor", ".inpcrd", ".mdcrd", ".trz"}
@@ -48,8 +48,9 @@ def read(path: Path, hints: Hints) -> common.Content:
             raise ValueError("the file has no times; give the interval of its frames with --frame-interval-fs")
         times = hints.frame_interval_fs * np.arange(len(times))
     common.check_cells(cells)
-    system = _system(universe, cells[0], hints)
-    frames = State(common.unwrap(system, positions), velocities)
+    system = _system(universe, bool(np.any(cells[0])), hints)
+    cells = np.broadcast_to(make_cell(cells[0], system.pbc), cells.shape)
+    frames = State(common.unwrap(system, positions, cells), velocities, cells)
     return common.Content(system, frames, times, {}, {"source": path.name, "topology": hints.topology.name})
 
 
@@ -91,7 +92,7 @@ def _frame(step: Any, i: int, hints: Hints) -> tuple[np.ndarray, np.ndarray, flo
     return positions, velocities, float(step.time) * units.PS, cell
 
 
-def _system(universe: Any, cell: np.ndarray, hints: Hints) -> System:
+def _system(universe: Any, periodic: bool, hints: Hints) -> System:
     """The atoms of the topology; elements are read, or given for numbered types, never guessed from names."""
     atoms = universe.atoms
     symbols = [str(symbol).strip().capitalize() for symbol in getattr(atoms, "elements", [])]
@@ -103,6 +104,6 @@ def _system(universe: Any, cell: np.ndarray, hints: Hints) -> System:
     else:
         raise ValueError("the topology names no elements; give one that does, e.g. .tpr, or .pdb with columns 77–78")
     masses = np.asarray(getattr(atoms, "masses", common.standard_masses(species)), dtype=np.float64)
-    system = make_system(species, masses, cell, bool(np.any(cell)))
+    system = make_system(species, masses, periodic)
     common.check_elements(system)
     return system

@@ -33,13 +33,13 @@ def read(path: Path) -> tuple[System, State, np.ndarray, np.ndarray]:
     """
     with common.errors_name(path):
         found = ase_files.images(path, ":")
-        system = ase_files.constant_system(found)
+        system, cells = ase_files.constant_system(found)
         for i, atoms in enumerate(found):
             missing = [name for name in _COLUMNS if name not in atoms.arrays]
             if missing:
                 raise ValueError(f"frame {i} has no per-atom column {missing[0]}")
         positions = np.array([atoms.positions for atoms in found])
         before, displacements, after = (np.array([atoms.arrays[name] for atoms in found]) for name in _COLUMNS)
-        check_state(system, State(positions, before))
-        check_state(system, State(displacements, after))
-    return system, State(positions, before), displacements, after
+        check_state(system, State(positions, before, cells))
+        check_state(system, State(displacements, after, cells))
+    return system, State(positions, before, cells), displacements, after

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ffmd_jax.core.state import State, System, check_state
+from ffmd_jax.core.state import State, System, check_state, take
 from ffmd_jax.formats import Hints, ase_files, common, h5md, lammps, mdanalysis
 from ffmd_jax.formats.h5md_writer import Writer
 
@@ -36,10 +36,11 @@ class Trajectory(NamedTuple):
 
     Attributes:
         system: what does not change.
-        frames: unwrapped Å and Å/fs, float64 ``[n_frames, n_atoms, 3]``.
+        frames: unwrapped Å and Å/fs, ``[n_frames, n_atoms, 3]``, and cells, Å, ``[n_frames, 3, 3]``; float64.
         times: fs, float64 ``[n_frames]``.
         observables: per-frame scalars ``[n_frames]``; names carry the unit, e.g. ``potential_energy_eV``.
         metadata: JSON-able facts, e.g. system, ensemble, temperature_K, model, time_step_fs, seed.
+        forces: eV/Å, ``[n_frames, n_atoms, 3]``; None where they are not known.
     """
 
     system: System
@@ -47,6 +48,17 @@ class Trajectory(NamedTuple):
     times: np.ndarray
     observables: dict[str, np.ndarray]
     metadata: dict[str, Any]
+    forces: np.ndarray | None = None
+
+
+def part(trajectory: Trajectory, chosen: Any) -> Trajectory:
+    """The frames of a slice, or of an array of indices."""
+    return trajectory._replace(
+        frames=take(trajectory.frames, chosen),
+        times=trajectory.times[chosen],
+        observables={name: values[chosen] for name, values in trajectory.observables.items()},
+        forces=None if trajectory.forces is None else trajectory.forces[chosen],
+    )
 
 
 def frame_interval(times) -> float:
@@ -94,13 +106,7 @@ def read(path, *, every: int = 1, hints: Hints = _NO_HINTS) -> Trajectory:
         found = Trajectory(*content)
         if hints.velocities == "central-difference":
             found = central_differences(found)
-    return Trajectory(
-        found.system,
-        State(*(values[::every] for values in found.frames)),
-        found.times[::every],
-        {name: values[::every] for name, values in found.observables.items()},
-        found.metadata,
-    )
+    return part(found, slice(None, None, every))
 
 
 def central_differences(trajectory: Trajectory) -> Trajectory:
@@ -121,13 +127,8 @@ def central_differences(trajectory: Trajectory) -> Trajectory:
     curvature = velocities[2:] - 2 * velocities[1:-1] + velocities[:-2]
     error = float(np.sqrt(np.mean(curvature**2) / max(np.mean(velocities**2), 1e-300))) / 6
     facts = {"velocities": f"central differences over ±{interval:g} fs", "velocity_relative_error": error}
-    return Trajectory(
-        trajectory.system,
-        State(positions[1:-1], velocities),
-        trajectory.times[1:-1],
-        {name: values[1:-1] for name, values in trajectory.observables.items()},
-        trajectory.metadata | facts,
-    )
+    inner = part(trajectory, slice(1, -1))
+    return inner._replace(frames=inner.frames._replace(velocities=velocities), metadata=trajectory.metadata | facts)
 
 
 def read_start(
@@ -150,9 +151,9 @@ def read_start(
             n_frames = len(content.times)
             if not -n_frames <= frame < n_frames:
                 raise ValueError(f"frame {frame} does not exist, the file has {n_frames}")
-            system, frames = content.system, State(*(values[frame][None] for values in content.frames))
+            system, frames = content.system, take(content.frames, [frame])
         check_state(system, frames)
-    return system, State(*(values[0] for values in frames))
+    return system, take(frames, 0)
 
 
 def read_metadata(path) -> dict[str, Any]:
@@ -178,4 +179,4 @@ def _reader(path: Path, hints: Hints) -> Callable[[Path, Hints], common.Content]
 def write(path, trajectory: Trajectory, *, overwrite: bool = False) -> None:
     """Writes a trajectory as H5MD: positions and velocities in float32, times and observables in float64."""
     with Writer(path, trajectory.system, trajectory.metadata, overwrite=overwrite) as writer:
-        writer.append(trajectory.frames, trajectory.times, trajectory.observables)
+        writer.append(trajectory.frames, trajectory.times, trajectory.observables, forces=trajectory.forces)

@@ -1,5 +1,6 @@
 """Force-free MD as an ASE `MolecularDynamics`: run, attach, trajectory and logfile as usual, and no calculator."""
 
+from pathlib import Path
 from typing import IO, Any, Literal
 
 import jax
@@ -11,10 +12,13 @@ from ase.parallel import world
 from ase.utils import IOContext
 
 from ffmd_jax.core import mechanics, units
-from ffmd_jax.core.state import State, cast, make_system
+from ffmd_jax.core.state import State, cast
 from ffmd_jax.dynamics import alarms, monitors, rollout
-from ffmd_jax.dynamics import thermostat as thermostats
-from ffmd_jax.models import model_files, radial_tables, trajcast
+from ffmd_jax.dynamics.ensemble import NVE, Ensemble
+from ffmd_jax.formats import ase_files
+from ffmd_jax.models import model as models
+from ffmd_jax.models import model_files
+from ffmd_jax.models.model import Model
 
 
 class ForceFreeDynamics(MolecularDynamics):
@@ -24,19 +28,16 @@ class ForceFreeDynamics(MolecularDynamics):
     the user attaches.  Positions and momenta that were changed between two steps are taken as they are.  Momenta start
     as those of ``atoms``; `ase.md.velocitydistribution` draws them.
 
-        from ffmd_jax.interop.ase import ForceFreeDynamics
+        from ffmd_jax import NVT
 
-        dynamics = ForceFreeDynamics(atoms, "quartz", temperature_K=300, trajectory="run.traj", logfile="-")
+        dynamics = ForceFreeDynamics(atoms, "quartz", NVT(300), trajectory="run.traj", logfile="-")
         dynamics.run(1000)
 
     Args:
         atoms: of the model's elements; without constraints.
-        model: folder, or name of a shipped model.
-        temperature_K: of the thermostat; None: NVE.
-        thermostat: as of ``ffmd rollout``.
-        tau_fs: its relaxation time, fs (default: 10 Δt).
-        friction_tau_fs: relaxation time 1/γ of Langevin friction and noise besides, fs; as of ``ffmd rollout``.
-        reversible: corrects each step to be reversible in time; as of ``ffmd rollout``.
+        model: from `ffmd_jax.load`, or a folder, or the name of a shipped model.
+        ensemble: NVE(), or NVT(…) of constant temperature.
+        reversible: time-symmetrised steps; as of ``ffmd rollout``.
         seed: of the thermostat.
         on_alarm: "stop" raises where a monitor alarms, before atoms are moved; "ignore" goes on, and `alarms` tells.
         trajectory, logfile, loginterval: as in ASE; the log has time, kinetic energy and temperature, which counts the
@@ -50,12 +51,9 @@ class ForceFreeDynamics(MolecularDynamics):
     def __init__(
         self,
         atoms: Atoms,
-        model: str,
+        model: Model | str | Path,
+        ensemble: Ensemble = NVE(),
         *,
-        temperature_K: float | None = None,
-        thermostat: thermostats.Kind = "csvr",
-        tau_fs: float | None = None,
-        friction_tau_fs: float | None = None,
         reversible: bool = False,
         seed: int = 0,
         on_alarm: Literal["stop", "ignore"] = "stop",
@@ -66,29 +64,21 @@ class ForceFreeDynamics(MolecularDynamics):
     ):
         if atoms.constraints:
             raise ValueError("force-free dynamics moves all atoms: remove the constraints")
-        self._config, params = model_files.load_model(model)
-        self._system = make_system(atoms.numbers, atoms.get_masses(), atoms.cell.array, atoms.pbc)
-        trajcast.check_system(self._config, self._system)
-        weights = cast(radial_tables.tabulate(self._config, params), jnp.float32)
-        once = trajcast.make_propagate(self._config, weights)
-        propagate = trajcast.make_propagate(self._config, weights, reversible=True) if reversible else once
-        interval = self._config.time_step_fs
-        tau = None if temperature_K is None else (10 * interval if tau_fs is None else tau_fs)
-        if temperature_K is None and friction_tau_fs is not None:
-            raise ValueError("friction_tau_fs needs a temperature_K: NVE has no friction")
-        bath = None
-        if temperature_K is not None and tau is not None:
-            more: Any = {"elements": self._config.elements, "friction_tau_fs": friction_tau_fs}
-            bath = thermostats.make(thermostat, temperature_K, tau, interval, **more)
-        limits = monitors.limits(self._config, self._system, tau, temperature_K=temperature_K)
+        if getattr(ensemble, "end_K", None) is not None:
+            raise ValueError("ASE runs have no length: the ensemble must have a constant temperature")
+        used = model if isinstance(model, Model) else model_files.load(model)
+        self._config = used.config
+        self._system, state = ase_files.from_atoms(atoms)
+        models.check_system(used.config, self._system)
+        once = models.propagator(used)
+        limits = monitors.limits(used.config, used.calibration, self._system, ensemble)
         self._engine = rollout.Engine(
-            self._system, jnp.asarray(atoms.positions, jnp.float32), propagate, block_steps=1, select=True, wrap=True,
-            cutoff=self._config.architecture.cutoff, time_step_fs=interval,
-            thermostat=bath,
-            schedule=None if temperature_K is None else (lambda step: jnp.asarray(float(temperature_K))),
-            watch=alarms.watch(once, limits, halt=on_alarm == "stop"),
+            self._system, cast(state, jnp.float32), models.propagator(used, reversible=True) if reversible else once,
+            cutoff=used.config.architecture.cutoff, time_step_fs=used.config.time_step_fs, ensemble=ensemble,
+            monitor=alarms.monitor(once, limits, halt=on_alarm == "stop"), block_steps=1, select=True, wrap=True,
         )  # fmt: skip
-        self._key, self._carry, self._last = jax.random.key(seed), None, State(atoms.positions, atoms.positions)
+        interval = used.config.time_step_fs
+        self._key, self._carry, self._last = jax.random.key(seed), None, state
         super().__init__(atoms, interval / units.ASE_TIME, trajectory=trajectory, loginterval=loginterval, **kwargs)
         if logfile:
             self.attach(self.closelater(_KineticLogger(self, logfile)), loginterval)
@@ -96,7 +86,7 @@ class ForceFreeDynamics(MolecularDynamics):
     def step(self) -> None:
         """Moves the atoms by Δt."""
         if self._carry is None or self._changed():
-            state = State(*(jnp.asarray(values, jnp.float32) for values in self._of_atoms()))
+            state = cast(self._of_atoms(), jnp.float32)
             self._carry = (
                 self._engine.start(state, self._key)
                 if self._carry is None
@@ -107,9 +97,9 @@ class ForceFreeDynamics(MolecularDynamics):
             found = monitors.describe(_host(block.carry.memory.record), self._config, self._system)
             raise monitors.Stopped(f"{found[-1].text} (in the step after {self.nsteps} steps)")
         self._carry = block.carry
-        positions, velocities = (np.asarray(values[0], np.float64) for values in block.frames)
-        self.atoms.set_positions(positions)
-        self.atoms.set_velocities(velocities / units.ASE_VELOCITY)
+        frame = jax.tree.map(lambda values: np.asarray(values[0], np.float64), block.frames)
+        self.atoms.set_positions(frame.positions)
+        self.atoms.set_velocities(frame.velocities / units.ASE_VELOCITY)
         self._last = self._of_atoms()
 
     @property
@@ -124,7 +114,7 @@ class ForceFreeDynamics(MolecularDynamics):
         return float(mechanics.temperature(self._system, self._of_atoms().velocities))
 
     def _of_atoms(self) -> State:
-        return State(self.atoms.get_positions(), self.atoms.get_velocities() * units.ASE_VELOCITY)
+        return ase_files.from_atoms(self.atoms)[1]
 
     def _changed(self) -> bool:
         return not all(np.array_equal(old, new) for old, new in zip(self._last, self._of_atoms(), strict=True))

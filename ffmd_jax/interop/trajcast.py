@@ -58,11 +58,10 @@ def export_model(config: ModelConfig, params: trajcast.Params) -> tuple[dict[str
         ValueError: the architecture has an option that the reference does not know.
     """
     sizes = config.architecture
-    extras = (sizes.velocity_input, sizes.velocity_skip, sizes.natural_parity, sizes.radial_intervals)
+    extras = (sizes.velocity_input, sizes.natural_parity, sizes.radial_intervals)
     if any(extras) or sizes.lmax_harmonics != sizes.lmax:
         raise ValueError(
-            "TrajCast knows no velocity_input, velocity_skip, natural_parity or radial_intervals, "
-            "and no harmonics_lmax above lmax"
+            "TrajCast knows no velocity_input, natural_parity or radial_intervals, and no harmonics_lmax above lmax"
         )
     return trajcast_config.from_model_config(config), trajcast_weights.from_params(config, params)
 

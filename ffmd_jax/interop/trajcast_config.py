@@ -52,7 +52,7 @@ def to_model_config(
         velocity_rms=float(rms[1]),
         speed_max=speed_max,
         average_neighbors=average_neighbors,
-        conserve_angular_momentum=conserve_angular,
+        isolated=conserve_angular,
         architecture=architecture,
         net_linear_momentum=net_linear,
         net_angular_momentum=net_angular if conserve_angular else None,
@@ -165,7 +165,7 @@ def from_model_config(config: ModelConfig) -> dict[str, Any]:
         "edge_mlp_kwargs": {"n_neurons": list(sizes.radial_hidden), "activation": "silu"},
         "vel_mlp_kwargs": {"n_neurons": list(sizes.speed_hidden), "activation": "silu"},
         "nl_gate_kwargs": _GATE,
-        "conserve_ang_mom": config.conserve_angular_momentum,
+        "conserve_ang_mom": config.isolated,
         "net_lin_mom": list(config.net_linear_momentum or ()),
         "net_ang_mom": list(config.net_angular_momentum or ()),
     }

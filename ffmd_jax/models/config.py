@@ -22,7 +22,6 @@ class Architecture:
         speed_basis: Gaussians of the speed.
         speed_hidden: Widths of the hidden layers of the speed network.
         velocity_input: Also feed the velocity vector itself, not only its direction and speed embedding.
-        velocity_skip: Predict only what differs from free flight: Δr from v Δt, and the new velocity from v.
         natural_parity: Carry only features of parity (−1)^l (0e, 1o, 2e …): half the cost.
         bounded_gates: Multiply vectors and tensors by sigmoids, not by the paper's silu: then features that are too
             large leave a gate no larger than in proportion, and are not squared by every layer.
@@ -40,7 +39,6 @@ class Architecture:
     speed_basis: int = 8
     speed_hidden: tuple[int, ...] = (64, 64, 64)
     velocity_input: bool = False
-    velocity_skip: bool = False
     natural_parity: bool = False
     bounded_gates: bool = False
 
@@ -101,12 +99,11 @@ class ModelConfig:
         speed_limits: Å/fs, of each element: the speed embedding stays constant above, where the training data are too
             few to determine it and it would explode.  Empty: none, as in the paper.
         average_neighbors: Mean number of neighbours within the cutoff.
-        conserve_angular_momentum: For isolated molecules.
+        isolated: Trained on isolated molecules: boxes around them are dropped, periodic cells refused.
         shortest_distance: Å, of the closest pair of atoms in the training data; 0: unknown.
         architecture: Sizes of the network.
         net_linear_momentum: Total momentum to impose at every step, u Å/fs; None: the state keeps its own.
         net_angular_momentum: Total angular momentum about the centre of mass to impose, u Å²/fs; or None.
-        calibration: What the monitors of roll-outs go by; None: not calibrated, and fewer of them work.
     """
 
     elements: tuple[int, ...]
@@ -116,13 +113,12 @@ class ModelConfig:
     velocity_rms: float
     speed_max: float
     average_neighbors: float
-    conserve_angular_momentum: bool = False
+    isolated: bool = False
     speed_limits: tuple[float, ...] = ()
     shortest_distance: float = 0.0
     architecture: Architecture = Architecture()
     net_linear_momentum: tuple[float, ...] | None = None
     net_angular_momentum: tuple[float, ...] | None = None
-    calibration: Calibration | None = None
 
     def __post_init__(self):
         if list(self.elements) != sorted(set(self.elements)) or len(self.masses) != len(self.elements):
@@ -137,11 +133,8 @@ class ModelConfig:
         for name in ("net_linear_momentum", "net_angular_momentum"):
             if getattr(self, name) is not None and len(getattr(self, name)) != 3:
                 raise ValueError(f"{name} must have three components, not {getattr(self, name)}")
-        if self.net_angular_momentum is not None and not self.conserve_angular_momentum:
-            raise ValueError("net_angular_momentum needs conserve_angular_momentum")
-        found = self.calibration
-        if found is not None and {len(found.kinetic_drift), len(found.speeds)} != {len(self.elements)}:
-            raise ValueError("the calibration must hold kinetic_drift and speeds of each element")
+        if self.net_angular_momentum is not None and not self.isolated:
+            raise ValueError("net_angular_momentum is for models of isolated molecules")
 
     @property
     def splines_from(self) -> float:

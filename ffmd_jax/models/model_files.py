@@ -1,17 +1,41 @@
-"""Files of models: the exported model (config.json and weights.npz, no pickle) and training states (orbax)."""
+"""The files of a model: config.json, weights.npz (no pickle) and, where it was calibrated, calibration.json."""
 
 import io
+import json
 import zipfile
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ffmd_jax.core import files, json_records
-from ffmd_jax.models.config import ModelConfig
+from ffmd_jax.models.config import Calibration, ModelConfig
+from ffmd_jax.models.model import Model
 
-CONFIG, WEIGHTS = "config.json", "weights.npz"
+CONFIG, WEIGHTS, CALIBRATION = "config.json", "weights.npz", "calibration.json"
+FORMAT = "ffmd_jax model 2"
+
+
+class Kind(NamedTuple):
+    """What a network needs to be stored and found again.
+
+    Attributes:
+        config: dataclass of its configuration.
+        shapes: ``config -> shapes and types of its weights``.
+    """
+
+    config: type
+    shapes: Any
+
+
+def _shapes_of_trajcast(config: ModelConfig) -> Any:
+    from ffmd_jax.models import trajcast
+
+    return trajcast.shapes(config)
+
+
+KINDS = {"propagator": Kind(ModelConfig, _shapes_of_trajcast)}  # another network: its module, and a line here
 
 
 def pretrained() -> list[str]:
@@ -31,42 +55,92 @@ def locate(name: str | Path) -> Path:
     if str(name) in pretrained():
         return Path(str(resources.files("ffmd_jax") / "pretrained" / str(name)))
     if (Path(name) / "training.json").is_file():
-        raise FileNotFoundError(f"the training in {name} has not reached its first validation; go on with --resume")
+        raise FileNotFoundError(f"the training in {name} has not reached its first validation; continue with --resume")
     raise FileNotFoundError(f"{name} is no model folder (no {CONFIG} in it); shipped models: {', '.join(pretrained())}")
 
 
-def save_model(folder: Path, config: ModelConfig, params: Any) -> None:
-    """Writes config.json and weights.npz (precision as in ``params``); each file appears only when complete."""
+def save(folder: Path, model: Model) -> None:
+    """Writes a model (weights in the precision that they have); each file appears only when complete."""
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in flatten(params).items()}
+    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in flatten(model.params).items()}
     np.savez(buffer, **arrays)
+    # In this order a reader finds weights and calibration that belong together, or no calibration.
+    if model.calibration is None:
+        (folder / CALIBRATION).unlink(missing_ok=True)
     files.write_atomically(folder / WEIGHTS, buffer.getvalue())
-    files.write_atomically(folder / CONFIG, json_records.to_json(config).encode())
+    files.write_atomically(folder / CONFIG, config_json(model.config, model.kind).encode())
+    if model.calibration is not None:
+        files.write_atomically(folder / CALIBRATION, json_records.to_json(model.calibration).encode())
 
 
-def load_model(name: str | Path) -> tuple[ModelConfig, Any]:
-    """Configuration and weights (numpy, as stored) of a model folder or of a shipped model.
+def config_json(config: Any, kind: str = "propagator") -> str:
+    """The text of config.json."""
+    return json.dumps({"format": FORMAT, "kind": kind, **json.loads(json_records.to_json(config))}, indent=2) + "\n"
+
+
+def load(name: str | Path) -> Model:
+    """A model folder or a shipped model; weights are numpy arrays as stored.
+
+    Models of version 0.1 load, too: their weights are the same.
 
     Raises:
         FileNotFoundError: no such model.
-        ValueError: a damaged file, or weights that do not fit the configuration.
+        ValueError: a damaged file, another kind of file, or weights that do not fit the configuration.
     """
-    from ffmd_jax.models import trajcast
-
     folder = locate(name)
-    config = json_records.from_json((folder / CONFIG).read_text(), ModelConfig)
+    kind, config, calibration = read_config((folder / CONFIG).read_text())
+    if (folder / CALIBRATION).is_file():
+        calibration = json_records.from_json((folder / CALIBRATION).read_text(), Calibration)
+    if calibration is not None and {len(calibration.kinetic_drift), len(calibration.speeds)} != {len(config.elements)}:
+        raise ValueError(f"{folder / CALIBRATION} must hold kinetic_drift and speeds of each element")
     try:
         with np.load(folder / WEIGHTS, allow_pickle=False) as file:
             stored = {key: file[key] for key in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{folder / WEIGHTS} cannot be read: {error}") from None
-    expected = {key: leaf.shape for key, leaf in flatten(trajcast.shapes(config)).items()}
+    expected = {key: leaf.shape for key, leaf in flatten(KINDS[kind].shapes(config)).items()}
     found = {key: values.shape for key, values in stored.items()}
     if expected != found:
         wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
         raise ValueError(f"the weights in {folder} do not fit their configuration: {', '.join(wrong[:3])}")
-    return config, _unflatten(stored)
+    return Model(config, _unflatten(stored), calibration, str(name), kind)
+
+
+def read_config(text: str) -> tuple[str, Any, Calibration | None]:
+    """Kind, configuration and, from version 0.1, calibration in the text of a config.json.
+
+    Raises:
+        ValueError: no JSON, an unknown format, kind or field, or an option that this version no longer has.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the configuration is no JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"the configuration must be a JSON object, not {values!r}")
+    calibration = None
+    if "format" not in values:
+        values, calibration = _from_version_1(values)
+    elif values["format"] != FORMAT:
+        raise ValueError(f"the model has the format '{values['format']}', this version reads '{FORMAT}': update it")
+    kind = values.pop("kind", "propagator")
+    if values.pop("format", FORMAT) and kind not in KINDS:
+        raise ValueError(f"the model is of the kind '{kind}', this version knows {', '.join(KINDS)}")
+    return kind, json_records.from_dict(values, KINDS[kind].config), calibration
+
+
+def _from_version_1(values: dict[str, Any]) -> tuple[dict[str, Any], Calibration | None]:
+    """The fields of a configuration of version 0.1 as they are now, and the calibration that was among them."""
+    values = dict(values)
+    if "conserve_angular_momentum" in values:
+        values["isolated"] = values.pop("conserve_angular_momentum")
+    if isinstance(values.get("architecture"), dict):
+        values["architecture"] = dict(values["architecture"])
+        if values["architecture"].pop("velocity_skip", False):
+            raise ValueError("the model was trained with --config.velocity-skip, which only version 0.1 has")
+    found = values.pop("calibration", None)
+    return values, None if found is None else json_records.from_dict(found, Calibration)
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

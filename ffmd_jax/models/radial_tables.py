@@ -87,11 +87,11 @@ def step_error(config: ModelConfig, params: Any) -> float:
     spacing = volume ** (1 / 3)
     grid = np.stack(np.meshgrid(*[np.arange(4)] * 3), axis=-1).reshape(-1, 3)
     positions = spacing * (grid + rng.normal(scale=0.1, size=grid.shape))
-    state = State(positions, rng.normal(scale=config.velocity_rms, size=grid.shape))
-    system = make_system(species, masses, 4 * spacing * np.eye(3), True)
+    state = State(positions, rng.normal(scale=config.velocity_rms, size=grid.shape), 4 * spacing * np.eye(3))
+    system = make_system(species, masses, True)
     with jax.enable_x64(True):
-        search = neighbors.plan(system, positions, config.architecture.cutoff)
-        graph = jax.jit(neighbors.build, static_argnums=0)(search, system, jnp.asarray(positions)).graph
+        search = neighbors.plan(system, state, config.architecture.cutoff)
+        graph = jax.jit(neighbors.build, static_argnums=0)(search, system, cast(state, jnp.float64)).graph
         double = cast(params, jnp.float64)
         # Compilation takes the time; less of it.
         network = jax.jit(trajcast.TrajCast(config).apply, compiler_options={"xla_backend_optimization_level": 0})

@@ -1,9 +1,10 @@
 """The network and the propagator made of it.
 
 `TrajCast` is the network of Thiemann et al. 2026 (doi:10.1038/s42256-026-01227-7) with the options of
-`config.Architecture`; `make_propagate` gives ``Propagate(system, state, graph)`` for roll-outs.
+`config.Architecture`; `make_propagate` gives ``Propagate(system, state, graph)`` for rollouts.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,15 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.core import conservation, neighbors, propagators
-from ffmd_jax.core import state as state_module
-from ffmd_jax.core.state import Array, Graph, Propagate, State, System, full_precision
-from ffmd_jax.models import convolution as products
+from ffmd_jax.core.state import Array, Correct, Graph, Propagate, State, System, full_precision
+from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import layers
 from ffmd_jax.models.config import ModelConfig
 from ffmd_jax.models.layers import EVEN_SCALAR, VECTOR, Features
 
 Params = Any
-Convolution = Callable[[Features, products.Edges, layers.RadialWeights, list[products.Path]], Features]
+Convolution = Callable[[Features, convolutions.Edges, layers.RadialWeights, list[convolutions.Path]], Features]
 
 
 class Embedded(NamedTuple):
@@ -40,7 +40,7 @@ class Embedded(NamedTuple):
     speed: Array
     velocity_harmonics: Array
     lengths: layers.Lengths
-    edges: products.Edges
+    edges: convolutions.Edges
 
 
 class Layer(nn.Module):
@@ -62,7 +62,7 @@ class Layer(nn.Module):
 
         paths = self._paths(message)
         speed = layers.MLP((*sizes.speed_hidden, len(paths) * width), name="speed")(embedded.speed)
-        message = products.atom_product(message, embedded.velocity_harmonics, speed, paths)
+        message = convolutions.atom_product(message, embedded.velocity_harmonics, speed, paths)
 
         outputs = dict.fromkeys(layers.ordered(message), width)
         n_gated = sum(irrep.l > 0 for irrep in outputs)
@@ -73,9 +73,11 @@ class Layer(nn.Module):
         scale = np.sqrt(0.5).astype(embedded.one_hot.dtype)
         return {irrep: scale * (x + residual[irrep]) if irrep in residual else scale * x for irrep, x in update.items()}
 
-    def _paths(self, features: Features) -> list[products.Path]:
+    def _paths(self, features: Features) -> list[convolutions.Path]:
         sizes = self.config.architecture
-        return products.coupling_paths(layers.ordered(features), sizes.lmax_harmonics, sizes.lmax, sizes.natural_parity)
+        return convolutions.coupling_paths(
+            layers.ordered(features), sizes.lmax_harmonics, sizes.lmax, sizes.natural_parity
+        )
 
 
 class TrajCast(nn.Module):
@@ -83,11 +85,11 @@ class TrajCast(nn.Module):
 
     Attributes:
         config: sizes and scales.
-        convolution: the product over neighbours, one of `products`.
+        convolution: the product over neighbours, one of `models.convolution`.
     """
 
     config: ModelConfig
-    convolution: Convolution = products.edge_convolution
+    convolution: Convolution = convolutions.edge_convolution
 
     @nn.compact
     def __call__(self, system: System, state: State, graph: Graph) -> Array:
@@ -104,17 +106,13 @@ class TrajCast(nn.Module):
             features = Layer(self.config, self.convolution, name=f"layer{i}")(features, embedded)
         vectors = layers.Linear({VECTOR: sizes.channels // 4}, name="compress")(features)
         vectors = layers.Linear({VECTOR: 2}, name="readout")(vectors)
-        output = jnp.swapaxes(vectors[VECTOR], 1, 2)
-        if sizes.velocity_skip:
-            flight = self.config.time_step_fs / self.config.displacement_rms, 1 / self.config.velocity_rms
-            output += state.velocities[:, None] * jnp.asarray(flight, output.dtype)[:, None]
-        return output
+        return jnp.swapaxes(vectors[VECTOR], 1, 2)
 
     def _embed(self, system: System, state: State, graph: Graph) -> Embedded:
         config, sizes = self.config, self.config.architecture
         dtype = state.positions.dtype
         one_hot = (jnp.asarray(system.species)[:, None] == jnp.asarray(config.elements)).astype(dtype)
-        vectors = neighbors.vectors(system, state.positions, graph)
+        vectors = neighbors.vectors(state, graph)
         distances = layers.norm(vectors)
         n_pi = np.pi * np.arange(1, sizes.radial_basis + 1)
         roots = self.param("bessel_roots", lambda key: jnp.asarray(n_pi, dtype))
@@ -134,7 +132,7 @@ class TrajCast(nn.Module):
             speed=mix({EVEN_SCALAR: gaussians[:, None]}, one_hot)[EVEN_SCALAR][:, 0],
             velocity_harmonics=layers.spherical_harmonics(state.velocities, sizes.lmax_harmonics),
             lengths=layers.Lengths(distances, waves, at_knots=sizes.radial_intervals > 0),
-            edges=products.Edges(graph, layers.spherical_harmonics(vectors, sizes.lmax_harmonics)),
+            edges=convolutions.Edges(graph, layers.spherical_harmonics(vectors, sizes.lmax_harmonics)),
         )
 
 
@@ -142,14 +140,13 @@ def shapes(config: ModelConfig, dtype=jnp.float32) -> Params:
     """Shapes and types of the weights, without computing anything."""
     n_atoms = 2
     zeros = jnp.zeros((n_atoms, 3), dtype)
-    system = System(
-        jnp.full(n_atoms, config.elements[0]), jnp.ones(n_atoms, dtype), jnp.eye(3, dtype=dtype), jnp.zeros(3, bool)
-    )
+    system = System(jnp.full(n_atoms, config.elements[0]), jnp.ones(n_atoms, dtype))
+    state = State(zeros, zeros, jnp.eye(3, dtype=dtype))
     graph = Graph(
         jnp.zeros((n_atoms, 1), jnp.int32), jnp.zeros((n_atoms, 1, 3), jnp.int8), jnp.zeros((n_atoms, 1), bool)
     )
     network = TrajCast(config)
-    return jax.eval_shape(lambda: network.init(jax.random.key(0), system, State(zeros, zeros), graph))["params"]
+    return jax.eval_shape(lambda: network.init(jax.random.key(0), system, state, graph))["params"]
 
 
 def init(key: Array, config: ModelConfig, dtype=jnp.float32) -> Params:
@@ -167,96 +164,51 @@ def init(key: Array, config: ModelConfig, dtype=jnp.float32) -> Params:
 def batches_together(config: ModelConfig) -> bool:
     """True where a batch of systems by vmap is faster than one after the other, which XLA's CPU code is not."""
     sizes = config.architecture
-    return jax.default_backend() != "cpu" or (sizes.radial_intervals > 0 and products.kernel_serves(sizes.lmax))
+    return jax.default_backend() != "cpu" or (sizes.radial_intervals > 0 and convolutions.kernel_serves(sizes.lmax))
 
 
-def correction(config: ModelConfig) -> state_module.Correct:
-    """The conservation laws of a model."""
-    if config.conserve_angular_momentum:
-        return conservation.linear_and_angular(
-            config.time_step_fs, config.net_linear_momentum, config.net_angular_momentum
-        )
-    return conservation.linear(config.time_step_fs, config.net_linear_momentum)
+def correction(config: ModelConfig) -> Correct:
+    """The conservation laws that a step of the model obeys."""
+    return conservation.momenta(config.time_step_fs, config.net_linear_momentum, config.net_angular_momentum)
 
 
 def make_propagate(
     config: ModelConfig,
     params: Params,
-    convolution: Convolution = products.edge_convolution,
+    convolution: Convolution = convolutions.edge_convolution,
     *,
     reversible: bool = False,
 ) -> Propagate:
     """Returns one step of Δt: network, then conservation laws; Å and Å/fs.
 
-    For roll-outs, give ``tables.tabulate(config, params)`` as ``params``.  ``reversible``: the step that
-    `stepping.reversible` makes of it.
+    A `jax.tree_util.Partial`: in compiled programs the weights are arguments, so that models of one shape share them.
+
+    Args:
+        params: for rollouts those of `radial_tables.tabulate`.
+        reversible: the time-symmetrised step that `propagators.reversible` makes of it.
     """
+    return jax.tree_util.Partial(_step(config, convolution, reversible), params)
+
+
+@functools.cache  # one function for each configuration: jit compares functions by identity
+def _step(
+    config: ModelConfig, convolution: Convolution, reversible: bool
+) -> Callable[[Params, System, State, Graph], State]:
     network, correct = TrajCast(config, convolution), correction(config)
 
     @full_precision
-    def propagate(system: System, state: State, graph: Graph) -> State:
+    def step(params: Params, system: System, state: State, graph: Graph) -> State:
         output = jnp.asarray(network.apply({"params": params}, system, state, graph))
         moved = state.positions + config.displacement_rms * output[:, 0]
-        return correct(system, state, State(moved, config.velocity_rms * output[:, 1]))
+        return correct(system, state, state._replace(positions=moved, velocities=config.velocity_rms * output[:, 1]))
 
     if not reversible:
-        return propagate
-    step = propagators.reversible(propagate)
-    # Once more: the start on the other side has another angular momentum, by the square of the miss.
-    return full_precision(lambda system, state, graph: correct(system, state, step(system, state, graph)))
+        return step
 
+    @full_precision
+    def symmetrised(params: Params, system: System, state: State, graph: Graph) -> State:
+        once = propagators.reversible(functools.partial(step, params))
+        # Once more: the start on the other side has another angular momentum, by the square of the miss.
+        return correct(system, state, once(system, state, graph))
 
-def isolate(config: ModelConfig, system: System, state: State) -> tuple[System, State]:
-    """The same molecule without its box, for a model of isolated molecules; anything else as it is.
-
-    Structure files often put a molecule into a periodic box.  The box is dropped if it does nothing: once
-    molecules are joined across the boundary, no atom may see another one through it.  Molecules that are
-    farther apart than the cutoff stay where the file has their first atoms.
-
-    Raises:
-        ValueError: an atom sees a periodic image within the cutoff.
-    """
-    if not (config.conserve_angular_momentum and np.any(system.pbc)):
-        return system, state
-    search = neighbors.plan(system, state.positions, config.architecture.cutoff)
-    build = jax.jit(lambda positions: neighbors.build(search, system, positions).graph)
-    graph = jax.tree.map(np.asarray, build(state.positions))
-    images, seen = np.zeros((len(system.species), 3), int), set()
-    for first in range(len(images)):
-        waiting = [] if first in seen else [first]
-        seen.update(waiting)
-        while waiting:
-            i = waiting.pop()
-            for j, shift in zip(graph.senders[i][graph.mask[i]], graph.shifts[i][graph.mask[i]], strict=True):
-                if int(j) not in seen:
-                    images[j] = images[i] + shift
-                    seen.add(int(j))
-                    waiting.append(int(j))
-    if np.any((images[graph.senders] - images[:, None] != graph.shifts)[graph.mask]):
-        raise ValueError(
-            "the model conserves angular momentum: it is for isolated molecules, but atoms see periodic "
-            f"images within its cutoff of {config.architecture.cutoff:g} Å"
-        )
-    whole = state._replace(positions=state.positions + images @ system.cell)
-    return system._replace(pbc=np.zeros(3, bool)), whole
-
-
-def check_system(config: ModelConfig, system: System) -> None:
-    """Raises ValueError if the model was not made for these elements, masses or boundary conditions."""
-    from ase.data import chemical_symbols as symbols
-
-    unknown = sorted(set(np.asarray(system.species).tolist()) - set(config.elements))
-    known = ", ".join(symbols[z] for z in config.elements)
-    if unknown:
-        names = ", ".join(symbols[z] for z in unknown)
-        raise ValueError(f"the structure holds {names}, which the model does not know; it was trained on {known}")
-    expected = np.asarray(config.masses)[np.searchsorted(config.elements, system.species)]
-    wrong = np.abs(system.masses - expected) > 1e-2 * expected
-    if wrong.any():
-        i = int(np.argmax(wrong))
-        raise ValueError(
-            f"atom {i} ({symbols[system.species[i]]}) has mass {system.masses[i]:.4g} u, "
-            f"the model was trained with {expected[i]:.4g} u"
-        )
-    if config.conserve_angular_momentum and np.any(system.pbc):
-        raise ValueError("the model conserves angular momentum: it is for isolated molecules, not periodic cells")
+    return symmetrised

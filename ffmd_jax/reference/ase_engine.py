@@ -12,11 +12,12 @@ import jax
 import numpy as np
 
 from ffmd_jax.core import mechanics, neighbors, units
-from ffmd_jax.core.state import Array, Graph, State, make_system
+from ffmd_jax.core.state import Array, Graph, State, make_cell, make_system, take
+from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import rollout
+from ffmd_jax.dynamics.ensemble import NVE, Ensemble
 from ffmd_jax.formats import ase_files, common, h5md, trajectory
-from ffmd_jax.reference.engine import Bath, Teacher
-from ffmd_jax.reference.sampling import kinetic_energies
+from ffmd_jax.reference.engine import FORCES, ReferenceEngine
 
 MakeCalculator = Callable[[], Any]
 
@@ -36,24 +37,17 @@ def read_atoms(path: Path) -> Any:
     Raises:
         ValueError: one line that names the file: unreadable, without atoms, with constraints, a singular cell.
     """
-    import ase
-
     if path.is_file() and h5md.recognises(path):
         system, state = trajectory.read_start(path, need_velocities=False)
-        return ase.Atoms(
-            system.species,
-            state.positions,
-            masses=system.masses,
-            cell=system.cell * system.pbc[:, None],
-            pbc=system.pbc,
-        )
+        return ase_files.to_atoms(system, state)
     with common.errors_name(path):
         atoms = ase_files.images(path, -1)[0]
         if not len(atoms):
             raise ValueError("the file holds a structure without atoms")
         if atoms.constraints:
             raise ValueError("the structure has constraints; a propagator learns the motion of all atoms: remove them")
-        make_system(atoms.numbers, atoms.get_masses(), atoms.cell.array, atoms.pbc)
+        make_system(atoms.numbers, atoms.get_masses(), atoms.pbc)
+        make_cell(atoms.cell.array, atoms.pbc)
         if not np.isfinite(atoms.positions).all():
             raise ValueError("positions hold NaN or infinite values")
     return atoms
@@ -118,8 +112,10 @@ def make_calculator(name: str, arguments: dict[str, Any]) -> MakeCalculator:
     return make
 
 
-def teacher(name: str, atoms: Any, make: MakeCalculator, dt: float | None = None) -> Teacher:
-    """The structure with the calculator, tried once, as a `Teacher`.
+def engine(
+    name: str, atoms: Any, make: MakeCalculator, dt: float | None = None, with_forces: bool = False
+) -> ReferenceEngine:
+    """The structure with the calculator, tried once, as a `ReferenceEngine`.
 
     Every run makes a calculator of its own: what it remembers (a converged density) would make a run depend on those
     before it.  The centre of mass is held fixed; calculators whose forces do not add up to zero would move it.
@@ -129,32 +125,37 @@ def teacher(name: str, atoms: Any, make: MakeCalculator, dt: float | None = None
         atoms: ASE's Atoms; their velocities are not used.
         make: makes a calculator.
         dt: fs (default: 0.5 with hydrogen, else 1).
+        with_forces: its frames have forces, too.
 
     Raises:
         ValueError: the calculator fails, or gives no finite energy and forces.
     """
-    system = make_system(atoms.numbers, atoms.get_masses(), atoms.cell.array, atoms.pbc)
+    system, at_rest = ase_files.from_atoms(atoms)
     step = dt if dt is not None else (0.5 if 1 in atoms.numbers else 1.0)
     _try(name, atoms, make())
 
-    def run(start: State, *, n_steps: int, every: int, key: Array, bath: Bath | None = None) -> Iterator[rollout.Block]:
+    def run(
+        start: State, *, n_steps: int, every: int, key: Array, ensemble: Ensemble = NVE()
+    ) -> Iterator[rollout.Block]:
+        ensemble = ensembles.complete(ensemble, step)
         if every < 1 or n_steps < 1 or n_steps % every:
             raise ValueError(f"the number of steps ({n_steps}) must be a positive multiple of every ({every})")
         moving = _prepared(atoms, make(), start)
-        dynamics = _dynamics(moving, step, bath, float(mechanics.degrees_of_freedom(system)), key)
+        dynamics = _dynamics(moving, step, ensemble, mechanics.degrees_of_freedom(system), key)
         frames, stamps, deadline = [], [], time.monotonic() + _BLOCK_S
         for done in range(every, n_steps + 1, every):
             _advance(dynamics, every, done * step)
-            state = State(moving.positions.copy(), moving.get_velocities() * units.ASE_VELOCITY)
+            state = State(moving.positions.copy(), moving.get_velocities() * units.ASE_VELOCITY, at_rest.cell)
             potential = float(moving.get_potential_energy())
             _check_finite(state, potential, done * step)
-            frames.append((state, potential))
+            own = moving.get_forces(apply_constraint=False).copy() if with_forces else None
+            frames.append((state, potential, own))
             stamps.append(done * step)
             if time.monotonic() > deadline or done == n_steps:
                 yield _block(system, frames, np.array(stamps), key)
                 frames, stamps, deadline = [], [], time.monotonic() + _BLOCK_S
 
-    return Teacher(name, system, atoms.positions.copy(), step, run)
+    return ReferenceEngine(name, system, at_rest, step, run)
 
 
 def _try(name: str, atoms: Any, calculator: Any) -> None:
@@ -186,20 +187,22 @@ def _prepared(atoms: Any, calculator: Any, start: State) -> Any:
     return moving
 
 
-def _dynamics(atoms: Any, dt: float, bath: Bath | None, freedom: float, key: Array) -> Any:
+def _dynamics(atoms: Any, dt: float, bath: Ensemble, freedom: int, key: Array) -> Any:
     """ASE's integrator; ``freedom`` corrects its count of the degrees of freedom, which ignores rotations."""
     from ase.md.bussi import Bussi
     from ase.md.langevin import Langevin
     from ase.md.verlet import VelocityVerlet
 
     step = dt / units.ASE_TIME
-    if bath is None:
+    if isinstance(bath, NVE):
         return VelocityVerlet(atoms, step)
     if bath.friction_tau_fs is not None:
         raise ValueError("ASE's dynamics have no friction besides CSVR")
+    if bath.end_K is not None:
+        raise ValueError("ASE's dynamics have one temperature here, no ramp")
     rng: Any = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     tau = bath.tau_fs / units.ASE_TIME
-    if bath.kind == "langevin":
+    if bath.thermostat == "langevin":
         return Langevin(atoms, step, temperature_K=bath.temperature_K, friction=1 / tau, fixcm=False, rng=rng)
     dynamics: Any = Bussi(atoms, step, temperature_K=bath.temperature_K, taut=tau, rng=rng)
     dynamics.target_kinetic_energy *= freedom / dynamics.ndof
@@ -221,13 +224,15 @@ def _check_finite(state: State, potential: float, time_fs: float) -> None:
         raise rollout.Diverged(f"the trajectory diverged: numbers are no longer finite at {time_fs:g} fs")
 
 
-def _block(system, frames: list[tuple[State, float]], times: np.ndarray, key: Array) -> rollout.Block:
+def _block(system, frames: list[tuple[State, float, Any]], times: np.ndarray, key: Array) -> rollout.Block:
     """The frames as a block; its neighbour table is empty, as the calculator finds its own neighbours."""
-    states = State(*(np.stack([state[i] for state, _ in frames]) for i in range(2)))
-    potential = np.array([energy for _, energy in frames])
-    total = potential + kinetic_energies(system, states.velocities)
-    last, n_atoms = State(*(values[-1] for values in states)), len(system.species)
+    states = jax.tree.map(lambda *x: np.stack(x), *(state for state, _, _ in frames))
+    potential = np.array([energy for _, energy, _ in frames])
+    total = potential + mechanics.kinetic_energy(system, states.velocities)
+    last, n_atoms = take(states, -1), len(system.species)
     empty = Graph(np.zeros((n_atoms, 0), np.int32), np.zeros((n_atoms, 0, 3), np.int8), np.zeros((n_atoms, 0), bool))
-    table = neighbors.Neighbors(empty, last.positions, np.array(False))
+    table = neighbors.Neighbors(empty, last.positions, last.cell, np.array(False))
     observables = {"potential_energy_eV": potential, "total_energy_eV": total}
+    if frames[0][2] is not None:
+        observables[FORCES] = np.stack([forces for _, _, forces in frames])
     return rollout.Block(states, times, observables, rollout.Carry(key, last, table))

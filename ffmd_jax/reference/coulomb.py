@@ -120,7 +120,7 @@ def ewald_reciprocal(charges, cell, alpha: float, wave_cutoff: float) -> Energy:
 
     def energy(system: System, state: State, graph: Graph) -> Array:
         dtype = state.positions.dtype
-        inverse, volume = invert(jnp.asarray(system.cell, dtype))
+        inverse, volume = invert(jnp.asarray(state.cell, dtype))
         squared = jnp.sum((2 * np.pi * jnp.asarray(counts, dtype) @ inverse.T) ** 2, axis=-1)
         wanted = (squared > 0) & (squared < wave_cutoff**2)
         safe = jnp.where(wanted, squared, 1.0)

@@ -17,7 +17,6 @@ import numpy as np
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import State, System
 from ffmd_jax.dynamics.rollout import Block
-from ffmd_jax.reference.sampling import kinetic_energies
 
 LARGEST_FLUCTUATION = 0.2  # of the total energy, relative to the kinetic energy
 LARGEST_HEATING = 0.05  # of the temperature, over the run
@@ -65,7 +64,7 @@ class Summary(NamedTuple):
 
 def energies(system: System, block: Block) -> Energies:
     """The energies of a block."""
-    kinetic = kinetic_energies(system, block.frames.velocities)
+    kinetic = np.asarray(mechanics.kinetic_energy(system, np.asarray(block.frames.velocities)))
     return Energies(block.times, np.asarray(block.observables["total_energy_eV"]), kinetic)
 
 
@@ -123,7 +122,7 @@ def check_starts(system: System, states: State, temperature_K: float) -> None:
     Allowed are 20 % and five standard deviations of the temperature, T sqrt(2/(f n_starts)).
     """
     freedom = float(mechanics.degrees_of_freedom(system))
-    kinetic = kinetic_energies(system, states.velocities)
+    kinetic = mechanics.kinetic_energy(system, np.asarray(states.velocities))
     found = 2 * float(np.mean(kinetic)) / (units.BOLTZMANN * freedom)
     if not abs(found / temperature_K - 1) <= 0.2 + 5 * np.sqrt(2 / (freedom * len(kinetic))):
         raise Unphysical(

@@ -25,7 +25,8 @@ def with_gradient(energy: Array, gradient: Array, positions: Array) -> Array:
     """The scalar ``energy``, whose derivative by ``positions`` is the given ``gradient`` of the same shape.
 
     For gradients written by hand, at a fraction of the cost of the backward pass; where no derivative is asked for,
-    they are not computed.  First derivatives are exact; second derivatives are not those of the energy.
+    they are not computed.  First derivatives by positions are exact; others, by the cell and second ones, are not those
+    of the energy.
     """
     return _with_gradient(*jax.lax.stop_gradient((energy, gradient)), positions)
 
@@ -48,7 +49,7 @@ def pairwise(pair_energy: PairEnergy, cutoff: float) -> Energy:
     def energy(system: System, state: State, graph: Graph) -> Array:
         positions = state.positions
         # Not `neighbors.vectors`: to set padding to zero here costs a quarter of the whole.
-        shifts = graph.shifts.astype(positions.dtype) @ jnp.asarray(system.cell, positions.dtype)
+        shifts = graph.shifts.astype(positions.dtype) @ jnp.asarray(state.cell, positions.dtype)
         vectors = positions[graph.senders] + shifts - positions[:, None]
         squared = jnp.sum(vectors**2, axis=-1)
         inside = graph.mask & (squared < cutoff**2)

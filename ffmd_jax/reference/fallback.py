@@ -3,25 +3,27 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import ase
+import jax
 import numpy as np
 
 from ffmd_jax.core.state import Array, State, System
+from ffmd_jax.dynamics.ensemble import Ensemble
 from ffmd_jax.dynamics.rollout import Block
+from ffmd_jax.formats import ase_files
 from ffmd_jax.reference import ase_engine, production, systems
-from ffmd_jax.reference.engine import Bath, Teacher
+from ffmd_jax.reference.engine import ReferenceEngine
 
 
 class Fallback(NamedTuple):
-    """A teacher for the atoms of a roll-out.
+    """A reference engine for the atoms of a rollout.
 
     Attributes:
-        teacher: makes MD.
-        offset: Å, ``[n_atoms, 3]``, lattice vectors between the teacher's positions and those of the roll-out.
-        steps: of the teacher in one Δt.
+        engine: makes MD.
+        offset: Å, ``[n_atoms, 3]``, lattice vectors between the engine's positions and those of the rollout.
+        steps: of the engine in one Δt.
     """
 
-    teacher: Teacher
+    engine: ReferenceEngine
     offset: np.ndarray
     steps: int
 
@@ -32,29 +34,23 @@ def make(name: str, arguments: dict[str, Any], system: System, state: State, tim
     Raises:
         ValueError: no such reference, one that is not for these atoms, or whose time step does not divide Δt.
     """
-    positions = np.asarray(state.positions, np.float64)
+    state = jax.tree.map(lambda values: np.asarray(values, np.float64), state)
     if ":" in name:
-        teacher = ase_engine.teacher(name, _atoms(system, positions), ase_engine.make_calculator(name, arguments))
+        atoms = ase_files.to_atoms(system, state)
+        engine = ase_engine.engine(name, atoms, ase_engine.make_calculator(name, arguments))
     else:
-        teacher = production.teacher(systems.get(name, structure=(system, positions)))
-    steps = round(time_step_fs / teacher.dt)
-    if steps < 1 or abs(steps * teacher.dt - time_step_fs) > 1e-9 * time_step_fs:
-        raise ValueError(f"Δt = {time_step_fs:g} fs is not a multiple of the time step of {name}, {teacher.dt:g} fs")
-    return Fallback(teacher, np.asarray(teacher.positions) - positions, steps)
+        engine = production.engine(systems.get(name, structure=(system, state)))
+    steps = round(time_step_fs / engine.dt)
+    if steps < 1 or abs(steps * engine.dt - time_step_fs) > 1e-9 * time_step_fs:
+        raise ValueError(f"Δt = {time_step_fs:g} fs is not a multiple of the time step of {name}, {engine.dt:g} fs")
+    return Fallback(engine, np.asarray(engine.state.positions) - state.positions, steps)
 
 
-def run(fallback: Fallback, state: State, n_frames: int, every: int, key: Array, bath: Bath | None) -> Iterator[Block]:
+def run(fallback: Fallback, state: State, n_frames: int, every: int, key: Array, ensemble: Ensemble) -> Iterator[Block]:
     """Yields blocks of ``n_frames`` frames, ``every`` Δt apart, from a state; positions continue those of the state."""
-    start = State(
-        np.asarray(state.positions, np.float64) + fallback.offset, np.asarray(state.velocities, np.float64)
-    )  # fmt: skip
+    start = jax.tree.map(lambda values: np.asarray(values, np.float64), state)
+    start = start._replace(positions=start.positions + fallback.offset)
     stride = every * fallback.steps
-    for block in fallback.teacher.run(start, n_steps=n_frames * stride, every=stride, key=key, bath=bath):
+    for block in fallback.engine.run(start, n_steps=n_frames * stride, every=stride, key=key, ensemble=ensemble):
         positions = np.asarray(block.frames.positions) - fallback.offset
-        yield block._replace(frames=State(positions, np.asarray(block.frames.velocities)))
-
-
-def _atoms(system: System, positions: np.ndarray) -> Any:
-    pbc = np.asarray(system.pbc)
-    cell = np.asarray(system.cell) * pbc[:, None]
-    return ase.Atoms(system.species, positions, masses=system.masses, cell=cell, pbc=pbc)
+        yield block._replace(frames=block.frames._replace(positions=positions))

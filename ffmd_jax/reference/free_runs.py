@@ -9,9 +9,8 @@ import numpy as np
 
 from ffmd_jax.analysis.error_growth import ErrorGrowth, error_growth
 from ffmd_jax.core import neighbors, progress
-from ffmd_jax.core import state as state_module
-from ffmd_jax.core.state import State, System, cast
-from ffmd_jax.dynamics import rollout
+from ffmd_jax.core.state import Propagate, State, System, cast, take
+from ffmd_jax.dynamics import stepping
 from ffmd_jax.models.config import ModelConfig
 from ffmd_jax.reference import integrator
 from ffmd_jax.reference.systems import Reference
@@ -20,7 +19,7 @@ N_STARTS, N_STEPS = 8, 128
 
 
 def run(
-    prepared: Reference, config: ModelConfig, propagate: state_module.Propagate, frames: State
+    prepared: Reference, config: ModelConfig, propagate: Propagate, frames: State
 ) -> tuple[ErrorGrowth | None, int]:
     """How errors grow over 128 free steps from 8 of the frames, and how many of these runs exploded.
 
@@ -29,16 +28,16 @@ def run(
     every = round(config.time_step_fs / prepared.dt)
     verlet = integrator.drift_kick_drift(prepared.energy, prepared.dt)
     places = np.linspace(0, len(frames.positions) - 1, N_STARTS, dtype=int)
-    starts = State(*(values[places] for values in frames))
+    starts = take(frames, places)
     found = []
     with progress.progress(2 * N_STARTS, "free steps (NVE)", "runs") as bar:
-        own = neighbors.plan(prepared.system, starts.positions, config.architecture.cutoff, neighbors.SKIN, 1.3, True)
-        its = neighbors.plan(prepared.system, starts.positions, prepared.cutoff, prepared.skin, 1.3)
+        own = neighbors.plan(prepared.system, starts, config.architecture.cutoff, neighbors.SKIN, 1.3, True)
+        its = neighbors.plan(prepared.system, starts, prepared.cutoff, prepared.skin, 1.3)
         for move, search, n_steps, dtype in ((propagate, own, 1, jnp.float32), (verlet, its, every, jnp.float64)):
             free = free_run(prepared.system, move, search, n_steps, dtype)
             runs = []
             for i in range(N_STARTS):
-                runs.append(free(State(*(values[i] for values in cast(starts, dtype)))))
+                runs.append(free(take(cast(starts, dtype), i)))
                 bar.update()
             found.append(runs)
     whole = [pair for pair in zip(*found, strict=True) if None not in pair]
@@ -56,9 +55,9 @@ def free_run(
     None for a run that explodes: atoms crowd together beyond the neighbour table, or numbers are not finite.
     """
     system = cast(system, dtype)
-    step = rollout.make_step(system, propagate, search, n_steps=n_steps)
+    step = stepping.make_step(stepping.Run(system, propagate), search, n_steps)
     advance = jax.jit(
-        lambda state: rollout.scan(step, rollout.start(search, system, state, jax.random.key(0)), N_STEPS)
+        lambda state: stepping.scan(step, stepping.start(search, system, state, jax.random.key(0)), N_STEPS)
     )
 
     def free(start: State) -> State | None:

@@ -12,15 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.core import neighbors
-from ffmd_jax.core.state import Array, System
+from ffmd_jax.core.state import Array
 from ffmd_jax.reference.coulomb import invert
 from ffmd_jax.reference.energies import with_gradient
 
 
-def all_pairs(
-    pair_energy: Callable[[Array], Array], strengths, cutoff: float, cell
-) -> Callable[[System, Array], Array]:
-    """Returns (system, positions) → Σ q_i q_j u(r²) over all pairs and images with r < cutoff, eV.
+def all_pairs(pair_energy: Callable[[Array], Array], strengths, cutoff: float, cell) -> Callable[[Array, Array], Array]:
+    """Returns (positions, cell) → Σ q_i q_j u(r²) over all pairs and images with r < cutoff, eV.
 
     A pair (i, j) has fractional components f in [−½, ½] at its nearest image; the images of a component are f, f ∓ 1,
     f ± 1, f ∓ 2, … (upper sign for f ≥ 0), at |f| ≥ 0, ½, 1, …: as many as the cutoff reaches make the sum exact.
@@ -45,9 +43,9 @@ def all_pairs(
     # Where atom j is the partner: row j − step, the same column.
     reactions = (np.arange(n_atoms)[:, None] - steps) % n_atoms * len(steps) + steps
 
-    def energy(system: System, positions: Array) -> Array:
+    def energy(positions: Array, cell: Array) -> Array:
         dtype = positions.dtype
-        cell = jnp.asarray(system.cell, dtype)
+        cell = jnp.asarray(cell, dtype)
         metric = cell @ cell.T
         fractional = (positions @ invert(cell)[0]).T
         nearest = fractional[:, partners] - fractional[:, :, None]

@@ -1,5 +1,7 @@
 """Symplectic integration of Newton's equations as a propagator."""
 
+import functools
+
 import jax
 
 from ffmd_jax.core import units
@@ -7,6 +9,7 @@ from ffmd_jax.core.state import Energy, Graph, Propagate, State, System
 from ffmd_jax.reference.energies import forces
 
 
+@functools.cache  # one function, one compilation
 def drift_kick_drift(energy: Energy, dt: float, n_substeps: int = 1) -> Propagate:
     """Position Verlet: half a drift, a full kick, half a drift; ``n_substeps`` times ``dt`` (fs).
 
@@ -21,7 +24,7 @@ def drift_kick_drift(energy: Energy, dt: float, n_substeps: int = 1) -> Propagat
             half = state._replace(positions=state.positions + 0.5 * dt * state.velocities)
             _, force = evaluate(system, half, graph)
             velocities = half.velocities + dt * units.EV * force / system.masses[:, None]
-            return State(half.positions + 0.5 * dt * velocities, velocities), None
+            return half._replace(positions=half.positions + 0.5 * dt * velocities, velocities=velocities), None
 
         return jax.lax.scan(substep, state, length=n_substeps)[0]
 

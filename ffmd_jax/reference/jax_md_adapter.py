@@ -1,15 +1,15 @@
-"""Any energy function of jax-md as a teacher, driven by the neighbour tables and the integrator of this package.
+"""Any energy function of jax-md as a reference engine, driven by the neighbour tables and the integrator of this package.
 
     from jax_md import energy, space
-    from ffmd_jax.reference import jax_md_door, production
+    from ffmd_jax.reference import jax_md_adapter, production
 
-    box = system.cell.T  # jax-md's lattice vectors are columns
+    box = state.cell.T  # jax-md's lattice vectors are columns
     displacement, _ = space.periodic_general(box, fractional_coordinates=False)
     _, energy_fn = energy.lennard_jones_neighbor_list(
         displacement, box, sigma=3.4, epsilon=0.0104, r_cutoff=2.5, fractional_coordinates=False
     )
-    argon = jax_md_door.reference("my argon", system, positions, energy_fn, cutoff=2.5 * 3.4, dt=4.0)
-    blocks = production.run(argon, start, n_steps=10_000, every=5, key=jax.random.key(0))
+    argon = jax_md_adapter.reference("my argon", system, state, energy_fn, cutoff=2.5 * 3.4, dt=4.0)
+    blocks = production.run(argon, state, n_steps=10_000, every=5, key=jax.random.key(0))
 
 Positions go in as Å, Cartesian and unwrapped (jax-md's displacement functions take the minimum image themselves, those
 with ``fractional_coordinates=False``); the energy comes out in eV.  Choose jax-md's own units accordingly.
@@ -18,6 +18,7 @@ with ``fractional_coordinates=False``); the energy comes out in eV.  Choose jax-
 from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,7 +30,7 @@ from ffmd_jax.reference.systems import Reference
 def reference(
     name: str,
     system: System,
-    positions,
+    state: State,
     energy_fn: Callable[..., Array],
     *,
     cutoff: float | None,
@@ -41,8 +42,8 @@ def reference(
 
     Args:
         name: for messages.
-        system: species, masses, cell.
-        positions: Å, ``[n_atoms, 3]``, start of an equilibration.
+        system: species, masses, periodic directions.
+        state: start of an equilibration.
         energy_fn: ``energy_fn(R, neighbor=…)``, or ``energy_fn(R)`` if ``cutoff`` is None; eV from Å.
         cutoff: Å, at least what ``energy_fn`` cuts at (2.5 σ above); None for a function of positions alone.
         dt: fs, of the integrator.
@@ -53,19 +54,19 @@ def reference(
         ValueError: cutoff + skin exceeds half a height of the cell along a periodic direction.  Atoms then see two
             images of a neighbour, which a jax-md neighbour list cannot tell apart.
     """
-    positions = np.asarray(positions, dtype=np.float64)
+    state = jax.tree.map(lambda values: np.asarray(values, np.float64), state)
     if cutoff is None:
         # The table is not used, and small for that reason; a search needs some neighbour.
-        apart = np.linalg.norm(positions - positions[:1], axis=1)[1:]
+        apart = np.linalg.norm(state.positions - state.positions[:1], axis=1)[1:]
         reach = float(apart.min()) + 1.0 if len(apart) else 1.0
-        return Reference(name, system, positions, _plain(energy_fn), cutoff=reach, dt=dt, skin=3.0)
-    periodic = neighbors.heights(system.cell)[np.asarray(system.pbc)]
+        return Reference(name, system, state, _plain(energy_fn), cutoff=reach, dt=dt, skin=3.0)
+    periodic = neighbors.heights(state.cell)[np.asarray(system.pbc)]
     if periodic.size and cutoff + skin > periodic.min() / 2:
         raise ValueError(
             f"jax-md's neighbour lists hold one image of each neighbour: cutoff + skin = {cutoff + skin:g} Å must not "
             f"exceed half the smallest height of the cell, {periodic.min() / 2:.4g} Å; take a larger cell"
         )
-    return Reference(name, system, positions, _with_neighbors(energy_fn, format), cutoff=cutoff, dt=dt, skin=skin)
+    return Reference(name, system, state, _with_neighbors(energy_fn, format), cutoff=cutoff, dt=dt, skin=skin)
 
 
 def _plain(energy_fn: Callable[..., Array]) -> Energy:

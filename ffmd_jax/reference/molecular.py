@@ -6,7 +6,7 @@ Terms take vectors between bonded atoms, not indices, so that each force field g
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core.state import Array, System
+from ffmd_jax.core.state import Array, State, System
 from ffmd_jax.reference.coulomb import invert
 
 
@@ -63,22 +63,22 @@ def separations(bonds: np.ndarray, n_atoms: int, largest: int = 4) -> np.ndarray
     return found
 
 
-def minimum_image(system: System, vectors: Array) -> Array:
+def minimum_image(system: System, vectors: Array, cell: Array) -> Array:
     """The vectors, Å ``[..., 3]``, to the nearest image: exact if shorter than half the smallest height of the cell."""
     if isinstance(vectors, np.ndarray):  # on the host, when a system is prepared: float64, nothing to compile
-        turns = np.round(np.where(system.pbc, vectors @ np.linalg.inv(system.cell), 0.0))
-        return vectors - turns @ system.cell
-    cell = jnp.asarray(system.cell, vectors.dtype)
-    turns = jnp.round(jnp.where(jnp.asarray(system.pbc), vectors @ invert(cell)[0], 0.0))
+        turns = np.round(np.where(system.pbc, vectors @ np.linalg.inv(cell), 0.0))
+        return vectors - turns @ cell
+    cell = jnp.asarray(cell, vectors.dtype)
+    turns = jnp.round(jnp.where(np.array(system.pbc), vectors @ invert(cell)[0], 0.0))
     return vectors - turns @ cell
 
 
-def make_whole(system: System, positions: Array, bonds: np.ndarray) -> np.ndarray:
-    """Positions, Å ``[n_atoms, 3]``, with bonded atoms moved next to each other across periodic boundaries.
+def make_whole(system: System, state: State, bonds: np.ndarray) -> np.ndarray:
+    """Positions, Å ``[n_atoms, 3]``, of a state with bonded atoms moved next to each other across periodic boundaries.
 
     The first atom of each molecule stays where it is.
     """
-    positions = np.array(positions, np.float64)
+    positions, cell = np.array(state.positions, np.float64), np.asarray(state.cell)
     n_atoms = len(positions)
     apart = separations(bonds, n_atoms, largest=n_atoms)
     for first in range(n_atoms):
@@ -87,5 +87,5 @@ def make_whole(system: System, positions: Array, bonds: np.ndarray) -> np.ndarra
         members = np.flatnonzero(apart[first] < n_atoms)
         for j in members[np.argsort(apart[first, members], kind="stable")][1:]:
             partner = np.flatnonzero((apart[j] == 1) & (apart[first] < apart[first, j]))[0]
-            positions[j] = positions[partner] + minimum_image(system, positions[j] - positions[partner])
+            positions[j] = positions[partner] + minimum_image(system, positions[j] - positions[partner], cell)
     return positions

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import state as state_module
 from ffmd_jax.core import units
-from ffmd_jax.core.state import Array, Graph, State, System
+from ffmd_jax.core.state import Array, Energy, Graph, State, System
 from ffmd_jax.reference import energies, molecular
 
 COULOMB = 332.06371 * units.KCAL_PER_MOL_IN_EV  # eV Å/e², the constant that the parameters are stated with
@@ -74,7 +73,7 @@ def load(name: str) -> Parameters:
 
 
 @functools.cache  # one function, one compilation, for all structures
-def opls(name: str) -> state_module.Energy:
+def opls(name: str) -> Energy:
     """Bonds, angles, torsions, Lennard-Jones and Coulomb of an open molecule; without cutoff, so the graph is ignored.
 
     Lennard-Jones parameters mix geometrically; pairs one or two bonds apart are excluded, pairs three bonds apart count

@@ -7,23 +7,28 @@ import jax
 import jax.numpy as jnp
 
 from ffmd_jax.core import mechanics, neighbors, units
-from ffmd_jax.core import state as state_module
-from ffmd_jax.core.state import Array, Energy, Graph, State, System, cast
-from ffmd_jax.dynamics import rollout, thermostat
+from ffmd_jax.core.state import Array, Energy, Graph, State, System, cast, take
+from ffmd_jax.dynamics import rollout
+from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
 from ffmd_jax.reference import sampling
 from ffmd_jax.reference.energies import forces
-from ffmd_jax.reference.engine import Bath, Teacher
+from ffmd_jax.reference.engine import FORCES, ReferenceEngine
 from ffmd_jax.reference.integrator import drift_kick_drift
 from ffmd_jax.reference.systems import Reference
 
 
-def observe_energies(energy: Energy) -> rollout.Observe:
-    """Per-frame potential and total energy, eV."""
+@functools.cache  # one function, one compilation
+def observe_energies(energy: Energy, with_forces: bool = False) -> rollout.Observe:
+    """Per-frame potential and total energy, eV, and, if asked for, forces, eV/Å ``[n_atoms, 3]``."""
 
     def observe(system: System, state: State, graph: Graph) -> dict[str, Array]:
-        potential = energy(system, state, graph)
+        if with_forces:
+            potential, found = forces(energy)(system, state, graph)
+        else:
+            potential, found = energy(system, state, graph), None
         total = potential + mechanics.kinetic_energy(system, state.velocities)
-        return {"potential_energy_eV": potential, "total_energy_eV": total}
+        energies = {"potential_energy_eV": potential, "total_energy_eV": total}
+        return energies if found is None else {**energies, FORCES: found}
 
     return observe
 
@@ -35,25 +40,15 @@ def equilibrate(
 
     Total momenta are zero throughout.  3 ps are 30 relaxation times of the velocities.
     """
-    engine = teacher(reference)
-    n_frames = max(1, round(length_ps * units.PS / sampling.frame_interval(engine)))
-    return sampling.heat(engine, Bath("langevin", temperature_K, 100.0), n_frames, key)
+    made = engine(reference)
+    n_frames = max(1, round(length_ps * units.PS / sampling.frame_interval(made)))
+    return sampling.heat(made, NVT(temperature_K, tau_fs=100.0, thermostat="langevin"), n_frames, key)
 
 
-def teacher(reference: Reference) -> Teacher:
-    """The prepared system as a `Teacher`, in double precision if jax allows it."""
-
-    def run_in_bath(
-        start: State, *, n_steps: int, every: int, key: Array, bath: Bath | None = None
-    ) -> Iterator[rollout.Block]:
-        applied = None
-        if bath is not None:
-            times = (bath.temperature_K, bath.tau_fs, reference.dt)
-            applied = thermostat.make(bath.kind, *times, friction_tau_fs=bath.friction_tau_fs)
-        start = State(*(jnp.asarray(values) for values in start))
-        return run(reference, start, n_steps=n_steps, every=every, key=key, bath=applied)
-
-    return Teacher(reference.name, reference.system, reference.positions, reference.dt, run_in_bath)
+def engine(reference: Reference, with_forces: bool = False) -> ReferenceEngine:
+    """The prepared system as a `ReferenceEngine`, in double precision; its frames have forces, if asked for."""
+    produce = functools.partial(run, reference, with_forces=with_forces)
+    return ReferenceEngine(reference.name, reference.system, reference.state, reference.dt, produce)
 
 
 def run(
@@ -63,59 +58,60 @@ def run(
     n_steps: int,
     every: int,
     key: Array,
-    bath: state_module.Thermostat | None = None,
+    ensemble: Ensemble = NVE(),
+    with_forces: bool = False,
 ) -> Iterator[rollout.Block]:
-    """Yields blocks of reference MD with energies, in the precision of ``start``; NVE without a ``bath``."""
+    """Yields blocks of reference MD with energies and, if asked for, forces, in the precision of ``start``."""
     return rollout.run(
         reference.system,
-        start,
+        jax.tree.map(jnp.asarray, start),
         drift_kick_drift(reference.energy, reference.dt),
         cutoff=reference.cutoff,
         time_step_fs=reference.dt,
         n_steps=n_steps,
         every=every,
         key=key,
-        thermostat=bath,
-        observe=observe_energies(reference.energy),
+        ensemble=ensemble,
+        observe=observe_energies(reference.energy, with_forces),
         skin=reference.skin,
         block_steps=200,
     )
 
 
-def energy_and_forces(reference: Reference, system: System, positions: Array) -> tuple[Array, Array]:
+def energy_and_forces(reference: Reference, state: State) -> tuple[Array, Array]:
     """Energy, eV, and forces, eV/Å ``[n_atoms, 3]``, of one structure with the reference's force field."""
-    search = neighbors.plan(system, positions, reference.cutoff)
-    return _energy_and_forces(reference.energy, search, system, jnp.asarray(positions))
+    search = neighbors.plan(reference.system, state, reference.cutoff)
+    return _energy_and_forces(reference.energy, search, reference.system, jax.tree.map(jnp.asarray, state))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _energy_and_forces(energy: Energy, search: neighbors.Search, system: System, positions: Array):
-    graph = neighbors.build(search, system, positions).graph
-    return forces(energy)(system, State(positions, positions), graph)
+def _energy_and_forces(energy: Energy, search: neighbors.Search, system: System, state: State):
+    graph = neighbors.build(search, system, state).graph
+    return forces(energy)(system, state, graph)
 
 
-def potential_energies(reference: Reference, system: System, positions: Array) -> Array:
-    """Energies, eV ``[n_frames]``, of frames ``[n_frames, n_atoms, 3]``, Å, that need not come from this force field.
+def potential_energies(reference: Reference, frames: State) -> Array:
+    """Energies, eV ``[n_frames]``, of frames ``[n_frames, …]`` that need not come from this force field.
 
     Raises:
         ValueError: the neighbour table overflowed; frames too different from the first.
     """
-    positions = jnp.asarray(positions)
-    system = cast(system, positions.dtype)
-    search = neighbors.plan(system, positions[:: max(1, len(positions) // 8)], reference.cutoff, reference.skin, 1.2)
-
-    table, values = _energies(reference.energy, search, system, positions)
+    frames = jax.tree.map(jnp.asarray, frames)
+    system = cast(reference.system, frames.positions.dtype)
+    few = take(frames, slice(None, None, max(1, len(frames.positions) // 8)))
+    search = neighbors.plan(system, few, reference.cutoff, reference.skin, 1.2)
+    table, values = _energies(reference.energy, search, system, frames)
     if bool(table.overflow):
         raise ValueError("atoms crowd together in these frames: more neighbours than the table holds")
     return values
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _energies(energy: Energy, search: neighbors.Search, system: System, frames: Array):
+def _energies(energy: Energy, search: neighbors.Search, system: System, frames: State):
     """The last neighbour table and the energy of each frame."""
 
     def evaluate(table, frame):
         table = neighbors.update(search, system, frame, table)
-        return table, energy(system, State(frame, frame), table.graph)
+        return table, energy(system, frame, table.graph)
 
-    return jax.lax.scan(evaluate, neighbors.build(search, system, frames[0]), frames)
+    return jax.lax.scan(evaluate, neighbors.build(search, system, take(frames, 0)), frames)

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,11 +15,12 @@ import numpy as np
 
 from ffmd_jax.core import files as files_module
 from ffmd_jax.core import progress, units
-from ffmd_jax.core.state import State
+from ffmd_jax.core.state import State, take
 from ffmd_jax.dynamics import rollout
+from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
 from ffmd_jax.formats import trajectory
 from ffmd_jax.reference import drift, sampling
-from ffmd_jax.reference.engine import Bath, Teacher
+from ffmd_jax.reference.engine import FORCES, ReferenceEngine
 
 _EQUILIBRATION_TAU_FS = 100.0
 _TRIAL_FS = 500.0
@@ -29,28 +30,32 @@ class Plan(NamedTuple):
     """A set of runs.
 
     Attributes:
-        teacher: what runs the MD.
+        engine: what runs the MD.
         n_frames: of each run.
         every: steps between two frames.
-        bath: of the runs; None: NVE.
+        ensemble: of the runs.
         temperature_K: of the start states.
         equilibrate_fs: before the first start state.
         equilibrate_with: heat bath of equilibration and start states.
         spacing_fs: smallest time between start states.
         seed: of everything.
         facts: the settings, JSON-able; stored with every file and compared by `check_same`.
+        progress: show bars.
+        say: called with lines about what is finished.
     """
 
-    teacher: Teacher
+    engine: ReferenceEngine
     n_frames: int
     every: int
-    bath: Bath | None
+    ensemble: Ensemble
     temperature_K: float
     equilibrate_fs: float
     equilibrate_with: Literal["langevin", "csvr"]
     spacing_fs: float
     seed: int
     facts: dict[str, Any]
+    progress: bool = True
+    say: Callable[[str], None] = print
 
 
 def check_same(file: Path, facts: dict[str, Any]) -> None:
@@ -86,19 +91,19 @@ def produce_missing(plan: Plan, files: list[Path], starts_file: Path) -> None:
         KeyboardInterrupt: with how to go on.
     """
     if all(file.exists() for file in files):
-        print(f"all {len(files)} runs are finished")
+        plan.say(f"all {len(files)} runs are finished")
         return
     key_starts, key_runs = jax.random.split(jax.random.key(plan.seed))
     try:
         states = _read_starts(starts_file) or _make_starts(plan, len(files), key_starts, starts_file)
         for i, file in enumerate(files):
             if file.exists():
-                print(f"{file}: finished before")
+                plan.say(f"{file}: finished before")
             else:
-                _produce(plan, State(*(values[i] for values in states)), i, jax.random.fold_in(key_runs, i), file)
+                _produce(plan, take(states, i), i, jax.random.fold_in(key_runs, i), file)
     except (rollout.Diverged, drift.Unphysical) as error:
         files_module.remove(starts_file)
-        advice = f"take a smaller --dt than {plan.teacher.dt:g} fs, such as {plan.teacher.dt / 2:g}"
+        advice = f"take a smaller --dt than {plan.engine.dt:g} fs, such as {plan.engine.dt / 2:g}"
         if plan.facts["system"] == "ase":
             advice += ", or let the calculator converge more tightly"
         raise ValueError(f"{error}; {advice}") from error
@@ -114,33 +119,34 @@ def _read_starts(file: Path) -> State | None:
     if not file.exists():
         return None
     with np.load(file, allow_pickle=False) as stored:
-        return State(stored["positions"], stored["velocities"])
+        return State(stored["positions"], stored["velocities"], stored["cells"])
 
 
 def _make_starts(plan: Plan, n_starts: int, key: Any, file: Path) -> State:
     """Equilibrates, chooses and stores start states; NVT gets a trial of its time step, which a bath would hide."""
     key_heat, key_trial = jax.random.split(key)
-    bath = Bath(plan.equilibrate_with, plan.temperature_K, _EQUILIBRATION_TAU_FS)
+    bath = NVT(plan.temperature_K, tau_fs=_EQUILIBRATION_TAU_FS, thermostat=plan.equilibrate_with)
     length = plan.equilibrate_fs + sampling.sampling_time(n_starts, plan.spacing_fs)
-    interval = sampling.frame_interval(plan.teacher)
+    interval = sampling.frame_interval(plan.engine)
     n_frames = math.ceil(length / interval)
-    blocks = sampling.heat(plan.teacher, bath, n_frames, key_heat)
-    with _watched(blocks, n_frames * interval / units.PS, "equilibration and start states") as watched:
+    blocks = sampling.heat(plan.engine, bath, n_frames, key_heat)
+    with _watched(plan, blocks, n_frames * interval / units.PS, "equilibration and start states") as watched:
         starts = sampling.choose(
-            plan.teacher.system,
+            plan.engine.system,
             watched,
             n_starts=n_starts,
             equilibrate_fs=plan.equilibrate_fs,
             spacing_fs=plan.spacing_fs,
         )
-    drift.check_starts(plan.teacher.system, starts.states, plan.temperature_K)
-    if plan.bath is not None:
-        _try_time_step(plan.teacher, State(*(values[0] for values in starts.states)), key_trial)
+    drift.check_starts(plan.engine.system, starts.states, plan.temperature_K)
+    if not isinstance(plan.ensemble, NVE):
+        _try_time_step(plan, take(starts.states, 0), key_trial)
     buffer = io.BytesIO()
     np.savez(
         buffer,
         positions=starts.states.positions,
         velocities=starts.states.velocities,
+        cells=starts.states.cell,
         times_fs=starts.times_fs,
         total_energies_eV=starts.total_energies_eV,
         mean_energy_eV=starts.mean_energy_eV,
@@ -151,39 +157,44 @@ def _make_starts(plan: Plan, n_starts: int, key: Any, file: Path) -> State:
 
 
 @contextlib.contextmanager
-def _watched(blocks: Iterable[rollout.Block], length_ps: float, label: str) -> Iterator[Iterable[rollout.Block]]:
+def _watched(
+    plan: Plan, blocks: Iterable[rollout.Block], length_ps: float, label: str
+) -> Iterator[Iterable[rollout.Block]]:
     """The blocks with a progress bar, which is closed before an error of who reads them is printed."""
-    followed: Any = progress.follow(blocks, length_ps, label)
+    followed: Any = progress.follow(blocks, length_ps, label, hidden=not plan.progress)
     with contextlib.closing(followed):
         yield followed
 
 
-def _try_time_step(teacher: Teacher, start: State, key: Any) -> None:
+def _try_time_step(plan: Plan, start: State, key: Any) -> None:
     """Half a picosecond of NVE."""
-    every = max(1, round(_TRIAL_FS / 100 / teacher.dt))
-    blocks = teacher.run(start, n_steps=100 * every, every=every, key=key)
-    with _watched(blocks, 100 * every * teacher.dt / units.PS, "trial of the time step (NVE)") as trial:
-        drift.check(teacher.system, drift.join([drift.energies(teacher.system, block) for block in trial]))
+    engine = plan.engine
+    every = max(1, round(_TRIAL_FS / 100 / engine.dt))
+    blocks = engine.run(start, n_steps=100 * every, every=every, key=key)
+    with _watched(plan, blocks, 100 * every * engine.dt / units.PS, "trial of the time step (NVE)") as trial:
+        drift.check(engine.system, drift.join([drift.energies(engine.system, block) for block in trial]))
 
 
 def _produce(plan: Plan, start: State, number: int, key: Any, file: Path) -> None:
     """One run; its file gets its name when the run is complete and its energy is conserved."""
-    teacher, partial = plan.teacher, file.with_name(f"{file.name}.partial")
-    blocks = teacher.run(start, n_steps=plan.n_frames * plan.every, every=plan.every, key=key, bath=plan.bath)
-    length_ps = plan.n_frames * plan.every * teacher.dt / units.PS
-    label = f"{file.name}: {teacher.name} {plan.facts['ensemble'].upper()}"
+    engine, partial = plan.engine, file.with_name(f"{file.name}.partial")
+    blocks = engine.run(start, n_steps=plan.n_frames * plan.every, every=plan.every, key=key, ensemble=plan.ensemble)
+    length_ps = plan.n_frames * plan.every * engine.dt / units.PS
+    label = f"{file.name}: {engine.name} {plan.facts['ensemble'].upper()}"
     try:
-        with _watched(blocks, length_ps, label) as watched:
+        with _watched(plan, blocks, length_ps, label) as watched:
             run = _write(plan, number, watched, partial)
-        if plan.bath is None:
-            drift.check(teacher.system, run)
+        if isinstance(plan.ensemble, NVE):
+            drift.check(engine.system, run)
         os.replace(partial, file)
     except BaseException:  # also Ctrl-C
         files_module.remove(partial)
         raise
-    summary = drift.summarize(teacher.system, run)
-    text = drift.describe(summary) if plan.bath is None else f"mean temperature {summary.temperature_K:.1f} K"
-    print(f"{file}: {plan.n_frames} frames, {text}")
+    summary = drift.summarize(engine.system, run)
+    text = (
+        drift.describe(summary) if isinstance(plan.ensemble, NVE) else f"mean temperature {summary.temperature_K:.1f} K"
+    )
+    plan.say(f"{file}: {plan.n_frames} frames, {text}")
 
 
 def _write(plan: Plan, number: int, blocks: Iterable[rollout.Block], partial: Path) -> drift.Energies:
@@ -193,16 +204,17 @@ def _write(plan: Plan, number: int, blocks: Iterable[rollout.Block], partial: Pa
         "source": "reference",
         "ensemble": plan.facts["ensemble"],
         "temperature_K": plan.temperature_K,
-        "integrator_dt_fs": plan.teacher.dt,
+        "integrator_dt_fs": plan.engine.dt,
         "seed": plan.seed,
         "run": number,
         "settings": plan.facts,
     }
     parts = []
-    with trajectory.Writer(partial, plan.teacher.system, metadata, overwrite=True) as writer:
+    with trajectory.Writer(partial, plan.engine.system, metadata, overwrite=True) as writer:
         for block in blocks:
-            writer.append(block.frames, block.times, block.observables)
-            parts.append(drift.energies(plan.teacher.system, block))
-            if plan.bath is None:
+            seen = dict(block.observables)
+            writer.append(block.frames, block.times, seen, forces=seen.pop(FORCES, None))
+            parts.append(drift.energies(plan.engine.system, block))
+            if isinstance(plan.ensemble, NVE):
                 drift.check_unfinished(drift.join(parts))
     return drift.join(parts)

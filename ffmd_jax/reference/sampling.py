@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import mechanics, units
-from ffmd_jax.core.state import Array, State, System
+from ffmd_jax.core import mechanics
+from ffmd_jax.core.state import Array, State, System, take
+from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.dynamics.rollout import Block
-from ffmd_jax.reference.engine import Bath, Teacher
+from ffmd_jax.reference.engine import ReferenceEngine
 
 _FRAME_FS = 10.0
 _SEARCHED = 0.5  # share of the spacing in which a start state is looked for
@@ -38,21 +38,20 @@ class _Candidate(NamedTuple):
     state: State
 
 
-def frame_interval(teacher: Teacher) -> float:
+def frame_interval(engine: ReferenceEngine) -> float:
     """Time between the frames of `heat`, fs: a multiple of the time step near 10 fs."""
-    return max(1, round(_FRAME_FS / teacher.dt)) * teacher.dt
+    return max(1, round(_FRAME_FS / engine.dt)) * engine.dt
 
 
-def heat(teacher: Teacher, bath: Bath, n_frames: int, key: Array) -> Iterator[Block]:
-    """Yields blocks of a run in the bath from the teacher's structure, frames a `frame_interval` apart.
+def heat(engine: ReferenceEngine, bath: NVT, n_frames: int, key: Array) -> Iterator[Block]:
+    """Yields blocks of an NVT run from the engine's structure, frames a `frame_interval` apart.
 
     Velocities are drawn from the Maxwell–Boltzmann distribution.
     """
     key_velocities, key_run = jax.random.split(key)
-    positions = jnp.asarray(teacher.positions)
-    start = mechanics.maxwell_boltzmann(key_velocities, teacher.system, positions, bath.temperature_K)
-    every = round(frame_interval(teacher) / teacher.dt)
-    return teacher.run(start, n_steps=n_frames * every, every=every, key=key_run, bath=bath)
+    start = mechanics.maxwell_boltzmann(key_velocities, engine.system, engine.state, bath.temperature_K)
+    every = round(frame_interval(engine) / engine.dt)
+    return engine.run(start, n_steps=n_frames * every, every=every, key=key_run, ensemble=bath)
 
 
 def sampling_time(n_starts: int, spacing_fs: float) -> float:
@@ -97,7 +96,7 @@ def choose(
             window = []
     if len(chosen) < n_starts:
         raise ValueError(f"the run in the heat bath gives {len(chosen)} start states, {n_starts} are needed")
-    states = State(*(np.stack([np.asarray(found.state[i], np.float64) for found in chosen]) for i in range(2)))
+    states = jax.tree.map(lambda *x: np.stack(x).astype(np.float64), *(found.state for found in chosen))
     times, totals = (np.array([found[i] for found in chosen]) for i in (1, 0))
     return Starts(states, times, totals, float(np.mean(energies)))
 
@@ -107,11 +106,6 @@ def _frames(system: System, blocks: Iterable[Block]) -> Iterator[_Candidate]:
     at_rest = jax.jit(mechanics.zero_momenta)
     for block in blocks:
         for i, time in enumerate(block.times):
-            state = at_rest(system, State(*(values[i] for values in block.frames)))
-            kinetic = kinetic_energies(system, np.asarray(state.velocities)[None])[0]
+            state = at_rest(system, take(block.frames, i))
+            kinetic = mechanics.kinetic_energy(system, np.asarray(state.velocities))
             yield _Candidate(float(block.observables["potential_energy_eV"][i] + kinetic), float(time), state)
-
-
-def kinetic_energies(system: System, velocities: Array) -> np.ndarray:
-    """½ Σ m v², eV ``[n_frames]``, of velocities ``[n_frames, n_atoms, 3]``, Å/fs, without compiling anything."""
-    return 0.5 * np.einsum("i,tix->t", system.masses, np.asarray(velocities) ** 2) / units.EV

@@ -5,8 +5,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import state as state_module
-from ffmd_jax.core.state import Array, Graph, State, System
+from ffmd_jax.core.state import Array, Energy, Graph, State, System
 from ffmd_jax.reference import coulomb, energies
 
 CHARGES = {8: -1.2, 14: 2.4}  # e
@@ -15,7 +14,7 @@ BUCKINGHAM = ((1388.7730, 2.76, 175.0), (18003.7572, 4.87318, 133.5381), (0.0, 0
 
 
 @functools.cache  # one function, one compilation, for all structures
-def bks(cutoff: float = 10.0, alpha: float = 0.2) -> state_module.Energy:
+def bks(cutoff: float = 10.0, alpha: float = 0.2) -> Energy:
     """Silica after van Beest, Kramer & van Santen 1990 (doi:10.1103/PhysRevLett.64.1955), truncated Coulomb.
 
     Buckingham A exp(−br) − C/r⁶ cut and shifted at ``cutoff`` (Å), damped-shifted-force Coulomb with ``alpha`` (1/Å).

@@ -26,7 +26,7 @@ def stillinger_weber() -> Energy:
     """
 
     def energy(system: System, state: State, graph: Graph) -> Array:
-        vectors = neighbors.vectors(system, state.positions, graph)
+        vectors = neighbors.vectors(state, graph)
         squared = jnp.sum(vectors**2, axis=-1)
         inside = graph.mask & (squared < (CUTOFF * SIGMA) ** 2)
         distances = jnp.sqrt(jnp.where(inside, squared, 1.0))

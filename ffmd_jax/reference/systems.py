@@ -10,11 +10,11 @@ import ase.data
 import ase.spacegroup
 import numpy as np
 
-from ffmd_jax.core import state
-from ffmd_jax.core.state import Array, System, make_system
+from ffmd_jax.core.state import Energy, State, System, make_system
+from ffmd_jax.formats import ase_files
 from ffmd_jax.reference import energies, molecular, opls, silica, silicon, water
 
-Structure = tuple[System, Array]  # positions in Å
+Structure = tuple[System, State]
 
 
 class Reference(NamedTuple):
@@ -22,8 +22,8 @@ class Reference(NamedTuple):
 
     Attributes:
         name: as on the command line.
-        system: species, masses, cell.
-        positions: Å, ``[n_atoms, 3]``, near a minimum of the energy.
+        system: species, masses, periodic directions.
+        state: at rest, near a minimum of the energy.
         energy: the force field.
         cutoff: Å, of the neighbour table that the energy needs.
         dt: fs, recommended time step of the integrator.
@@ -32,16 +32,11 @@ class Reference(NamedTuple):
 
     name: str
     system: System
-    positions: np.ndarray
-    energy: state.Energy
+    state: State
+    energy: Energy
     cutoff: float
     dt: float
     skin: float
-
-
-def from_atoms(atoms: ase.Atoms) -> Structure:
-    """System and positions of an ASE structure."""
-    return make_system(atoms.numbers, atoms.get_masses(), np.asarray(atoms.cell), atoms.pbc), atoms.positions
 
 
 def quartz(repeat: tuple[int, int, int] = (3, 3, 2), structure: Structure | None = None) -> Reference:
@@ -56,18 +51,18 @@ def quartz(repeat: tuple[int, int, int] = (3, 3, 2), structure: Structure | None
             spacegroup=152,
             cellpar=[4.9134, 4.9134, 5.4052, 90, 90, 120],
         )
-        structure = from_atoms(cell.repeat(repeat))
-    system, positions = _of_elements(structure, "quartz", (8, 14))
-    return Reference("quartz", system, positions, silica.bks(), cutoff=10.0, dt=1.0, skin=1.0)
+        structure = ase_files.from_atoms(cell.repeat(repeat))
+    system, state = _of_elements(structure, "quartz", (8, 14))
+    return Reference("quartz", system, state, silica.bks(), cutoff=10.0, dt=1.0, skin=1.0)
 
 
 def silicon_diamond(repeat: tuple[int, int, int] = (2, 2, 2), structure: Structure | None = None) -> Reference:
     """Silicon in the diamond structure, a = 5.431 Å, with the Stillinger–Weber potential; 8 atoms a unit cell."""
     if structure is None:
-        structure = from_atoms(ase.build.bulk("Si", "diamond", a=5.431, cubic=True).repeat(repeat))
-    system, positions = _of_elements(structure, "silicon", (14,))
+        structure = ase_files.from_atoms(ase.build.bulk("Si", "diamond", a=5.431, cubic=True).repeat(repeat))
+    system, state = _of_elements(structure, "silicon", (14,))
     cutoff = silicon.CUTOFF * silicon.SIGMA
-    return Reference("silicon", system, positions, silicon.stillinger_weber(), cutoff, dt=1.0, skin=0.6)
+    return Reference("silicon", system, state, silicon.stillinger_weber(), cutoff, dt=1.0, skin=0.6)
 
 
 def argon(repeat: tuple[int, int, int] = (3, 3, 3), structure: Structure | None = None) -> Reference:
@@ -76,11 +71,11 @@ def argon(repeat: tuple[int, int, int] = (3, 3, 3), structure: Structure | None 
     Parameters: Rahman 1964, doi:10.1103/PhysRev.136.A405.
     """
     if structure is None:
-        structure = from_atoms(ase.build.bulk("Ar", "fcc", a=5.4, cubic=True).repeat(repeat))
-    system, positions = _of_elements(structure, "argon", (18,))
+        structure = ase_files.from_atoms(ase.build.bulk("Ar", "fcc", a=5.4, cubic=True).repeat(repeat))
+    system, state = _of_elements(structure, "argon", (18,))
     sigma = 3.405
     energy = energies.lennard_jones(0.010323, sigma, 2.5 * sigma)
-    return Reference("argon", system, positions, energy, cutoff=2.5 * sigma, dt=4.0, skin=1.6)
+    return Reference("argon", system, state, energy, cutoff=2.5 * sigma, dt=4.0, skin=1.6)
 
 
 def water_ewald(molecules: int = 64, structure: Structure | None = None) -> Reference:
@@ -94,13 +89,13 @@ def water_dsf(molecules: int = 64, structure: Structure | None = None) -> Refere
 
 
 def _water(name: str, force_field, molecules: int, structure: Structure | None) -> Reference:
-    system, positions = water.lattice(molecules) if structure is None else structure
-    if not np.all(system.pbc):
+    system, state = water.lattice(molecules) if structure is None else structure
+    if not all(system.pbc):
         raise ValueError(f"the force field of {name} needs a structure that is periodic along its three vectors")
-    energy = force_field(system, water.find_molecules(system, positions))
+    energy = force_field(system, state.cell, water.find_molecules(system, state))
     # Where the energy ignores the table, it is kept small.
     cutoff, skin = (water.CUTOFF, 1.5) if water.needs_table(system) else (3.0, 3.0)
-    return Reference(name, system, np.asarray(positions), energy, cutoff=cutoff, dt=0.5, skin=skin)
+    return Reference(name, system, state, energy, cutoff=cutoff, dt=0.5, skin=skin)
 
 
 def paracetamol(structure: Structure | None = None) -> Reference:
@@ -110,30 +105,32 @@ def paracetamol(structure: Structure | None = None) -> Reference:
     """
     parameters = opls.load("paracetamol")
     if structure is None:
-        structure = make_system(parameters.species, parameters.masses), parameters.positions
-    system, positions = structure
+        positions = np.asarray(parameters.positions, np.float64)
+        structure = (
+            make_system(parameters.species, parameters.masses),
+            State(positions, np.zeros_like(positions), np.eye(3)),
+        )
+    system, state = structure
     if not np.array_equal(system.species, parameters.species):
         order = " ".join(ase.data.chemical_symbols[z] for z in parameters.species)
         raise ValueError(f"the force field of paracetamol needs its 20 atoms in this order: {order}")
-    if np.any(system.pbc):
-        positions = molecular.make_whole(system, np.asarray(positions), parameters.bonds[0])
+    if any(system.pbc):
+        state = state._replace(positions=molecular.make_whole(system, state, parameters.bonds[0]))
         system = make_system(system.species, system.masses)
     # The energy ignores the table, which holds the whole molecule: wider than it may turn, so never built again.
-    return Reference(
-        "paracetamol", system, np.asarray(positions), opls.opls("paracetamol"), cutoff=20.0, dt=0.5, skin=20.0
-    )
+    return Reference("paracetamol", system, state, opls.opls("paracetamol"), cutoff=20.0, dt=0.5, skin=20.0)
 
 
-def _of_elements(structure: Structure, name: str, elements: tuple[int, ...]) -> tuple[System, np.ndarray]:
+def _of_elements(structure: Structure, name: str, elements: tuple[int, ...]) -> Structure:
     """The structure, if the force field knows its elements."""
-    system, positions = structure
+    system, state = structure
     unknown = sorted(set(np.asarray(system.species).tolist()) - set(elements))
     if unknown:
         raise ValueError(
             f"the force field of {name} has no parameters for {ase.data.chemical_symbols[unknown[0]]} "
             f"(atomic number {unknown[0]})"
         )
-    return system, np.asarray(positions)
+    return system, state
 
 
 SYSTEMS: dict[str, Callable[..., Reference]] = {
@@ -158,8 +155,8 @@ def get(
         name: one of `SYSTEMS`.
         repeat: number of unit cells along each lattice vector, for crystals.
         molecules: number of molecules, for water.
-        structure: system and positions (Å, ``[n_atoms, 3]``, wrapped or not) to apply the force field to, instead of
-            the prepared structure; read positions from the result, which may have been made whole.
+        structure: system and state (wrapped or not) to apply the force field to, instead of
+            the prepared structure; read the state from the result, which may have been made whole.
 
     Raises:
         ValueError: an unknown name, a size that the system does not have or that is too small, a size and a

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ffmd_jax.core import state as state_module
 from ffmd_jax.core import units
-from ffmd_jax.core.state import Array, Graph, State, System, make_system
+from ffmd_jax.core.state import Array, Energy, Graph, State, System, make_system
 from ffmd_jax.reference import coulomb, energies, images, molecular
 
 CUTOFF = 9.0  # Å, of Lennard-Jones and of the Coulomb pairs
@@ -29,19 +28,20 @@ _DSF_ALPHA = 0.2  # 1/Å
 _MOST_FOR_ALL_PAIRS = 800  # atoms
 
 
-def ewald(system: System, molecules: np.ndarray) -> state_module.Energy:
-    """SPC/Fw with Ewald's sum: forces to some 1e-4 kcal/mol/Å.  Planned for the system's cell.
+def ewald(system: System, cell: Array, molecules: np.ndarray) -> Energy:
+    """SPC/Fw with Ewald's sum: forces to some 1e-4 kcal/mol/Å.  Planned for a cell; that of a call may differ by 2 %.
 
     Args:
-        system: with the cell, Å, periodic along its three vectors; species 8 and 1.
+        system: periodic along the three vectors of its cell; species 8 and 1.
+        cell: Å, ``[3, 3]``.
         molecules: indices of O, H, H, ``[n_molecules, 3]``, from `find_molecules`.
     """
     alpha = _EWALD_REACH / CUTOFF
-    waves = coulomb.ewald_reciprocal(charges_of(system), system.cell, alpha, wave_cutoff=2 * alpha * _EWALD_REACH)
-    return energies.total(_pairs(system, coulomb.screened(alpha, CUTOFF)), waves, _intramolecular(molecules))
+    waves = coulomb.ewald_reciprocal(charges_of(system), cell, alpha, wave_cutoff=2 * alpha * _EWALD_REACH)
+    return energies.total(_pairs(system, cell, coulomb.screened(alpha, CUTOFF)), waves, _intramolecular(molecules))
 
 
-def damped(system: System, molecules: np.ndarray) -> state_module.Energy:
+def damped(system: System, cell: Array, molecules: np.ndarray) -> Energy:
     """SPC/Fw with damped-shifted-force Coulomb, α = 0.2 /Å, cut at 9 Å: faster than `ewald`, not the same liquid.
 
     Within molecules k q q/r is taken out of the sum over all pairs, as for `ewald` (and as LAMMPS does).
@@ -51,7 +51,7 @@ def damped(system: System, molecules: np.ndarray) -> state_module.Energy:
     def constant(system: System, state: State, graph: Graph) -> Array:
         return jnp.asarray(self_energy, state.positions.dtype)
 
-    pairs = _pairs(system, coulomb.damped_shifted(_DSF_ALPHA, CUTOFF))
+    pairs = _pairs(system, cell, coulomb.damped_shifted(_DSF_ALPHA, CUTOFF))
     return energies.total(pairs, constant, _intramolecular(molecules))
 
 
@@ -69,7 +69,7 @@ def needs_table(system: System) -> bool:
     return len(system.species) > _MOST_FOR_ALL_PAIRS
 
 
-def _pairs(system: System, coulomb_pair: Callable[[Array], Array]) -> state_module.Energy:
+def _pairs(system: System, cell: Array, coulomb_pair: Callable[[Array], Array]) -> Energy:
     """Coulomb of all pairs, also those within molecules, and Lennard-Jones between oxygens."""
 
     def dispersion_pair(squared: Array) -> Array:
@@ -85,16 +85,16 @@ def _pairs(system: System, coulomb_pair: Callable[[Array], Array]) -> state_modu
 
         return energies.pairwise(pair, CUTOFF)
     oxygens = np.flatnonzero(np.asarray(system.species) == 8)
-    electric = images.all_pairs(coulomb_pair, charges_of(system), CUTOFF, system.cell)
-    dispersion = images.all_pairs(dispersion_pair, np.ones(len(oxygens)), CUTOFF, system.cell)
+    electric = images.all_pairs(coulomb_pair, charges_of(system), CUTOFF, cell)
+    dispersion = images.all_pairs(dispersion_pair, np.ones(len(oxygens)), CUTOFF, cell)
 
     def energy(system: System, state: State, graph: Graph) -> Array:
-        return electric(system, state.positions) + dispersion(system, state.positions[oxygens])
+        return electric(state.positions, state.cell) + dispersion(state.positions[oxygens], state.cell)
 
     return energy
 
 
-def _intramolecular(molecules: np.ndarray) -> state_module.Energy:
+def _intramolecular(molecules: np.ndarray) -> Energy:
     """Bonds and angles, less the Coulomb energy of the pairs within molecules."""
     ordered = np.array_equal(molecules.reshape(-1), np.arange(molecules.size))
 
@@ -102,7 +102,7 @@ def _intramolecular(molecules: np.ndarray) -> state_module.Energy:
         # Gathers of rows become slow scatters backwards: none where the atoms are O, H, H, O, … already.
         atoms = state.positions if ordered else state.positions[molecules.reshape(-1)]
         atoms = atoms.reshape(-1, 3, 3)
-        first, second = (molecular.minimum_image(system, atoms[:, i] - atoms[:, 0]) for i in (1, 2))
+        first, second = (molecular.minimum_image(system, atoms[:, i] - atoms[:, 0], state.cell) for i in (1, 2))
         value = molecular.angles(first, second, ANGLE_K, ANGLE)
         for bond in (first, second):
             value += molecular.bonds(bond, BOND_K, BOND_LENGTH)
@@ -117,20 +117,22 @@ def _intramolecular(molecules: np.ndarray) -> state_module.Energy:
     return energy
 
 
-def find_molecules(system: System, positions: Array) -> np.ndarray:
+def find_molecules(system: System, state: State) -> np.ndarray:
     """Indices of O, H, H of every molecule, ``[n_molecules, 3]``: each O with its two nearest H; atoms may be wrapped.
 
     Raises:
         ValueError: other elements, not two H for each O, or atoms that do not form H₂O molecules.
     """
-    species, positions = np.asarray(system.species), np.asarray(positions, np.float64)
+    species, positions = np.asarray(system.species), np.asarray(state.positions, np.float64)
     oxygens, hydrogens = np.flatnonzero(species == 8), np.flatnonzero(species == 1)
     if len(oxygens) + len(hydrogens) != len(species) or len(hydrogens) != 2 * len(oxygens) or not len(oxygens):
         raise ValueError(
             f"the force field of water needs H2O molecules, not {len(oxygens)} O, {len(hydrogens)} H and "
             f"{len(species) - len(oxygens) - len(hydrogens)} other atoms"
         )
-    vectors = molecular.minimum_image(system, positions[hydrogens] - positions[oxygens][:, None])
+    vectors = molecular.minimum_image(
+        system, positions[hydrogens] - positions[oxygens][:, None], np.asarray(state.cell)
+    )
     distances = np.linalg.norm(vectors, axis=-1)
     nearest = np.sort(np.argsort(distances, axis=1)[:, :2], axis=1)
     lengths = np.take_along_axis(distances, nearest, axis=1)
@@ -146,8 +148,8 @@ def find_molecules(system: System, positions: Array) -> np.ndarray:
     return np.concatenate([oxygens[:, None], hydrogens[nearest]], axis=1)
 
 
-def lattice(n_molecules: int, seed: int = 0) -> tuple[System, np.ndarray]:
-    """A start for the liquid at 1 g/cm³: a cubic box and positions, Å, O, H, H, O, …
+def lattice(n_molecules: int, seed: int = 0) -> tuple[System, State]:
+    """A start for the liquid at 1 g/cm³, at rest in a cubic box: O, H, H, O, …
 
     Molecules sit on a simple cubic lattice (of which some sites stay empty unless the number is a cube).  One after
     another takes, out of 30 random orientations, that of the lowest Coulomb energy with those placed before; so no
@@ -175,4 +177,4 @@ def lattice(n_molecules: int, seed: int = 0) -> tuple[System, np.ndarray]:
         placed = np.concatenate([placed, trials[np.argmin(energy)]])
     species = np.tile([8, 1, 1], n_molecules)
     masses = np.where(species == 8, MASSES[8], MASSES[1])
-    return make_system(species, masses, [length] * 3, True), placed
+    return make_system(species, masses, True), State(placed, np.zeros_like(placed), length * np.eye(3))

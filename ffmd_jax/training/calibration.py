@@ -1,6 +1,5 @@
 """What a trained model shows on states that it was not trained on: the limits of its monitors."""
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -9,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.core import mechanics, neighbors
-from ffmd_jax.core.state import Array, State, System, cast
-from ffmd_jax.data.dataset_file import Pairs
-from ffmd_jax.dynamics import alarms, monitors, rollout
+from ffmd_jax.core.state import Array, State, System, cast, take
+from ffmd_jax.data.pairs import Pairs
+from ffmd_jax.dynamics import alarms, monitors, stepping
 from ffmd_jax.models import radial_tables, trajcast
 from ffmd_jax.models.config import Calibration, ModelConfig
 
 _STATES, _FREE_STEPS = 24, 64
+_AT_ONCE = 256  # states
 
 
 def calibrate(
@@ -24,26 +24,25 @@ def calibrate(
     pairs: Pairs,
     system: System,
     show: Callable[[Sequence[int]], Iterable[int]] = iter,
-) -> ModelConfig:
-    """The configuration with what the model shows on held-out pairs, of which at most 24 are taken, evenly chosen.
+) -> Calibration:
+    """What the model shows on held-out pairs, of which at most 24 are taken, evenly chosen.
 
     From each of these, one step and its round trip, and 64 free steps, whose mean kinetic energy is compared with that
-    of all held-out states, of one cell.  ``show`` passes the chosen on, perhaps with a progress bar.
+    of all held-out states.  ``show`` passes the chosen on, perhaps with a progress bar.
     """
-    alike = np.all(pairs.cells == pairs.cells[0], axis=(1, 2))
-    system = cast(system._replace(cell=pairs.cells[0]), jnp.float32)
-    states = State(*(np.asarray(values[alike], np.float32) for values in pairs.state))
-    chosen = np.unique(np.linspace(0, len(states.positions) - 1, _STATES).round().astype(int))
-    look = jax.jit(_make_look(config, params, system, states.positions[chosen]))
-    starts = (State(*(jnp.asarray(values[i]) for values in states)) for i in show(chosen.tolist()))
-    seen = [jax.tree.map(np.asarray, look(start)) for start in starts]
+    system, states = cast(system, jnp.float32), jax.tree.map(lambda x: np.asarray(x, np.float32), pairs.state)
+    n_states = len(states.positions)
+    chosen = np.unique(np.linspace(0, n_states - 1, _STATES).round().astype(int))
+    look = jax.jit(_make_look(config, params, system, take(states, chosen)))
+    seen = [jax.tree.map(np.asarray, look(take(states, i))) for i in show(chosen.tolist())]
     mean, worst, change, free = (np.stack([one[i] for one in seen]) for i in range(4))
     kelvins = jax.jit(jax.vmap(lambda state: mechanics.temperature_by_species(system, state, config.elements)))
-    held_out = np.concatenate([kelvins(_part(states, i)) for i in range(0, len(states.positions), 256)])
+    parts = (take(states, slice(i, i + _AT_ONCE)) for i in range(0, n_states, _AT_ONCE))
+    held_out = np.concatenate([kelvins(part) for part in parts])
     drift = np.abs(free.mean(axis=(0, 1)) / held_out.mean(axis=0) - 1)
     speeds, species = np.linalg.norm(states.velocities, axis=-1), np.asarray(system.species)
     totals = jax.jit(jax.vmap(lambda velocities: mechanics.temperature(system, velocities)))(states.velocities)
-    found = Calibration(
+    return Calibration(
         round_trip=_finite(mean),
         round_trip_atom=_finite(worst),
         kinetic_drift=tuple(_finite(x, 1.0) for x in drift),
@@ -51,19 +50,18 @@ def calibrate(
         speeds=tuple(float(speeds[:, species == z].max()) for z in config.elements),
         temperature_K=float(np.max(totals)),
     )
-    return dataclasses.replace(config, calibration=found)
 
 
-def _make_look(config: ModelConfig, params: Any, system: System, positions: Array):
+def _make_look(config: ModelConfig, params: Any, system: System, states: State):
     """Returns ``start -> (round trip, of its worst atom, momentum change, temperatures [64, n_elements])``."""
     propagate = trajcast.make_propagate(config, cast(radial_tables.tabulate(config, params), jnp.float32))
-    search = neighbors.plan(system, positions, config.architecture.cutoff, neighbors.SKIN, 1.5, select=True)
-    step, scales = rollout.make_step(system, propagate, search), monitors.limits(config, system)
+    search = neighbors.plan(system, states, config.architecture.cutoff, neighbors.SKIN, 1.5, select=True)
+    step, scales = stepping.make_step(stepping.Run(system, propagate), search), monitors.limits(config, None, system)
 
     def look(start: State) -> tuple[Array, Array, Array, Array]:
-        carry = rollout.start(search, system, start, jax.random.key(0))
-        _, (states, _) = rollout.scan(step, carry, _FREE_STEPS)
-        first = jax.tree.map(lambda values: values[0], states)
+        carry = stepping.start(search, system, start, jax.random.key(0))
+        _, (states, _) = stepping.scan(step, carry, _FREE_STEPS)
+        first = take(states, 0)
         trip = alarms.round_trip(propagate, search, system, start, first, scales)
         change = jnp.linalg.norm(mechanics.linear_momentum(system, first.velocities - start.velocities))
         change /= jnp.sum(system.masses * jnp.linalg.norm(start.velocities, axis=-1))
@@ -71,10 +69,6 @@ def _make_look(config: ModelConfig, params: Any, system: System, positions: Arra
         return trip.mean, trip.worst, change, free
 
     return look
-
-
-def _part(states: State, first: int) -> State:
-    return State(*(values[first : first + 256] for values in states))
 
 
 def _finite(values: np.ndarray, instead: float = 1e3) -> float:

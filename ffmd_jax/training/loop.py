@@ -4,6 +4,7 @@ Several steps run per call of one compiled program, which is the same for every 
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -15,14 +16,13 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ffmd_jax.core import neighbors
-from ffmd_jax.core.state import Array, cast
-from ffmd_jax.data import dataset as datasets
-from ffmd_jax.models import convolution as products
+from ffmd_jax.core.state import Array, State, System, cast, is_isolated, take
+from ffmd_jax.data import pairs as datasets
+from ffmd_jax.data.pairs import Pairs, PairSets
+from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import trajcast
 from ffmd_jax.models.config import Architecture, ModelConfig
-from ffmd_jax.training import batches as examples
-from ffmd_jax.training import losses as objective
-from ffmd_jax.training import optimizer, parallel
+from ffmd_jax.training import batches, losses, optimizer, parallel
 from ffmd_jax.training.batches import Batch
 from ffmd_jax.training.settings import Training
 
@@ -63,44 +63,56 @@ class Progress(NamedTuple):
     gradient_norm: float
     learning_rate: float
     configurations_per_s: float | None
-    validation: objective.Errors | None
+    validation: losses.Errors | None
 
 
-def model_config(data: datasets.Dataset, architecture: Architecture) -> ModelConfig:
-    """The model's configuration for a dataset: elements, masses, Δt, scales, neighbours from the training pairs.
+def model_config(sets: PairSets, architecture: Architecture) -> ModelConfig:
+    """The model's configuration for some pairs: elements, masses, Δt, scales, neighbours from the training pairs.
 
     Raises:
         ValueError: no atom has a neighbour within the cutoff.
     """
-    species, masses = np.asarray(data.system.species), np.asarray(data.system.masses)
+    system = sets.system
+    species, masses = np.asarray(system.species), np.asarray(system.masses)
     elements = tuple(int(z) for z in np.unique(species))
-    scales = datasets.statistics(data.train)
-    few = slice(None, None, max(1, len(data.train.displacements) // 64))
-    positions, cells = np.asarray(data.train.state.positions)[few], data.train.cells[few]
-    graph = examples.graphs(data.system, positions, cells, architecture.cutoff)
-    lengths = np.linalg.norm(
-        jax.vmap(lambda *one: neighbors.vectors(data.system._replace(cell=one[0]), *one[1:]))(cells, positions, graph),
-        axis=-1,
-    )
-    # Gaussians up to 1.3 of the largest training speed leave room for a hotter moment in a roll-out.
+    scales = datasets.statistics(sets.train)
+    few = take(sets.train.state, slice(None, None, max(1, len(sets.train.displacements) // 64)))
+    mean, shortest = _neighborhood(system, few, architecture.cutoff)
+    # Gaussians up to 1.3 of the largest training speed leave room for a hotter moment in a rollout.
     return ModelConfig(
         elements=elements,
         masses=tuple(float(masses[species == z][0]) for z in elements),
-        time_step_fs=data.time_step_fs,
+        time_step_fs=sets.time_step_fs,
         displacement_rms=scales.displacement_rms,
         velocity_rms=scales.velocity_rms,
         speed_max=1.3 * scales.speed_max,
-        speed_limits=tuple(datasets.speed_limits(data.train, species, elements)),
-        average_neighbors=float(np.mean(np.sum(graph.mask, axis=-1))),
-        shortest_distance=float(np.min(lengths[graph.mask])),
-        conserve_angular_momentum=not bool(np.any(data.system.pbc)),
+        speed_limits=tuple(datasets.speed_limits(sets.train, species, elements)),
+        average_neighbors=mean,
+        shortest_distance=shortest,
+        isolated=is_isolated(system),
         architecture=architecture,
     )
 
 
+def _neighborhood(system: System, states: State, cutoff: float) -> tuple[float, float]:
+    """Mean number of neighbours within the cutoff, and the shortest distance, Å, in some states."""
+    search = neighbors.plan(system, states, cutoff)
+
+    @jax.jit
+    def look(states: State):
+        def of_one(state: State):
+            graph = neighbors.build(search, losses.single(system), state).graph
+            squares = jnp.sum(neighbors.vectors(state, graph) ** 2, axis=-1)
+            return jnp.sum(graph.mask), jnp.min(jnp.where(graph.mask, squares, jnp.inf))
+
+        return jax.lax.map(of_one, states)
+
+    counts, squares = (np.asarray(values) for values in look(states))
+    return float(counts.sum() / (len(counts) * len(system.species))), float(np.sqrt(squares.min()))
+
+
 def make_train_step(
-    loss: objective.Loss,
-    prepare: objective.Prepare,
+    loss: losses.Loss,
     training: Training,
     rule: optax.GradientTransformation,
     devices: Mesh,
@@ -111,12 +123,12 @@ def make_train_step(
     A step whose gradient or update is not finite changes nothing but the count of skipped steps.
 
     Args:
-        prepare: from `objective.make_prepare`.
         together: all pairs of a device at once, not one after the other (`model.batches_together`).
     """
 
     def one(params, batch: Batch):
-        return batch.weights * loss(params, prepare(params, batch))[0]
+        turned = jax.tree.map(functools.partial(jnp.where, batch.backwards), batches.reverse(batch.pairs), batch.pairs)
+        return batch.weights * loss(params, turned)[0]
 
     def share(params, batch: Batch):
         """Loss and gradient, summed."""
@@ -152,19 +164,19 @@ def make_train_step(
 
 
 def make_block(take_step: Callable, devices: Mesh) -> Callable[[TrainState, Batch, int], tuple[TrainState, Array]]:
-    """Returns the compiled ``(state, batches, n_steps) -> (state, values)`` of the first ``n_steps`` batches.
+    """Returns the compiled ``(state, many, n_steps) -> (state, values)`` of the first ``n_steps`` many.
 
     The number is known only at run time, so that a shorter block is no other program.  The state's memory is reused.
     ``values`` are those of `make_train_step`, ``[block_steps, 2]``.
     """
 
-    def run(state: TrainState, batches: Batch, n_steps: Array) -> tuple[TrainState, Array]:
+    def run(state: TrainState, many: Batch, n_steps: Array) -> tuple[TrainState, Array]:
         def one(i, carry):
             state, values = carry
-            state, value = take_step(state, jax.tree.map(lambda x: x[i], batches))
+            state, value = take_step(state, jax.tree.map(lambda x: x[i], many))
             return state, values.at[i].set(value)
 
-        nothing = jnp.zeros((len(batches.weights), 2), jnp.float32)
+        nothing = jnp.zeros((len(many.weights), 2), jnp.float32)
         return jax.lax.fori_loop(0, n_steps, one, (state, nothing))
 
     return jax.jit(run, donate_argnums=0, out_shardings=NamedSharding(devices, PartitionSpec()))
@@ -187,11 +199,11 @@ def initial(config: ModelConfig, training: Training, n_steps: int, params: trajc
 
 def fit(
     config: ModelConfig,
-    data: datasets.Dataset,
+    sets: PairSets,
     training: Training,
     state: TrainState | None = None,
     block_steps: int = 25,
-    convolution: trajcast.Convolution = products.edge_convolution,
+    convolution: trajcast.Convolution = convolutions.edge_convolution,
 ) -> Iterator[Progress]:
     """Trains, and yields after every block of steps; give the last ``state`` to go on from there.
 
@@ -199,21 +211,24 @@ def fit(
         Diverged: no finite gradient or validation error.
         RuntimeError: the devices have too little memory; the message names a smaller batch.
     """
-    objective.check_fits(config, data)
-    devices, rows = parallel.mesh(), examples.chains(data.train, training.push_forward + 1)
-    per_epoch, batch_size = examples.n_batches(len(rows), training), min(training.batch_size, len(rows))
+    losses.check_fits(config, sets)
+    devices, n_pairs = parallel.mesh(), len(sets.train.displacements)
+    per_epoch, batch_size = batches.n_batches(n_pairs, training), min(training.batch_size, n_pairs)
     n_steps = training.epochs * per_epoch
     rates, after_epoch = optimizer.schedule(training, n_steps), optimizer.make_after_epoch(training)
     current = initial(config, training, n_steps) if state is None else state
-    system, together = objective.single(data.system), trajcast.batches_together(config)
-    loss = objective.make_loss(config, system, convolution, training.kinetic_energy_penalty, training.mass_weighting)
-    prepare = objective.make_prepare(config, system, training, convolution)
-    take_step = make_train_step(loss, prepare, training, optimizer.make(training, n_steps), devices, together)
-    run_block = make_block(take_step, devices)
+    system, together = losses.single(sets.system), trajcast.batches_together(config)
+
+    def loss_of(pairs: Pairs) -> losses.Loss:
+        search = batches.search(system, pairs, config.architecture.cutoff)
+        return losses.make_loss(config, system, search, convolution, training.mass_weighting)
+
     with out_of_memory(batch_size, devices.size):
-        validate = objective.make_validate(config, data, loss, devices, -(-batch_size // devices.size))
-        train = examples.make(data.system, data.train, config.architecture.cutoff)
-        feed = examples.blocks(train, rows, training, int(current.step), block_steps, devices)
+        rule = optimizer.make(training, n_steps)
+        run_block = make_block(make_train_step(loss_of(sets.train), training, rule, devices, together), devices)
+        at_once = -(-batch_size // devices.size)
+        validate = losses.make_validate(config, system, sets.validation, loss_of(sets.validation), devices, at_once)
+        feed = batches.blocks(sets.train, training, int(current.step), block_steps, devices)
         coming, compiled, failed = next(feed), False, 0
     while (done := int(current.step)) < n_steps:
         block, before, began = coming, int(current.skipped), time.perf_counter()
@@ -223,16 +238,16 @@ def fit(
                 # Virtual devices share the threads that their collectives wait for: nothing else may run.
                 jax.block_until_ready(values)
             coming = next(feed)  # placed while the devices compute
-            losses, norms = np.asarray(values)[: block.n_steps].T
+            found, norms = np.asarray(values)[: block.n_steps].T
             speed = block.n_steps * batch_size / (time.perf_counter() - began) if compiled else None
             errors = validate(current.average) if block.ends_epoch else None
         done, skipped, compiled = done + block.n_steps, int(current.skipped), True
         failed = failed + block.n_steps if skipped - before == block.n_steps else 0
-        check_converges(done, failed, losses, errors)
+        check_converges(done, failed, found, errors)
         rate = float(np.asarray(rates(max(0, done - skipped - 1)) * current.plateau.scale))
         if errors is not None and training.schedule == "plateau":
             current = current._replace(plateau=after_epoch(current.plateau, errors.mean_percent))
-        yield Progress(current, done / per_epoch, _mean(losses), _mean(norms), rate, speed, errors)
+        yield Progress(current, done / per_epoch, _mean(found), _mean(norms), rate, speed, errors)
 
 
 @contextlib.contextmanager
@@ -250,7 +265,7 @@ def out_of_memory(batch_size: int, n_devices: int) -> Iterator[None]:
         ) from error
 
 
-def check_converges(done: int, failed: int, losses: np.ndarray, errors: objective.Errors | None) -> None:
+def check_converges(done: int, failed: int, found: np.ndarray, errors: losses.Errors | None) -> None:
     """Raises Diverged if steps or validation gave no finite numbers, or most losses of a block are beyond all reason.
 
     One step without a finite gradient may be a bad pair; ``failed`` counts those in a row.
@@ -259,8 +274,8 @@ def check_converges(done: int, failed: int, losses: np.ndarray, errors: objectiv
         what = "the validation error is not finite"
     elif failed > 1:
         what = f"no finite gradient in the last {failed} steps"
-    elif _median(losses) > _DIVERGED_LOSS:
-        what = f"the loss is {_median(losses):.1e}"
+    elif _median(found) > _DIVERGED_LOSS:
+        what = f"the loss is {_median(found):.1e}"
     else:
         return
     raise Diverged(f"training diverged by step {done}, {what}; lower the learning rate")

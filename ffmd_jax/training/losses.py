@@ -1,6 +1,5 @@
 """What a training minimises, and what validation and test measure."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,18 +9,15 @@ import numpy as np
 from ase.data import chemical_symbols
 from jax.sharding import Mesh
 
-from ffmd_jax.core import mechanics
-from ffmd_jax.core.state import Array, State, System, cast
-from ffmd_jax.data import dataset as datasets
-from ffmd_jax.models import convolution as products
-from ffmd_jax.models import trajcast
+from ffmd_jax.core import neighbors
+from ffmd_jax.core.state import Array, System, cast
+from ffmd_jax.data.pairs import Pairs, PairSets
+from ffmd_jax.models import convolution as convolutions
+from ffmd_jax.models import model, trajcast
 from ffmd_jax.models.config import ModelConfig
 from ffmd_jax.training import batches, parallel
-from ffmd_jax.training.batches import Batch, Examples
-from ffmd_jax.training.settings import Training
 
-Loss = Callable[[trajcast.Params, Examples], tuple[Array, Array]]
-Prepare = Callable[[trajcast.Params, Batch], Examples]
+Loss = Callable[[trajcast.Params, Pairs], tuple[Array, Array]]
 
 
 class Errors(NamedTuple):
@@ -53,66 +49,40 @@ class Errors(NamedTuple):
         return 0.5 * (self.displacement_percent + self.velocity_percent)
 
 
-def make_prepare(config: ModelConfig, system: System, training: Training, convolution: trajcast.Convolution) -> Prepare:
-    """Returns what makes of weights and an entry of a batch the pair to learn from.
-
-    The entry's chain is reversed in time or not; the network takes some steps along it (push-forward); noise is added.
-    """
-    sigma = State(
-        jnp.float32(training.noise * config.displacement_rms), jnp.float32(training.noise * config.velocity_rms)
-    )
-
-    def prepare(params: trajcast.Params, entry: Batch) -> Examples:
-        own = system._replace(cell=entry.pairs.cell[0])
-        turned = batches.reverse_chain(entry.pairs)
-        chain = jax.tree.map(lambda a, b: jnp.where(entry.backwards, a, b), turned, entry.pairs)
-        pair = jax.tree.map(lambda x: x[-1], chain)
-        key_steps, key_noise = jax.random.split(jax.random.key(entry.seeds))
-        if training.push_forward:
-            propagate = trajcast.make_propagate(config, jax.lax.stop_gradient(params), convolution)
-            n_own = jax.random.randint(key_steps, (), 0, training.push_forward + 1)
-            pair = batches.push_forward(propagate, own, chain, n_own)
-        return batches.perturb(key_noise, own, pair, sigma) if training.noise else pair
-
-    return prepare
-
-
 def make_loss(
     config: ModelConfig,
     system: System,
-    convolution: trajcast.Convolution = products.edge_convolution,
-    kinetic_energy_penalty: float = 0.0,
+    search: neighbors.Search,
+    convolution: trajcast.Convolution = convolutions.edge_convolution,
     mass_weighting: bool = True,
     reversible: bool = False,
 ) -> Loss:
     """Returns ``(params, pair) -> (loss, absolute errors)`` for one pair.
 
-    The loss is ½ MSE(Δr) + ½ MSE(v), each in units of its RMS, and ``kinetic_energy_penalty`` times the squared
-    relative error of the kinetic energy.  ``mass_weighting`` multiplies squares by the atoms' masses, over their
-    harmonic mean: with and without it, to predict zeros is a loss of 1 at equilibrium.  ``reversible``: of the step
-    that `stepping.reversible` makes of the model's.  The errors are the mean absolute ones of each atom's
-    components, ``[2, n_atoms]``, Å and Å/fs.
+    The loss is ½ MSE(Δr) + ½ MSE(v), each in units of its RMS.  ``mass_weighting`` multiplies squares by the atoms'
+    masses, over their harmonic mean: with and without it, to predict zeros is a loss of 1 at equilibrium.
+    ``reversible``: of the time-symmetrised step (`propagators.reversible`).  The errors are the mean absolute ones of
+    each atom's components, ``[2, n_atoms]``, Å and Å/fs.
+
+    Args:
+        search: with room for the neighbours of all pairs that will come (`batches.search`).
     """
     weights = system.masses * np.mean(1 / system.masses) if mass_weighting else np.ones_like(system.masses)
     weights = weights[:, None]
 
-    def loss(params: trajcast.Params, pair: Examples) -> tuple[Array, Array]:
+    def loss(params: trajcast.Params, pair: Pairs) -> tuple[Array, Array]:
         propagate = trajcast.make_propagate(config, params, convolution, reversible=reversible)
-        predicted = propagate(system._replace(cell=pair.cell), pair.before, pair.graph_before)
-        error_r = predicted.positions - pair.before.positions - pair.displacements
-        error_v = predicted.velocities - pair.after.velocities
+        predicted = propagate(system, pair.state, neighbors.build(search, system, pair.state).graph)
+        error_r = predicted.positions - pair.state.positions - pair.displacements
+        error_v = predicted.velocities - pair.velocities
         scaled = (error_r / config.displacement_rms) ** 2 + (error_v / config.velocity_rms) ** 2
-        squares = jnp.mean(weights * scaled)
-        if kinetic_energy_penalty:
-            found, right = (mechanics.kinetic_energy(system, x.velocities) for x in (predicted, pair.after))
-            squares += 2 * kinetic_energy_penalty * (found / right - 1) ** 2
-        return 0.5 * squares, jnp.mean(jnp.abs(jnp.stack([error_r, error_v])), axis=-1)
+        return 0.5 * jnp.mean(weights * scaled), jnp.mean(jnp.abs(jnp.stack([error_r, error_v])), axis=-1)
 
     return loss
 
 
 def make_evaluate(loss: Loss, devices: Mesh, at_once: int) -> Callable[[trajcast.Params, Any], Array]:
-    """Returns ``(params, (examples, weights)) -> [2, n_atoms]``: mean absolute errors of Δr, Å, and v, Å/fs.
+    """Returns ``(params, (pairs, weights)) -> [2, n_atoms]``: mean absolute errors of Δr, Å, and v, Å/fs.
 
     ``at_once`` pairs together.
     """
@@ -125,52 +95,68 @@ def make_evaluate(loss: Loss, devices: Mesh, at_once: int) -> Callable[[trajcast
 
 
 def evaluate(
-    config: ModelConfig,
-    params: trajcast.Params,
-    data: datasets.Dataset,
-    pairs: datasets.Pairs,
-    reversible: bool = False,
+    config: ModelConfig, params: trajcast.Params, sets: PairSets, pairs: Pairs, reversible: bool = False
 ) -> Errors:
-    """Errors of a model on some pairs of a dataset; ``reversible``: of the step that `stepping.reversible` makes of it.
+    """Errors of a model on some pairs of a dataset; ``reversible``: of the time-symmetrised step.
 
     Raises:
-        ValueError: data at another Δt than the model's, other elements or masses.
+        ValueError: pairs at another Δt than the model's, other elements or masses.
     """
-    check_fits(config, data)
-    devices = parallel.mesh()
-    loss = make_loss(config, single(data.system), reversible=reversible)
-    return make_validate(config, dataclasses.replace(data, validation=pairs), loss, devices)(
-        parallel.replicate(params, devices)
-    )
+    check_fits(config, sets)
+    devices, system = parallel.mesh(), single(sets.system)
+    loss = make_loss(config, system, batches.search(system, pairs, config.architecture.cutoff), reversible=reversible)
+    return make_validate(config, sets.system, pairs, loss, devices)(parallel.replicate(params, devices))
 
 
 def make_validate(
-    config: ModelConfig, data: datasets.Dataset, loss: Loss, devices: Mesh, at_once: int = 8
+    config: ModelConfig, system: System, pairs: Pairs, loss: Loss, devices: Mesh, at_once: int = 8
 ) -> Callable[[trajcast.Params], Errors]:
-    """Returns ``params -> errors`` on the validation pairs, which stay on the devices."""
-    table = batches.make(data.system, data.validation, config.architecture.cutoff)
-    pairs = batches.whole(table, devices)
+    """Returns ``params -> errors`` on pairs, which stay on the devices."""
+    placed = batches.whole(pairs, devices)
     absolute = make_evaluate(loss, devices, at_once if trajcast.batches_together(config) else 1)
-    values = data.validation.displacements, data.validation.velocities
-    means = np.stack([np.mean(np.abs(x), axis=(0, 2)) for x in values])
+    means = np.stack([np.mean(np.abs(x), axis=(0, 2)) for x in (pairs.displacements, pairs.velocities)])
+    species = np.asarray(system.species)
 
     def errors(params: trajcast.Params) -> Errors:
-        found = np.asarray(absolute(params, pairs))
+        found = np.asarray(absolute(params, placed))
         by_element = {}
         for element in config.elements:
-            own = data.system.species == element
-            by_element[chemical_symbols[element]] = float(100 * found[1, own].mean() / means[1, own].mean())
+            own = species == element
+            if own.any():
+                by_element[chemical_symbols[element]] = float(100 * found[1, own].mean() / means[1, own].mean())
         (error_r, error_v), (mean_r, mean_v) = found.mean(axis=1).tolist(), means.mean(axis=1).tolist()
         return Errors(error_r, error_v, mean_r, mean_v, by_element)
 
     return errors
 
 
-def check_fits(config: ModelConfig, data: datasets.Dataset) -> None:
-    """Raises ValueError for data at another Δt than the model's, of other elements or masses."""
+def as_dict(errors: Errors) -> dict[str, float]:
+    """Errors by their names in JSON."""
+    by_element = errors.velocity_percent_by_element.items()
+    return {
+        "displacement_mae_A": errors.displacement_mae,
+        "displacement_mae_relative_percent": errors.displacement_percent,
+        "velocity_mae_A_per_fs": errors.velocity_mae,
+        "velocity_mae_relative_percent": errors.velocity_percent,
+        **{f"velocity_mae_relative_percent_{element}": value for element, value in by_element},
+    }
+
+
+def describe(errors: Errors, time_step_fs: float) -> str:
+    """One line for people."""
+    by_element = ", ".join(f"{element} {value:.2f}" for element, value in errors.velocity_percent_by_element.items())
+    return (
+        f"Δt {time_step_fs:g} fs; MAE Δr {errors.displacement_mae * 1e5:.2f}e-5 Å "
+        f"({errors.displacement_percent:.2f} %), "
+        f"v {errors.velocity_mae * 1e5:.2f}e-5 Å/fs ({errors.velocity_percent:.2f} %; {by_element} %)"
+    )
+
+
+def check_fits(config: ModelConfig, data: PairSets) -> None:
+    """Raises ValueError for pairs at another Δt than the model's, of other elements or masses."""
     if abs(data.time_step_fs - config.time_step_fs) > 1e-6:
         raise ValueError(f"the data have Δt = {data.time_step_fs:g} fs, the model {config.time_step_fs:g} fs")
-    trajcast.check_system(config, data.system)
+    model.check_system(config, data.system)
 
 
 def single(system: System) -> System:

@@ -19,7 +19,7 @@ def schedule(training: Training, n_steps: int) -> optax.Schedule:
 
 
 def make(training: Training, n_steps: int) -> optax.GradientTransformation:
-    """Clipping, then Muon, Adam (with AMSGrad) or AdamW at the rates of `schedule`.
+    """Clipping, then Muon or Adam (with AMSGrad) at the rates of `schedule`.
 
     The decay of the weights fades with the rate (Defazio 2025, doi:10.48550/arXiv.2506.02285).  With a constant one,
     the last steps end where it balances the gradient, not where the gradient vanishes: predictions are too small by a
@@ -30,8 +30,6 @@ def make(training: Training, n_steps: int) -> optax.GradientTransformation:
     decay: Any = lambda step: training.weight_decay * rates(step) / training.learning_rate  # noqa: E731
     if training.optimizer == "muon":
         rule = optax.contrib.muon(rates, weight_decay=decay, adam_b2=0.99)
-    elif training.optimizer == "adamw":
-        rule = optax.adamw(rates, weight_decay=decay)
     else:
         rule = optax.amsgrad(rates)
     return optax.chain(optax.clip_by_global_norm(training.clip_norm), rule)

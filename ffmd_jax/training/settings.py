@@ -11,32 +11,27 @@ class Training:
     Attributes:
         epochs: Passes over the training pairs.
         batch_size: Pairs per optimizer step, on all devices together; small batches win on CPU.
-        optimizer: muon (matrices by Muon, the rest by Adam), adam (with AMSGrad, as in the paper) or adamw.
+        optimizer: muon (matrices by Muon, the rest by Adam) or adam (with AMSGrad, as in the paper).
         learning_rate: Peak learning rate, after warm-up.  Twice as much may give smaller errors; Adam wants a tenth.
         schedule: cosine: decay to zero over all epochs.  plateau: the rate falls by --plateau-factor whenever
             --plateau-patience epochs have passed without a better validation error.
         plateau_factor: What the learning rate is multiplied by at a plateau; as in the paper.
         plateau_patience: Epochs without a better validation error that make a plateau; as in the paper.
-        weight_decay: Decoupled decay, of the matrices under Muon, of all weights under AdamW, per unit of learning
-            rate at its peak; it fades with the rate.  Without it weights grow without bound, and the network explodes
+        weight_decay: Decoupled decay of the matrices under Muon, per unit of learning rate at its peak; it fades with
+            the rate.  Without it weights grow without bound, and the network explodes
             on rare configurations that a small validation error does not show.
         warmup_steps: Steps of linear warm-up.
         clip_norm: Largest global norm of the gradient.
         ema_decay: Decay of the moving average of the weights, which is what is validated and exported.
-        noise: Gaussian noise on the state that a pair starts from, in units of the RMS displacement (positions) and
-            velocity (velocities); the end stays, so that the network learns to come back.
-        push_forward: Start pairs of 0 … this many steps of the network's own before, drawn for each, so that the
-            network learns to come back from its own errors.  Needs training pairs that follow each other in time.
         mass_weighting: Weigh squared errors by the atoms' masses, as kinetic energy does, so that heavy atoms count as
             much as light, fast ones.  Without it, as in the paper, the loss is that of hydrogen, where there is any.
-        kinetic_energy_penalty: Weight, in the loss, of the squared relative error of the total kinetic energy.
         time_reversal: Train half of the steps on the reversed pair, (r', −v') → (r, −v).
         seed: Of weights and data order.
     """
 
     epochs: int = 100
     batch_size: int = 2
-    optimizer: Literal["muon", "adam", "adamw"] = "muon"
+    optimizer: Literal["muon", "adam"] = "muon"
     learning_rate: float = 0.04
     schedule: Literal["cosine", "plateau"] = "cosine"
     plateau_factor: float = 0.8
@@ -45,26 +40,21 @@ class Training:
     warmup_steps: int = 200
     clip_norm: float = 1.0
     ema_decay: float = 0.999
-    noise: float = 0.0
-    push_forward: int = 0
     mass_weighting: bool = True
-    kinetic_energy_penalty: float = 0.0
     time_reversal: bool = True
     seed: int = 0
 
     def __post_init__(self):
         if min(self.epochs, self.batch_size) < 1 or not self.learning_rate > 0:
             raise ValueError("epochs, batch_size and learning_rate must be positive")
-        if self.optimizer not in ("muon", "adam", "adamw"):
-            raise ValueError(f"the optimizer must be muon, adam or adamw, not {self.optimizer}")
+        if self.optimizer not in ("muon", "adam"):
+            raise ValueError(f"the optimizer must be muon or adam, not {self.optimizer}")
         if self.schedule not in ("cosine", "plateau"):
             raise ValueError(f"the schedule must be cosine or plateau, not {self.schedule}")
         if not 0 < self.plateau_factor < 1 or self.plateau_patience < 1:
             raise ValueError("plateau_factor must lie between 0 and 1, plateau_patience be at least 1")
-        if self.push_forward < 0:
-            raise ValueError("push_forward must not be negative")
-        if not min(self.noise, self.kinetic_energy_penalty, self.weight_decay) >= 0:
-            raise ValueError("noise, kinetic_energy_penalty and weight_decay must not be negative")
+        if not self.weight_decay >= 0:
+            raise ValueError("weight_decay must not be negative")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,216 @@
+"""The functions of ``import ffmd_jax as ffmd``; the command line calls the same."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ffmd_jax.core import progress as bars
+from ffmd_jax.data import dataset as datasets
+from ffmd_jax.data import dataset_file
+from ffmd_jax.data import pairs as pair_sets
+from ffmd_jax.data.dataset_file import Dataset
+from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
+from ffmd_jax.formats import Hints, trajectory
+from ffmd_jax.formats.trajectory import Trajectory
+from ffmd_jax.models import model_files
+from ffmd_jax.models.config import SMALL, Architecture
+from ffmd_jax.models.model import Model
+from ffmd_jax.reference import sets
+from ffmd_jax.simulation.simulate import simulate
+from ffmd_jax.training import losses, runs
+from ffmd_jax.training.losses import Errors
+from ffmd_jax.training.settings import Training
+
+__all__ = ["evaluate", "load", "make_dataset", "read", "reference", "simulate", "train"]
+
+_NO_HINTS = Hints()
+
+
+def load(model: str | Path) -> Model:
+    """A model: a folder, or the name of a shipped one ("paracetamol", "quartz", "water").
+
+    Raises:
+        FileNotFoundError: no such model.
+        ValueError: a damaged file, or weights that do not fit the configuration.
+    """
+    return model_files.load(model)
+
+
+def read(path: str | Path, *, every: int = 1, **hints: Any) -> Trajectory:
+    """The trajectory in a file; every ``every``-th frame from the first.
+
+    Args:
+        path: H5MD, LAMMPS dumps, what ASE or MDAnalysis read; ``run.h5:2`` is replica 2 of a file with several.
+        hints: what the file leaves unstated, by the names of `formats.Hints`, for example ``frame_interval_fs=10``.
+
+    Raises:
+        ValueError: one line that names the file and what is wrong with it.
+    """
+    return trajectory.read(path, every=every, hints=Hints(**hints))
+
+
+def make_dataset(
+    files: str | Path | Sequence[str | Path | Trajectory],
+    time_step_fs: float,
+    *,
+    stride_fs: float | None = None,
+    n_train: int | None = None,
+    n_test: int | None = None,
+    hints: Hints = _NO_HINTS,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Dataset:
+    """A dataset of NVE trajectories of the same atoms, split by run; as ``ffmd dataset``, whose help says more.
+
+    Args:
+        files: paths, a pattern such as ``"run*.extxyz"``, or trajectories in memory.
+        time_step_fs: Δt of the pairs, fs; a multiple of the frame interval.
+        stride_fs: between the starts of two pairs, fs (default: Δt).
+        n_train: pairs to train on, evenly chosen (default: all).
+        n_test: pairs to validate on, and to test on (default: all).
+        hints: what the files leave unstated.
+        out: HDF5 file to write.
+        overwrite: replace an existing file.
+        progress: show a bar.
+
+    Raises:
+        ValueError: one line that names the file and the inconsistent quantity.
+    """
+    given = list(files) if not isinstance(files, str | Path) else _matching(files)
+    if given and all(isinstance(one, Trajectory) for one in given):
+        found = datasets.make(given, time_step_fs, stride_fs)  # type: ignore[arg-type]
+    else:
+        paths = [Path(one) for one in given]  # type: ignore[arg-type]
+
+        def show(items):
+            return bars.counted(items, "reading", "files") if progress else iter(items)
+
+        found = datasets.from_files(paths, time_step_fs, stride_fs, hints, show)
+    found = datasets.thinned(found, n_train, n_test)
+    if out is not None:
+        datasets.write(out, found, overwrite=overwrite)
+    return found
+
+
+def _matching(pattern: str | Path) -> list[Path]:
+    """The files of a pattern, sorted; a path without wildcards is itself."""
+    path = Path(pattern)
+    if not any(sign in str(pattern) for sign in "*?["):
+        return [path]
+    found = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)) if path.anchor else str(path)))
+    if not found:
+        raise FileNotFoundError(f"no file matches {pattern}")
+    return found
+
+
+def train(
+    data: Dataset | str | Path,
+    out: str | Path,
+    *,
+    training: Training = Training(),  # noqa: B008  # a frozen record
+    architecture: Architecture = SMALL,
+    time_step_fs: float | None = None,
+    init: str | Path | None = None,
+    tensorboard: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Model:
+    """Trains a model into the folder ``out`` and returns it; as ``ffmd train``, whose help says more.
+
+    Args:
+        data: a dataset of one system, or its file.
+        training: epochs, batch size, learning rate ….
+        architecture: sizes of the network; first of all try other cutoffs.
+        time_step_fs: Δt of the model, fs (default: the dataset's).
+        init: model to start from: its weights, scales and sizes (fine-tuning).
+        resume: continue the training in ``out``.
+        overwrite: replace an existing model folder.
+        progress: show bars.
+    """
+    out = Path(out)
+    runs.check_folder(out, training, architecture, resume, overwrite)
+    used = data if isinstance(data, Dataset) else dataset_file.read(data)
+    return runs.run(
+        used, out, training, architecture, time_step_fs=time_step_fs, init=init, tensorboard=tensorboard,
+        resume=resume, overwrite=overwrite, source="" if isinstance(data, Dataset) else str(data), progress=progress,
+    )  # fmt: skip
+
+
+def evaluate(model: Model | str | Path, data: Dataset | str | Path, *, reversible: bool = False) -> Errors:
+    """Mean absolute errors of one step on the test pairs of a dataset, at the model's Δt.
+
+    Args:
+        reversible: of the time-symmetrised step.
+
+    Raises:
+        ValueError: data of other elements or masses, or whose frames are not the model's Δt apart.
+    """
+    used = model if isinstance(model, Model) else model_files.load(model)
+    read_in = data if isinstance(data, Dataset) else dataset_file.read(data)
+    sets_of_pairs = pair_sets.form(read_in)
+    return losses.evaluate(used.config, used.params, sets_of_pairs, sets_of_pairs.test, reversible)
+
+
+def reference(
+    system: str,
+    out: str | Path,
+    *,
+    ensemble: Ensemble = NVE(),
+    temperature_K: float = 300.0,
+    length_ps: float = 20.0,
+    frame_fs: float = 10.0,
+    runs: int = 1,
+    start: Any = None,
+    calculator: Any = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> list[Path]:
+    """Makes reference trajectories, to train on and to compare with; as ``ffmd reference``, whose help says more.
+
+    Args:
+        system: a prepared system (quartz, water, paracetamol, silicon, argon), or "ase".
+        out: H5MD file; of several runs, ``out_0.h5``, ``out_1.h5``, ….
+        ensemble: NVE(), or NVT(…) with CSVR.
+        temperature_K: of the start states of NVE runs, K.
+        length_ps: of each run, ps.
+        frame_fs: interval of the stored frames, fs.
+        runs: independent runs.
+        start: for "ase": structure to start from, ``ase.Atoms`` or a file.
+        calculator: for "ase": a function without arguments that makes an ASE calculator, so that every run has its own;
+            or its name, ``module:Class``.
+        resume: keep finished files of this set and continue.
+        overwrite: replace existing files.
+        progress: show bars.
+        options: further settings of `reference.sets.Settings`, for example ``seed=1`` or ``repeat=(2, 2, 2)``.
+
+    Returns:
+        the files.
+    """
+    from ffmd_jax.reference import ase_engine
+
+    kelvin = ensemble.temperature_K if isinstance(ensemble, NVT) else temperature_K
+    bath = {}
+    if isinstance(ensemble, NVT):
+        if ensemble.thermostat != "csvr" or ensemble.end_K is not None:
+            raise ValueError("reference runs have CSVR at one temperature")
+        bath = {"ensemble": "nvt", "friction_tau_fs": ensemble.friction_tau_fs}
+        bath |= {} if ensemble.tau_fs is None else {"tau_fs": ensemble.tau_fs}
+    engine, named = None, {}
+    if system == "ase" and (callable(calculator) or hasattr(start, "get_positions")):
+        make = calculator if callable(calculator) else ase_engine.make_calculator(str(calculator), {})
+        atoms = start.copy() if hasattr(start, "get_positions") else ase_engine.read_atoms(Path(start))
+        name = getattr(calculator, "__name__", str(calculator))
+        engine = ase_engine.engine(name, atoms, make, options.get("dt"), options.get("forces", False))
+        named = {"calculator": name}
+    elif system == "ase":
+        named = {"calculator": calculator, "start": None if start is None else Path(start)}
+    settings = sets.Settings(
+        temperature=kelvin, length_ps=length_ps, frame_fs=frame_fs, runs=runs, **bath, **named, **options
+    )
+    return sets.produce(
+        system, Path(out), settings, resume=resume, overwrite=overwrite, engine=engine, progress=progress
+    )

@@ -1,0 +1,148 @@
+"""Ensembles: the only owners of temperature, relaxation times, friction and temperature ramps.
+
+The thermostat, its schedule, the limits of the monitors, the bath of a fallback and what files say are derived from
+the record here.  Records are pytrees: their numbers are arguments of compiled programs, so that a run at another
+temperature compiles nothing.
+"""
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ffmd_jax.core.state import Array, State, System
+from ffmd_jax.dynamics import thermostat as thermostats
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class NVE:
+    """Constant energy: no thermostat."""
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["temperature_K", "tau_fs", "friction_tau_fs", "end_K"],
+    meta_fields=["thermostat"],
+)
+@dataclasses.dataclass(frozen=True)
+class NVT:
+    """Constant temperature.
+
+    Attributes:
+        temperature_K: K; of replicas, one or one each.
+        tau_fs: relaxation time of the thermostat, fs; None: 10 steps.
+        thermostat: "csvr" rescales all velocities, "langevin" acts on each atom.
+        friction_tau_fs: relaxation time 1/γ, fs, of Langevin friction and noise besides CSVR; None: none.
+        end_K: temperature at the end of the run, K, to which it changes linearly; None: it stays.
+
+    Raises:
+        ValueError: a negative temperature, a time that is not positive, or friction on top of "langevin".
+    """
+
+    temperature_K: Any = 300.0
+    tau_fs: Any = None
+    thermostat: Literal["csvr", "langevin"] = "csvr"
+    friction_tau_fs: Any = None
+    end_K: Any = None
+
+    def __post_init__(self):
+        numbers = (self.temperature_K, self.end_K, self.tau_fs, self.friction_tau_fs)
+        if not all(isinstance(leaf, int | float | np.number | np.ndarray) for leaf in jax.tree.leaves(numbers)):
+            return  # inside a program; checked when the record was made
+        if self.thermostat not in ("csvr", "langevin"):
+            raise ValueError(f"the thermostat must be csvr or langevin, not {self.thermostat}")
+        for name in ("temperature_K", "end_K"):
+            given = getattr(self, name)
+            if given is not None and not np.all(np.asarray(given) >= 0):
+                raise ValueError(f"{name} must not be negative, nor NaN: {given}")
+        for name in ("tau_fs", "friction_tau_fs"):
+            given = getattr(self, name)
+            if given is not None and not given > 0:
+                raise ValueError(f"{name} must be positive, not {given}")
+        if self.thermostat == "langevin" and self.friction_tau_fs is not None:
+            raise ValueError("langevin has friction already; its relaxation time is tau_fs")
+
+
+Ensemble = NVE | NVT
+
+
+def complete(ensemble: Ensemble, time_step_fs: float) -> Ensemble:
+    """The ensemble with its defaults for steps of ``time_step_fs``, and plain floats; infinite friction is none."""
+    if isinstance(ensemble, NVE):
+        return ensemble
+    kelvin = ensemble.temperature_K
+    friction = ensemble.friction_tau_fs
+    return dataclasses.replace(
+        ensemble,
+        temperature_K=float(kelvin) if np.ndim(kelvin) == 0 else tuple(float(one) for one in kelvin),
+        tau_fs=10.0 * time_step_fs if ensemble.tau_fs is None else float(ensemble.tau_fs),
+        friction_tau_fs=None if friction is None or np.isinf(friction) else float(friction),
+        end_K=None if ensemble.end_K is None else float(ensemble.end_K),
+    )
+
+
+def name(ensemble: Ensemble) -> str:
+    """As files have it: nve or nvt."""
+    return type(ensemble).__name__.lower()
+
+
+def temperature(ensemble: Ensemble, progress: Array | float = 0.0) -> Any:
+    """Target, K, after the part ``progress`` of the run, 0 … 1; ``[n_replicas]`` if each has its own; NVE: NaN."""
+    if isinstance(ensemble, NVE):
+        return jnp.nan
+    begin = ensemble.temperature_K
+    begin = jnp.asarray(begin) if isinstance(begin, tuple) else begin
+    return begin if ensemble.end_K is None else begin + (ensemble.end_K - begin) * progress
+
+
+def hottest(ensemble: Ensemble) -> float | None:
+    """The highest target of the run and its replicas, K; None: no target."""
+    if isinstance(ensemble, NVE):
+        return None
+    return float(max(np.max(ensemble.temperature_K), ensemble.end_K or 0.0))
+
+
+def at(ensemble: Ensemble, progress: float) -> Ensemble:
+    """The ensemble of constant temperature that a run has after the part ``progress``, 0 … 1."""
+    if isinstance(ensemble, NVE):
+        return ensemble
+    return dataclasses.replace(ensemble, temperature_K=float(temperature(ensemble, progress)), end_K=None)
+
+
+def apply(
+    ensemble: Ensemble, key: Array, system: System, state: State, temperature_K: Array | float, interval_fs: float
+) -> State:
+    """The state after the thermostat acted for ``interval_fs``; friction acts after CSVR.
+
+    CSVR holds the temperature and weak friction spreads the kinetic energy: a motion whose energy a propagator feeds at
+    a rate r is too hot by a factor 1/(1 − r τ/2), τ that of the friction, if nothing else couples it to the others.
+    Each leaves the canonical ensemble as it is, so both together do.
+    """
+    if isinstance(ensemble, NVE):
+        return state
+    act = {"csvr": thermostats.csvr, "langevin": thermostats.langevin}[ensemble.thermostat]
+    if ensemble.friction_tau_fs is None:
+        return act(key, system, state, temperature_K, ensemble.tau_fs, interval_fs)
+    key_bath, key_friction = jax.random.split(key)
+    state = act(key_bath, system, state, temperature_K, ensemble.tau_fs, interval_fs)
+    return thermostats.langevin(key_friction, system, state, temperature_K, ensemble.friction_tau_fs, interval_fs)
+
+
+def metadata(ensemble: Ensemble) -> dict[str, Any]:
+    """What a trajectory file says about the ensemble, JSON-able; the temperature only where it is one constant."""
+    if isinstance(ensemble, NVE):
+        return {"ensemble": "nve", "temperature_K": None, "temperature_end_K": None, "thermostat": None,
+                "tau_fs": None, "friction_tau_fs": None}  # fmt: skip
+    constant = ensemble.end_K is None and not isinstance(ensemble.temperature_K, tuple)
+    return {
+        "ensemble": "nvt",
+        "temperature_K": ensemble.temperature_K if constant else None,
+        "temperature_end_K": ensemble.end_K,
+        "thermostat": ensemble.thermostat,
+        "tau_fs": ensemble.tau_fs,
+        "friction_tau_fs": ensemble.friction_tau_fs,
+    }

@@ -1,0 +1,126 @@
+"""The record of a model, which systems it is for, and the propagator that it gives."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ffmd_jax.core import neighbors
+from ffmd_jax.core.state import Propagate, State, System, cast, is_isolated
+from ffmd_jax.models import radial_tables, trajcast
+from ffmd_jax.models.config import Calibration, ModelConfig
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Model:
+    """A trained network.
+
+    Attributes:
+        config: all that must be known to use the weights.
+        params: weights, as stored.
+        calibration: what the monitors of rollouts go by; None: not calibrated, and fewer of them work.
+        name: folder, or name of a shipped model.
+        kind: of the network: "propagator".
+    """
+
+    config: ModelConfig
+    params: Any
+    calibration: Calibration | None = None
+    name: str = ""
+    kind: str = "propagator"
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name or 'without a name'}: {', '.join(' '.join(row) for row in describe(self))}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{what}</th><td>{value}</td></tr>" for what, value in describe(self))
+        return f"<table><caption>Model {self.name}</caption>{rows}</table>"
+
+
+def describe(model: Model) -> list[tuple[str, str]]:
+    """What the model is, in words: pairs of a name and a value with its unit."""
+    config, sizes = model.config, model.config.architecture
+    n_weights = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(model.params))
+    return [
+        ("elements", " ".join(symbols(config.elements))),
+        ("Δt", f"{config.time_step_fs:g} fs"),
+        ("cutoff", f"{sizes.cutoff:g} Å"),
+        ("weights", f"{n_weights:,}"),
+        ("layers", f"{sizes.layers}"),
+        ("trained on", "isolated molecules" if config.isolated else "periodic cells"),
+        ("monitors", "calibrated" if model.calibration is not None else "not calibrated"),
+    ]
+
+
+def symbols(elements) -> list[str]:
+    """Chemical symbols of atomic numbers."""
+    from ase.data import chemical_symbols
+
+    return [chemical_symbols[int(z)] for z in elements]
+
+
+def propagator(model: Model, dtype: Any = jnp.float32, *, tables: bool = True, reversible: bool = False) -> Propagate:
+    """One step of the model, in the precision ``dtype``.
+
+    Args:
+        tables: read the radial networks from tables; False: compute them in every step.
+        reversible: time-symmetrised steps, see `propagators.reversible`; three times the cost.
+    """
+    params = radial_tables.tabulate(model.config, model.params) if tables else model.params
+    return trajcast.make_propagate(model.config, cast(params, dtype), reversible=reversible)
+
+
+def isolate(config: ModelConfig, system: System, state: State) -> tuple[System, State]:
+    """The same molecule without its box, for a model of isolated molecules; anything else as it is.
+
+    Structure files often put a molecule into a periodic box.  The box is dropped if it does nothing: once
+    molecules are joined across the boundary, no atom may see another one through it.  Molecules that are
+    farther apart than the cutoff stay where the file has their first atoms.
+
+    Raises:
+        ValueError: an atom sees a periodic image within the cutoff.
+    """
+    if not config.isolated or is_isolated(system):
+        return system, state
+    search = neighbors.plan(system, state, config.architecture.cutoff)
+    build = jax.jit(lambda state: neighbors.build(search, system, state).graph)
+    graph = jax.tree.map(np.asarray, build(cast(state, jnp.result_type(float))))
+    images, seen = np.zeros((len(system.species), 3), int), set()
+    for first in range(len(images)):
+        waiting = [] if first in seen else [first]
+        seen.update(waiting)
+        while waiting:
+            i = waiting.pop()
+            for j, shift in zip(graph.senders[i][graph.mask[i]], graph.shifts[i][graph.mask[i]], strict=True):
+                if int(j) not in seen:
+                    images[j] = images[i] + shift
+                    seen.add(int(j))
+                    waiting.append(int(j))
+    if np.any((images[graph.senders] - images[:, None] != graph.shifts)[graph.mask]):
+        raise ValueError(
+            "the model is for isolated molecules, but atoms see periodic "
+            f"images within its cutoff of {config.architecture.cutoff:g} Å"
+        )
+    whole = state._replace(positions=state.positions + images @ state.cell)
+    return dataclasses.replace(system, pbc=(False, False, False)), whole
+
+
+def check_system(config: ModelConfig, system: System) -> None:
+    """Raises ValueError if the model was not made for these elements, masses or boundary conditions."""
+    unknown = sorted(set(np.asarray(system.species).tolist()) - set(config.elements))
+    known = ", ".join(symbols(config.elements))
+    if unknown:
+        names = ", ".join(symbols(unknown))
+        raise ValueError(f"the structure holds {names}, which the model does not know; it was trained on {known}")
+    expected = np.asarray(config.masses)[np.searchsorted(config.elements, system.species)]
+    wrong = np.abs(np.asarray(system.masses) - expected) > 1e-2 * expected
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise ValueError(
+            f"atom {i} ({symbols([system.species[i]])[0]}) has mass {system.masses[i]:.4g} u, "
+            f"the model was trained with {expected[i]:.4g} u"
+        )
+    if config.isolated and not is_isolated(system):
+        raise ValueError("the model is for isolated molecules, not periodic cells")

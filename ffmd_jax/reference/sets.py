@@ -1,0 +1,205 @@
+"""Sets of reference runs: what determines them, and how they are made."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from ffmd_jax.core import files as outputs
+from ffmd_jax.core import units
+from ffmd_jax.dynamics.ensemble import NVE, NVT
+from ffmd_jax.reference import production, runs, systems
+from ffmd_jax.reference.engine import ReferenceEngine
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What determines the trajectories.
+
+    Attributes:
+        ensemble: nve, or nvt with a CSVR thermostat.
+        temperature: Temperature of the start states and of nvt, K.
+        length_ps: Length of each production run, ps.
+        frame_fs: Interval of the stored frames, fs; a multiple of the time step.
+        runs: Independent production runs; more than one writes ref_0.h5, ref_1.h5, … for --out ref.h5.
+        spacing_ps: Smallest time between two start states in the run that they are taken from, ps.
+        equilibrate_ps: Equilibration before the first start state, ps.
+        equilibrate_with: Heat bath of equilibration and start states, τ = 100 fs.
+        tau_fs: Relaxation time of the thermostat in nvt, fs.
+        friction_tau_fs: Relaxation time 1/γ of Langevin friction and noise besides, in nvt, fs, as of ffmd rollout.
+        dt: Time step of the integrator, fs (default: the system's; quartz, silicon 1, water, paracetamol 0.5, argon 4;
+            ase 0.5 with hydrogen, else 1).
+        repeat: Unit cells along each lattice vector (default: quartz 3 3 2, silicon 2 2 2, argon 3 3 3).
+        molecules: Molecules of water (default: 64).
+        calculator: ase: module:Class, or module:function that returns a calculator.
+        calculator_args: ase: its arguments, key=value,key=value.
+        start: ase: structure to start from, any file that ASE reads; its cell and periodic directions are kept.
+        forces: Store the forces, too, for potentials to be trained on them.
+        seed: Seed of velocities and thermostats.
+    """
+
+    ensemble: Literal["nve", "nvt"] = "nve"
+    temperature: Annotated[float, tyro.conf.arg(metavar="K")] = 300.0
+    length_ps: float = 20.0
+    frame_fs: float = 10.0
+    runs: int = 1
+    spacing_ps: float = 1.0
+    equilibrate_ps: float = 5.0
+    equilibrate_with: Literal["langevin", "csvr"] = "langevin"
+    tau_fs: float = 100.0
+    friction_tau_fs: float | None = None
+    dt: float | None = None
+    repeat: tuple[int, int, int] | None = None
+    molecules: int | None = None
+    calculator: str | None = None
+    calculator_args: str = ""
+    start: Path | None = None
+    forces: bool = False
+    seed: int = 0
+
+
+def produce(
+    system: str,
+    out: Path,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    engine: ReferenceEngine | None = None,
+    progress: bool = True,
+    say: Any = lambda text: None,
+) -> list[Path]:
+    """Makes the runs that are not there yet, in double precision; returns their files.
+
+    Args:
+        system: a prepared system, or "ase".
+        out: H5MD file; of several runs, ``out_0.h5``, ``out_1.h5``, ….
+        resume: keep finished files of this set and continue with the first missing one.
+        overwrite: replace existing files.
+        engine: what makes the MD, instead of one made from ``system`` and ``settings``.
+        progress: show bars.
+        say: called with lines about what is finished.
+
+    Raises:
+        ValueError: settings that make no sense, or other ones than those of the files there; a time step that does not
+            conserve energy.
+    """
+    with jax.enable_x64(True):
+        files, starts_file = _files(out, settings.runs), out.with_name(f"{out.stem}_starts.npz")
+        if resume and overwrite:
+            raise ValueError("--resume keeps finished files and --overwrite replaces them: say one")
+        if not resume:
+            _check_absent(files, starts_file, overwrite)
+        _check_settings(settings)
+        engine = _engine(system, settings) if engine is None else engine
+        every = _every(system, settings, engine.dt)
+        facts = _facts(system, settings, engine)
+        for file in (*files, starts_file):
+            if resume:
+                runs.check_same(file, facts)
+            else:
+                outputs.remove(file)
+        nvt = settings.ensemble == "nvt"
+        plan = runs.Plan(
+            engine=engine,
+            n_frames=round(settings.length_ps * units.PS / settings.frame_fs),
+            every=every,
+            ensemble=NVT(settings.temperature, settings.tau_fs, friction_tau_fs=settings.friction_tau_fs)
+            if nvt
+            else NVE(),
+            temperature_K=settings.temperature,
+            equilibrate_fs=settings.equilibrate_ps * units.PS,
+            equilibrate_with=settings.equilibrate_with,
+            spacing_fs=settings.spacing_ps * units.PS,
+            seed=settings.seed,
+            facts=facts,
+            progress=progress,
+            say=say,
+        )
+        runs.produce_missing(plan, files, starts_file)
+        return files
+
+
+def _check_absent(files: list[Path], starts_file: Path, overwrite: bool) -> None:
+    for file in files:
+        outputs.check_output(file, overwrite)
+    if starts_file.exists() and not overwrite:
+        raise FileExistsError(
+            f"{starts_file} belongs to an unfinished set of runs; --resume continues it, --overwrite starts anew"
+        )
+
+
+def _files(out: Path, runs: int) -> list[Path]:
+    return [out] if runs == 1 else [out.with_name(f"{out.stem}_{i}{out.suffix}") for i in range(runs)]
+
+
+def _check_settings(settings: Settings) -> None:
+    """Raises ValueError for settings that make no sense for any system."""
+    if settings.runs < 1:
+        raise ValueError(f"--runs must be at least 1, not {settings.runs}")
+    if not settings.spacing_ps >= 0.1:
+        raise ValueError("--spacing-ps must be at least 0.1: start states closer than that are not independent")
+    for name in ("temperature", "equilibrate_ps", "tau_fs"):
+        if not getattr(settings, name) > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, not {getattr(settings, name)}")
+    if settings.friction_tau_fs is not None and not (settings.friction_tau_fs > 0 and settings.ensemble == "nvt"):
+        raise ValueError("--friction-tau-fs must be positive, and is of --ensemble nvt")
+    if settings.dt is not None and not settings.dt > 0:
+        raise ValueError(f"--dt must be positive, not {settings.dt}")
+
+
+def _engine(system: str, settings: Settings) -> ReferenceEngine:
+    """What runs the MD."""
+    if system == "ase":
+        return _ase_engine(settings)
+    if settings.calculator or settings.calculator_args or settings.start:
+        raise ValueError(f"--calculator, --calculator-args and --start belong to the system ase, not to {system}")
+    if system not in systems.SYSTEMS:
+        raise ValueError(f"unknown system '{system}'; choose one of {', '.join(systems.SYSTEMS)}, or ase")
+    prepared = systems.get(system, settings.repeat, settings.molecules)
+    return production.engine(prepared if settings.dt is None else prepared._replace(dt=settings.dt), settings.forces)
+
+
+def _ase_engine(settings: Settings) -> ReferenceEngine:
+    from ffmd_jax.reference import ase_engine
+
+    if settings.calculator is None or settings.start is None:
+        raise ValueError("the system ase needs --calculator module:Class and --start structure")
+    if settings.repeat or settings.molecules:
+        raise ValueError("the system ase takes its size from --start: no --repeat or --molecules")
+    if settings.friction_tau_fs is not None:
+        raise ValueError("the system ase has no friction besides CSVR: no --friction-tau-fs")
+    atoms = ase_engine.read_atoms(settings.start)
+    arguments = ase_engine.parse_arguments(settings.calculator_args)
+    make = ase_engine.make_calculator(settings.calculator, arguments)
+    return ase_engine.engine(settings.calculator, atoms, make, settings.dt, settings.forces)
+
+
+def _every(system: str, settings: Settings, dt: float) -> int:
+    """Steps between two frames."""
+    every = round(settings.frame_fs / dt)
+    if every < 1 or abs(every * dt - settings.frame_fs) > 1e-9 * settings.frame_fs:
+        raise ValueError(f"--frame-fs {settings.frame_fs:g} is not a multiple of the time step of {system}, {dt:g} fs")
+    if round(settings.length_ps * units.PS / settings.frame_fs) < 1:
+        raise ValueError("--length-ps must hold at least one frame")
+    return every
+
+
+def _facts(system: str, settings: Settings, engine: ReferenceEngine) -> dict[str, Any]:
+    """All that determines the trajectories, JSON-able; the structure as a digest."""
+    digest = hashlib.sha256()
+    for values in (
+        *jax.tree.leaves(engine.system),
+        np.array(engine.system.pbc),
+        engine.state.positions,
+        engine.state.cell,
+    ):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    facts = {"system": system, **dataclasses.asdict(settings), "dt": engine.dt}
+    del facts["start"]
+    return json.loads(json.dumps(facts | {"start_structure": digest.hexdigest()[:16]}))

@@ -1,0 +1,254 @@
+"""The loop of a rollout: blocks of steps, alarms and what is done about them, a stop at any time."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ffmd_jax.core import progress as bars
+from ffmd_jax.core import units
+from ffmd_jax.core.state import Array, State, cast, take
+from ffmd_jax.dynamics import alarms as alarm_limits
+from ffmd_jax.dynamics import ensemble as ensembles
+from ffmd_jax.dynamics import monitors as monitor_limits
+from ffmd_jax.dynamics import recorder as recorders
+from ffmd_jax.dynamics import restart, rollout
+from ffmd_jax.dynamics.ensemble import Ensemble
+from ffmd_jax.dynamics.monitors import Alarm
+from ffmd_jax.models import model as models
+from ffmd_jax.models.model import Model
+from ffmd_jax.reference import fallback as fallbacks
+from ffmd_jax.simulation.result import Run
+from ffmd_jax.simulation.starts import Begin
+
+logger = logging.getLogger("ffmd_jax")
+
+_BLOCK_S = 5.0  # of wall time, at most: a stop waits for the end of a block
+
+
+class Plan(NamedTuple):
+    """A rollout; see `simulate`."""
+
+    model: Model
+    begin: Begin
+    ensemble: Ensemble
+    limits: alarm_limits.Limits | None
+    n_steps: int
+    every: int
+    on_alarm: str
+    check_every: int
+    fallback: tuple[fallbacks.Fallback, int] | None
+    dtype: Any
+    tables: bool
+    reversible: bool
+
+
+class Until(NamedTuple):
+    """When to end before the last step."""
+
+    asked: Callable[[], bool]
+    deadline: float | None
+
+    def over(self, coming_s: float) -> bool:
+        late = self.deadline is not None and time.monotonic() + coming_s > self.deadline
+        return late or self.asked()
+
+
+def _make_engine(plan: Plan, search: Any) -> rollout.Engine:
+    config, begin = plan.model.config, plan.begin
+    once = models.propagator(plan.model, plan.dtype, tables=plan.tables)
+    propagate = once
+    if plan.reversible:
+        propagate = models.propagator(plan.model, plan.dtype, tables=plan.tables, reversible=True)
+    monitor = None
+    if plan.limits is not None:
+        monitor = alarm_limits.monitor(once, plan.limits, plan.check_every, plan.on_alarm != "warn")
+    return rollout.Engine(
+        begin.system, cast(begin.state, plan.dtype), propagate, cutoff=config.architecture.cutoff,
+        time_step_fs=config.time_step_fs, every=plan.every, ensemble=plan.ensemble, ramp_steps=plan.n_steps,
+        select=True, monitor=monitor, wrap=True, replicas=begin.replicas, search=search,
+    )  # fmt: skip
+
+
+class _Progress:
+    """Where a rollout is: engine, carry and recorder."""
+
+    def __init__(self, plan: Plan, saved: restart.Saved | None, recorder: recorders.Recorder):
+        self.plan, self.recorder = plan, recorder
+        self.engine = _make_engine(plan, None if saved is None else saved.search)
+        self.carry = self.engine.start(cast(plan.begin.state, plan.dtype), plan.begin.key)
+        if saved is not None:
+            self.carry = restart.restore(saved, self.carry)
+            if not plan.begin.replicas and bool(self.carry.halted):
+                self.begin_anew(self.engine.state(self.carry), self.carry.key, self.step)
+        self.step_before = self.step
+
+    @property
+    def step(self) -> int:
+        return int(self.carry.step)
+
+    def begin_anew(self, state: State, key: Array, step: int) -> None:
+        """Continues from a state after a break, with the alarms so far."""
+        self.carry = self.engine.begin_anew(self.carry, state, key, step)
+
+    def save(self) -> None:
+        """Writes the restart file when all frames are in the file."""
+        self.recorder.wait()
+        self.recorder.save(self.carry, self.engine.search)
+
+    def alarms(self) -> list[list[Alarm]]:
+        """Those of each replica, in the order in which they came."""
+        plan = self.plan
+        if plan.limits is None:
+            return [[] for _ in self.recorder.n_frames]
+        record = jax.tree.map(np.asarray, self.carry.memory.record)
+        rows = [take(record, i) for i in range(plan.begin.replicas)] if plan.begin.replicas else [record]
+        return [monitor_limits.describe(row, plan.model.config, plan.begin.system) for row in rows]
+
+    def summary(self) -> dict[str, Any]:
+        """What the file says about alarms, JSON-able."""
+        plan, found = self.plan, [[alarm._asdict() for alarm in each] for each in self.alarms()]
+        n_replicas = plan.begin.replicas
+        if n_replicas:
+            said = ensembles.metadata(plan.ensemble)
+            kelvins = np.broadcast_to(getattr(plan.ensemble, "temperature_K", np.nan), (n_replicas,))
+            constant = said["thermostat"] is not None and said["temperature_end_K"] is None
+            of_each = {
+                str(i): {"temperature_K": float(kelvins[i]) if constant else None, "alarms": found[i]}
+                for i in range(n_replicas)
+            }
+            return {"replicas": n_replicas, "of_replicas": of_each}
+        watched = plan.limits is not None
+        return {"alarms": found[0] if watched else None, "fallback_frames": self.recorder.notes["fallback_frames"]}
+
+    def result(self, out: Path | None) -> Run:
+        """The run so far."""
+        plan, found = self.plan, self.alarms()
+        n_replicas, halted = plan.begin.replicas, np.atleast_1d(np.asarray(self.carry.halted))
+        alarms: Any = found if n_replicas else found[0]
+        return Run(
+            out, self.step, plan.model.config.time_step_fs, self.recorder.n_frames,
+            alarms if plan.limits is not None else None, bool(halted.all()),
+            tuple(np.flatnonzero(halted).tolist()) if n_replicas else (), self.step >= plan.n_steps,
+            self.recorder.notes["fallback_frames"], n_replicas, self.step_before,
+            tuple(self.recorder.trajectories()) if out is None else (),
+        )  # fmt: skip
+
+
+def produce(
+    plan: Plan,
+    facts: dict[str, Any],
+    metadata: dict[str, Any],
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    writing: dict[str, Any],
+    show: bool | Callable[[float, float], None],
+    until: Until,
+) -> Run:
+    """Runs the plan, or the rest of it."""
+    if out is None and resume:
+        raise ValueError("only a run in a file can be resumed: give out")
+    if resume and overwrite:
+        raise ValueError("resume continues a file and overwrite replaces it: say one")
+    if out is not None and out.exists() and not (resume or overwrite):
+        raise FileExistsError(f"{out} exists already; choose another, or say resume or overwrite")
+    saved = recorders.find(out, facts) if resume and out is not None else None
+    recorder = recorders.Recorder(
+        out, plan.begin.system, metadata, facts, replicas=plan.begin.replicas, options=writing, saved=saved,
+        overwrite=overwrite,
+    )  # fmt: skip
+    with recorder:
+        now = _Progress(plan, saved, recorder)
+        if now.step < plan.n_steps:
+            blocks = _shown(_blocks(now, until), plan, now.step, show)
+            try:
+                for _ in blocks:
+                    pass
+            except KeyboardInterrupt:
+                now.save()
+                raise KeyboardInterrupt(
+                    "Nothing is lost: resume continues it." if out is not None else "The run was in memory only."
+                ) from None
+            finally:
+                blocks.close()  # the bar ends before an error is printed
+                recorder.wait()
+                recorder.annotate(now.summary())
+        if np.all(now.carry.halted) and not any(recorder.n_frames):
+            recorder.discard()
+        return now.result(out)
+
+
+def _shown(blocks: Iterator[rollout.Block], plan: Plan, begin_step: int, show) -> Any:
+    """The blocks, with a progress bar or calls of a function."""
+    interval = plan.model.config.time_step_fs / units.PS
+    total, begin = plan.n_steps * interval, begin_step * interval
+    if show is True:
+        return bars.follow(blocks, total, f"force-free {ensembles.name(plan.ensemble).upper()}", begin)
+    if show is False:
+        return (block for block in blocks)
+    return _reported(blocks, total, show)
+
+
+def _reported(blocks: Iterator[rollout.Block], total: float, report: Callable[[float, float], None]) -> Iterator:
+    for block in blocks:
+        report(float(block.times[-1]) / units.PS, total)
+        yield block
+
+
+def _blocks(now: _Progress, until: Until) -> Iterator[rollout.Block]:
+    """Writes block after block, and yields them."""
+    plan, size, warned = now.plan, now.engine.block_frames, set()
+    while now.step < plan.n_steps:
+        started = time.monotonic()
+        left = (plan.n_steps - now.step) // plan.every
+        block = now.engine.advance(now.carry, min(left, size))
+        now.carry = block.carry
+        now.recorder.write(block, now.engine.search)
+        if len(block.times):
+            yield block
+        _log_alarms(now, warned)
+        if np.all(now.carry.halted):
+            if plan.on_alarm != "fallback":
+                break
+            yield from _fall_back(now)
+        took = time.monotonic() - started
+        size = int(np.clip(size * _BLOCK_S / max(took, 1e-3), 1, min(2 * size, now.engine.block_frames)))
+        if until.over(took):
+            break
+    now.save()
+
+
+def _fall_back(now: _Progress) -> Iterator[rollout.Block]:
+    """The reference for some frames from the last good state, then the model again."""
+    plan = now.plan
+    assert plan.fallback is not None
+    reference, n_steps = plan.fallback
+    left = (plan.n_steps - now.step) // plan.every
+    n_frames = min(left, -(-n_steps // plan.every))
+    key, key_reference = jax.random.split(now.carry.key)
+    ensemble = ensembles.at(plan.ensemble, now.step / plan.n_steps)
+    state = now.engine.state(now.carry)
+    whole = rollout.gather(fallbacks.run(reference, state, n_frames, plan.every, key_reference, ensemble))
+    times = (now.step // plan.every + 1 + np.arange(n_frames)) * plan.every * plan.model.config.time_step_fs
+    now.recorder.wait()
+    now.recorder.notes["fallback_frames"] += n_frames
+    now.begin_anew(take(whole.frames, -1), key, now.step + n_frames * plan.every)
+    unknown = {"round_trip_error": np.full(n_frames, np.nan)}
+    block = rollout.Block(whole.frames, times, unknown, now.carry)
+    now.recorder.write(block, now.engine.search, at_once=True)
+    yield block
+
+
+def _log_alarms(now: _Progress, warned: set) -> None:
+    """Logs each kind of alarm once, where the run continues."""
+    for i, found in enumerate(now.alarms()):
+        name = f"replica {i}: " if now.plan.begin.replicas else ""
+        for alarm in found:
+            if (i, alarm.kind) not in warned and (now.plan.begin.replicas or now.plan.on_alarm != "stop"):
+                logger.warning("%s%s (at %g fs)", name, alarm.text, alarm.time_fs)
+            warned.add((i, alarm.kind))

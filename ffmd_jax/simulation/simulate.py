@@ -1,0 +1,171 @@
+"""`simulate`: a rollout in one call."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ffmd_jax.dynamics import ensemble as ensembles
+from ffmd_jax.dynamics import monitors as monitor_limits
+from ffmd_jax.dynamics import restart, rollout
+from ffmd_jax.dynamics.ensemble import NVT, Ensemble
+from ffmd_jax.models import model_files
+from ffmd_jax.models.model import Model
+from ffmd_jax.reference import fallback as fallbacks
+from ffmd_jax.simulation import starts
+from ffmd_jax.simulation.loop import Plan, Until, produce
+from ffmd_jax.simulation.result import Run
+from ffmd_jax.simulation.starts import Begin, Start
+
+
+def simulate(
+    model: Model | str | Path,
+    start: Start,
+    *,
+    steps: int,
+    ensemble: Ensemble = NVT(),
+    every: int = 1,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    seed: int = 0,
+    replicas: int = 0,
+    reversible: bool = False,
+    velocities: Literal["if absent", "draw", "stored"] = "if absent",
+    draw_temperature_K: float | None = None,
+    fields: Sequence[str] = ("positions", "velocities"),
+    monitors: bool = True,
+    alarm_factor: float = monitor_limits.FACTOR,
+    check_every: int = 100,
+    on_alarm: Literal["stop", "warn", "fallback"] = "stop",
+    fallback: str | None = None,
+    fallback_args: dict[str, Any] | None = None,
+    fallback_steps: int = 20,
+    float64: bool = False,
+    tables: bool = True,
+    wall_clock_hours: float | None = None,
+    progress: bool | Callable[[float, float], None] = True,
+    stop: Callable[[], bool] | None = None,
+) -> Run:
+    """Runs force-free MD: the model steps the atoms from t to t + Δt, over and over.
+
+    A second call with the same shapes compiles nothing, at whatever temperature.
+
+    Args:
+        model: from `load`, or a folder, or the name of a shipped model.
+        start: a file (its last frame), ``ase.Atoms``, a pair (system, state), or a sequence of these: replicas.
+        steps: of Δt in all; a multiple of ``every``.
+        ensemble: NVE() or NVT(temperature_K, tau_fs=…, friction_tau_fs=…).
+        every: steps between two frames.
+        out: H5MD file to write; None: the trajectory stays in memory.
+        resume: continue the run in ``out``, to the same trajectory bit for bit; begin it if there is none.
+        overwrite: replace an existing file.
+        seed: of thermostat and drawn velocities; replica i has seed + i.
+        replicas: runs side by side in one program; 0: one run, or as many as ``start`` has entries.
+        reversible: time-symmetrised steps: smaller errors, no gains and losses of energy that add up, at three times
+            the cost; see `propagators.reversible`.
+        velocities: "if absent": drawn where the start has none; "draw": always; "stored": never.
+        draw_temperature_K: of drawn velocities (default: that of the ensemble).
+        fields: what to store of each frame: positions, velocities.
+        monitors: look at every step for what a failing model shows.
+        alarm_factor: alarm at this multiple of what the model showed on held-out data.
+        check_every: steps between two time-reversal checks, which cost one step each.
+        on_alarm: "stop" ends the run before the bad frame (`Run.alarms`), "warn" logs and continues, "fallback" hands
+            the last good state to a reference.
+        fallback: a prepared system, or ``module:Class`` of an ASE calculator.
+        fallback_args: keyword arguments of the calculator.
+        fallback_steps: Δt that the reference takes over for.
+        float64: compute in double precision.
+        tables: read radial networks from tables, or compute them in every step.
+        wall_clock_hours: stop and save after this time.
+        progress: a bar; or a function of the ps done and the ps in all; False: silent.
+        stop: asked after every block; True ends the run, which can be resumed.
+
+    Raises:
+        ValueError: what does not fit together, in one line.
+        KeyboardInterrupt: Ctrl-C; what was done is in ``out``.
+    """
+    with jax.enable_x64(True):
+        rollout.check_steps(steps, every)
+        _check_options(fields, check_every, alarm_factor, on_alarm, fallback, fallback_steps, monitors)
+        used = model if isinstance(model, Model) else model_files.load(model)
+        config = used.config
+        ensemble = ensembles.complete(ensemble, config.time_step_fs)
+        begin = starts.begin(used, start, ensemble, seed, replicas, velocities, draw_temperature_K)
+        limits = None
+        if monitors:
+            limits = monitor_limits.limits(
+                config, used.calibration, begin.system, ensemble, alarm_factor, tables=tables
+            )
+        plan = Plan(
+            used, begin, ensemble, limits, steps, every, on_alarm, check_every,
+            _make_fallback(fallback, fallback_args, fallback_steps, used, begin, ensemble),
+            jnp.float64 if float64 else jnp.float32, tables, reversible,
+        )  # fmt: skip
+        options = {
+            "reversible": reversible, "velocities": velocities, "draw_temperature_K": draw_temperature_K,
+            "every": every, "fields": list(fields), "seed": seed, "replicas": begin.replicas, "monitors": monitors,
+            "alarm_factor": alarm_factor, "check_every": check_every, "fallback": fallback,
+            "fallback_args": fallback_args, "fallback_steps": fallback_steps, "float64": float64, "tables": tables,
+        }  # fmt: skip
+        facts = _facts(plan, options)
+        metadata = {
+            "source": "force-free", "model": used.name, **ensembles.metadata(ensemble), "reversible": reversible,
+            "time_step_fs": config.time_step_fs, "seed": seed, "settings": facts,
+        }  # fmt: skip
+        deadline = None if wall_clock_hours is None else time.monotonic() + 3600 * wall_clock_hours
+        return produce(
+            plan, facts, metadata, None if out is None else Path(out), resume, overwrite,
+            {"dtype": np.dtype(plan.dtype), "velocities": "velocities" in fields}, progress,
+            Until(stop or (lambda: False), deadline),
+        )  # fmt: skip
+
+
+def _check_options(fields, check_every, alarm_factor, on_alarm, fallback, fallback_steps, monitors) -> None:
+    if unknown := set(fields) - {"positions", "velocities"}:
+        raise ValueError(f"fields are positions and velocities, not {', '.join(sorted(unknown))}")
+    if "positions" not in fields:
+        raise ValueError("the fields to store must hold positions")
+    if check_every < 1 or not alarm_factor > 0:
+        raise ValueError("check_every and alarm_factor must be positive")
+    if on_alarm not in ("stop", "warn", "fallback"):
+        raise ValueError(f"on_alarm must be stop, warn or fallback, not {on_alarm}")
+    if on_alarm == "fallback" and (fallback is None or fallback_steps < 1 or not monitors):
+        raise ValueError("on_alarm = fallback needs a fallback, fallback_steps of at least 1, and monitors")
+    if fallback is not None and on_alarm != "fallback":
+        raise ValueError("a fallback is used with on_alarm = fallback")
+
+
+def _make_fallback(
+    name: str | None, arguments: dict[str, Any] | None, n_steps: int, model: Model, begin: Begin, ensemble: Ensemble
+):
+    if name is None:
+        return None
+    if begin.replicas:
+        raise ValueError("a fallback is for one run: no replicas")
+    if ":" in name and getattr(ensemble, "friction_tau_fs", None) is not None:
+        raise ValueError("an ASE calculator as fallback has no friction besides CSVR")
+    made = fallbacks.make(name, arguments or {}, begin.system, begin.state, model.config.time_step_fs)
+    return made, n_steps
+
+
+def _facts(plan: Plan, options: dict[str, Any]) -> dict[str, Any]:
+    """What determines the trajectory, as JSON gives it back."""
+    said = ensembles.metadata(plan.ensemble)
+    kelvins = getattr(plan.ensemble, "temperature_K", None)
+    facts: dict[str, Any] = {
+        **{name: said[name] for name in ("ensemble", "thermostat", "tau_fs", "friction_tau_fs")},
+        "temperature": kelvins,
+        "temperature_end": said["temperature_end_K"],
+        **options,
+        "model": restart.fingerprint(plan.model.config, plan.model.params),
+        "start": restart.fingerprint(plan.begin.system, plan.begin.state),
+    }
+    if said["temperature_end_K"] is not None:
+        facts["steps"] = plan.n_steps  # the ramp depends on it
+    return json.loads(json.dumps(facts))

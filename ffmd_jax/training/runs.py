@@ -1,0 +1,233 @@
+"""A training as a folder: settings, best weights so far, metrics, training states, calibration at the end."""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ffmd_jax.core import files, json_records
+from ffmd_jax.core import progress as bars
+from ffmd_jax.data import pairs as pair_sets
+from ffmd_jax.data.dataset_file import Dataset
+from ffmd_jax.data.pairs import PairSets
+from ffmd_jax.models import model_files
+from ffmd_jax.models.config import SMALL, Architecture, ModelConfig
+from ffmd_jax.models.model import Model
+from ffmd_jax.training import batches, calibration, loop, losses, parallel, training_log
+from ffmd_jax.training.settings import Training
+from ffmd_jax.training.states import TrainingStates
+
+_SAVE_EVERY_S = 120.0
+_DRAW_EVERY_S = 5.0
+# Files that define a training; it is continued with the same only.
+_TRAINING, _ARCHITECTURE, _MODEL, _DATA = "training.json", "architecture.json", "model.json", "dataset.json"
+
+
+def run(
+    data: Dataset,
+    out: Path,
+    training: Training = Training(),  # noqa: B008  # a frozen record
+    architecture: Architecture = SMALL,
+    *,
+    time_step_fs: float | None = None,
+    init: str | Path | None = None,
+    tensorboard: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    source: str = "",
+    progress: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> Model:
+    """Trains a model into the folder ``out`` and returns it; as ``ffmd train``, whose help says more.
+
+    Args:
+        data: of one system.
+        time_step_fs: Δt of the model (default: the dataset's).
+        init: model to start from: its weights, scales and sizes (then ``architecture`` is not used).
+        source: where the data come from, for messages.
+        progress: show bars.
+        say: called with lines about what happens.
+
+    Raises:
+        ValueError: what does not fit together; a training that diverged.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the running block of steps was saved.
+    """
+    if tensorboard:
+        training_log.check_tensorboard()
+    sets, weights = pair_sets.form(data, time_step_fs), None
+    origin = {"file": source, "sha256": pair_sets.fingerprint(sets)}
+    if resume:
+        _check_same_data(out, origin)
+        config = model_files.read_config((out / _MODEL).read_text())[1]
+    elif init is not None:
+        before = model_files.load(init)
+        config, weights = before.config, before.params
+        losses.check_fits(config, sets)
+    else:
+        config = loop.model_config(sets, architecture)
+    n_steps = training.epochs * batches.n_batches(len(sets.train.displacements), training)
+    state, best = loop.initial(config, training, n_steps, weights), float("inf")
+    n_weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    say(f"{n_weights} weights, {n_steps} steps on {_devices()}; compiling, a minute or more")
+    if not resume:
+        texts = {_TRAINING: json_records.to_json(training), _ARCHITECTURE: json_records.to_json(architecture)}
+        texts |= {_MODEL: model_files.config_json(config), _DATA: json.dumps(origin, indent=2) + "\n"}
+        _make_folder(out, texts)
+    with TrainingStates(out / "checkpoints") as states:
+        if resume and (saved := states.restore(state)):
+            state, best = saved
+        if int(state.step) >= n_steps:
+            say(f"{out}: training had finished; more --epochs need a new training")
+            if model_files.load(out).calibration is None:  # stopped while it was calibrated
+                _finish(out, sets, progress, say)
+            return model_files.load(out)
+        log = contextlib.nullcontext()
+        if parallel.is_first():
+            log = training_log.TrainingLog(out, int(state.step), tensorboard)
+        with log:
+            try:
+                steps = loop.fit(config, sets, training, state)
+                _follow(out, states, log, steps, config, best, int(state.step), n_steps, progress)
+            except loop.Diverged as error:
+                raise loop.Diverged(f"{error}; {out} keeps the weights and states saved before") from None
+    return _finish(out, sets, progress, say)
+
+
+def check_folder(out: Path, training: Training, architecture: Architecture, resume: bool, overwrite: bool) -> None:
+    """Raises what is wrong with ``out`` as the folder of this training."""
+    if resume:
+        _check_same_settings(out, training, architecture)
+        return
+    if (out / _TRAINING).is_file() and not overwrite:
+        raise FileExistsError(f"{out} holds a training already; continue it with --resume, or say --overwrite")
+    files.check_output(out, overwrite)
+
+
+def _finish(out: Path, sets: PairSets, progress: bool, say: Callable[[str], None]) -> Model:
+    """Calibrates the monitors of a trained model on the validation pairs, and measures it on the test pairs."""
+    trained = model_files.load(out)
+    config, params = trained.config, trained.params
+    if parallel.is_first():
+
+        def show(items):
+            return bars.counted(items, "calibrating the monitors", "states") if progress else iter(items)
+
+        found = calibration.calibrate(config, params, sets.validation, sets.system, show)
+        trained = Model(config, params, found, str(out), trained.kind)
+        model_files.save(out, trained)
+    say(f"{out}: {losses.describe(losses.evaluate(config, params, sets, sets.test), config.time_step_fs)}")
+    return trained
+
+
+def _follow(
+    out: Path, states, log, steps, config: ModelConfig, best: float, begin: int, n_steps: int, progress: bool
+) -> None:
+    """Follows a training: bar, metrics, checkpoints, best weights; saves when asked to stop."""
+    first, shown = parallel.is_first(), ""
+    saved_at, drawn_at = time.monotonic(), -float("inf")
+    with (
+        _StopRequest() as request,
+        bars.progress(n_steps, "training", "steps", hidden=not (first and progress), begin=begin) as bar,
+    ):
+        for now in steps:
+            step, errors = int(now.state.step), now.validation
+            validation = float("inf") if errors is None else errors.mean_percent
+            if validation < best:
+                best = validation
+                if first:
+                    model_files.save(out, Model(config, jax.tree.map(np.asarray, now.state.average), None, str(out)))
+            if first:
+                log.add(_metrics(step, now))
+            due, stop = parallel.agree(first and time.monotonic() - saved_at > _SAVE_EVERY_S, request.made)
+            if errors is not None or due or stop:
+                states.save(step, now.state, best, validation)
+                saved_at = time.monotonic()
+            if first and errors is not None and time.monotonic() - drawn_at > _DRAW_EVERY_S:
+                log.draw()
+                drawn_at = time.monotonic()
+            shown = shown if errors is None else f", v {errors.velocity_percent:.2f} %"
+            bar.set_postfix_str(f"loss {now.loss:.2e}{shown}", refresh=False)
+            bar.update(step - bar.n)
+            if stop and step < n_steps:
+                raise KeyboardInterrupt(f"Saved after {step} steps; --resume continues.")
+
+
+class _StopRequest:
+    """While active, the first Ctrl-C or SIGTERM only sets ``made``: steps and files are finished.  The next stops."""
+
+    def __init__(self):
+        self.made = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {kind: signal.signal(kind, self._note) for kind in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)
+
+    def _note(self, *_) -> None:
+        if self.made:
+            raise KeyboardInterrupt
+        self.made = True
+
+
+def _check_same_settings(out: Path, training: Training, architecture: Architecture) -> None:
+    """Raises ValueError unless ``out`` holds a training with these settings."""
+    if not all((out / name).is_file() for name in (_TRAINING, _ARCHITECTURE, _MODEL, _DATA)):
+        raise FileNotFoundError(f"{out} holds no training to resume")
+    for name, now in ((_TRAINING, training), (_ARCHITECTURE, architecture)):
+        before = json_records.from_json((out / name).read_text(), type(now))
+        for field in vars(now):
+            if getattr(before, field) != getattr(now, field):
+                raise ValueError(
+                    f"cannot resume with {field} = {getattr(now, field)}: the training in {out} has "
+                    f"{getattr(before, field)}"
+                )
+
+
+def _check_same_data(out: Path, source: dict[str, str]) -> None:
+    """Raises ValueError unless the training in ``out`` began with these pairs."""
+    before = json.loads((out / _DATA).read_text())
+    if before["sha256"] != source["sha256"]:
+        raise ValueError(
+            f"cannot resume with the pairs in {source['file']}: the training in {out} began with other ones, "
+            f"then in {before['file']}"
+        )
+
+
+def _make_folder(out: Path, settings: dict[str, str]) -> None:
+    """Makes the folder of a training, complete with its settings, in place of an older one."""
+    parallel.wait_for_all("folder checked")  # by all, before the first makes it
+    if parallel.is_first():
+        partial = out.with_name(out.name + ".partial")
+        files.remove(partial)
+        partial.mkdir()
+        for name, text in settings.items():
+            files.write_atomically(partial / name, text.encode())
+        files.remove(out)
+        os.replace(partial, out)
+    parallel.wait_for_all("folder made")
+
+
+def _devices() -> str:
+    kind, n_processes = jax.devices()[0].device_kind, jax.process_count()
+    where = f" in {n_processes} processes" if n_processes > 1 else ""
+    return (f"{jax.device_count()} × {kind}" if jax.device_count() > 1 else kind) + where
+
+
+def _metrics(step: int, now) -> dict[str, Any]:
+    """A line of metrics.jsonl: of the training in every one, of the validation at the end of an epoch."""
+    values = {"step": step, "epoch": now.epoch, "loss": now.loss, "gradient_norm": now.gradient_norm}
+    values |= {"learning_rate": now.learning_rate, "configurations_per_s": now.configurations_per_s}
+    return values | ({} if now.validation is None else losses.as_dict(now.validation))
