@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from ffmd_jax.analysis import comparison, figures, report
+from ffmd_jax.analysis import figures, frames, properties, report
 from ffmd_jax.analysis.error_growth import error_growth
 from ffmd_jax.core import units
 from ffmd_jax.core.state import State, make_system
@@ -43,8 +43,8 @@ def make_trajectory(seed, temperature_K=300.0, shift_eV=0.0, hot_hydrogen=1.0, n
 
 @pytest.fixture(scope="module")
 def runs():
-    same, reference = (comparison.analyze(make_trajectory(seed)) for seed in (1, 2))
-    other = comparison.analyze(make_trajectory(3, shift_eV=1.0, hot_hydrogen=1.3))
+    same, reference = (properties.analyze(make_trajectory(seed)) for seed in (1, 2))
+    other = properties.analyze(make_trajectory(3, shift_eV=1.0, hot_hydrogen=1.3))
     return same, other, reference
 
 
@@ -71,9 +71,7 @@ def test_report_is_one_page_with_its_figures_inside(runs, growth, tmp_path):
 
 def test_the_verdict_does_not_compare_spectra_that_sparse_frames_have_folded(runs):
     dense, _, reference = runs
-    every = comparison.analyze(
-        comparison._part(make_trajectory(1), slice(None, None, 15))
-    )  # resolves 1,112 of 3,000 /cm
+    every = properties.analyze(frames.part(make_trajectory(1), slice(None, None, 15)))  # resolves 1,112 of 3,000 /cm
     assert "cannot be compared" in report.verdict(every, reference)
     assert "vibrational spectra overlap" not in report.verdict(every, reference)
     assert "vibrational spectra overlap" in report.verdict(dense, reference)
@@ -149,5 +147,5 @@ def test_a_molecule_shows_the_distribution_of_its_pair_distances():
     positions = np.array([[0, 0, 0], [0.96, 0, 0], [0, 0.96, 0.0]]) + 0.05 * rng.normal(size=(64, 3, 3))
     velocities = 0.01 * rng.normal(size=(64, 3, 3))
     run = Trajectory(system, State(positions, velocities), 2.0 * np.arange(64), {}, {})
-    figure = figures.rdf(comparison.analyze(run))
+    figure = figures.rdf(properties.analyze(run))
     assert figure.axes[0].get_ylabel() == "density / Å⁻¹"

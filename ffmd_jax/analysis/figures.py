@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ffmd_jax.analysis import comparison
-from ffmd_jax.analysis.comparison import VDOS, Analysis
+from ffmd_jax.analysis import temperatures
 from ffmd_jax.analysis.error_growth import ErrorGrowth
+from ffmd_jax.analysis.properties import Analysis
+from ffmd_jax.analysis.spectra import VDOS
 from ffmd_jax.core import units
 
 _REFERENCE, _REFERENCE_FILL, _FORCE_FREE, _THEORY = "0.35", "0.8", "#0072B2", "black"
@@ -41,7 +42,7 @@ def temperature(analysis: Analysis, reference: Analysis | None = None) -> Figure
     target = _canonical_temperature(analysis, reference)
     if target is not None:
         grid = np.linspace(bins[0], bins[-1], 300)
-        density = comparison.canonical_temperature_distribution(target, analysis.temperatures.degrees_of_freedom, grid)
+        density = temperatures.canonical_distribution(target, analysis.temperatures.degrees_of_freedom, grid)
         histogram.plot(grid, density, "--", color=_THEORY, lw=1.2, label=f"canonical, {target:.0f} K")
         histogram.set_ylim(0, 1.35 * max(histogram.get_ylim()[1], density.max()))  # room for the legend
         histogram.legend(fontsize=_SMALL, frameon=False)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ffmd_jax.analysis import comparison, figures
-from ffmd_jax.analysis.comparison import Analysis
+from ffmd_jax.analysis import comparison, figures, properties
 from ffmd_jax.analysis.error_growth import ErrorGrowth
+from ffmd_jax.analysis.properties import Analysis
 
 
 def save_figures(
@@ -40,7 +40,7 @@ def verdict(analysis: Analysis, reference: Analysis | None = None) -> str:
     the halves of the reference.
     """
     if reference is None:
-        numbers = comparison.summarize(analysis)
+        numbers = properties.summarize(analysis)
         return (
             f"{numbers['length_ps']:.3g} ps at {_value(numbers['temperature_K'])} ± "
             f"{_value(numbers['temperature_error_K'])} K. {_momentum_sentence(numbers['momentum_drift'])} "
@@ -85,7 +85,7 @@ def verdict(analysis: Analysis, reference: Analysis | None = None) -> str:
 
 def _alarm_sentence(analysis: Analysis) -> str:
     """What the monitors of the roll-out said."""
-    found = comparison.summarize(analysis)["alarms"]
+    found = properties.summarize(analysis)["alarms"]
     if found is None:
         return ""
     taken_over = analysis.metadata.get("fallback_frames", 0)
@@ -197,8 +197,8 @@ figcaption {{ font-size: 0.9rem; opacity: 0.8; }}
 
 def _numbers_table(analysis: Analysis, reference: Analysis | None) -> str:
     """Key numbers as an HTML table: name, run, reference, unit."""
-    own = comparison.summarize(analysis)
-    other = {} if reference is None else comparison.summarize(reference)
+    own = properties.summarize(analysis)
+    other = {} if reference is None else properties.summarize(reference)
     rows = [
         ("atoms", "n_atoms", None, ""),
         ("length", "length_ps", None, "ps"),

@@ -33,15 +33,15 @@ def analyze(
         overwrite: Write into an existing folder.
     """
     files.check_output(out, overwrite)
-    from ffmd_jax.analysis import comparison, report
+    from ffmd_jax.analysis import comparison, properties, report
     from ffmd_jax.formats import trajectory as trajectories
 
     found = trajectories.read(trajectory)
     if force_field is not None:
         found = _with_energies(found, force_field)
-    own = comparison.analyze(found)
-    other = None if reference is None else comparison.analyze(trajectories.read(reference))
-    summary = comparison.summarize(own) if other is None else comparison.compare(own, other)
+    own = properties.analyze(found)
+    other = None if reference is None else properties.analyze(trajectories.read(reference))
+    summary = properties.summarize(own) if other is None else comparison.compare(own, other)
     out.mkdir(exist_ok=True)
     report.write(out / "report.html", trajectory.name, own, other)
     report.save_figures(out, own, other)

@@ -128,15 +128,15 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
     """Analyses both runs; writes report, figures and summary, and prints the key numbers."""
     import jax
 
-    from ffmd_jax.analysis import comparison, report
+    from ffmd_jax.analysis import comparison, properties, report
     from ffmd_jax.core import files
     from ffmd_jax.formats import trajectory
     from ffmd_jax.reference import free_runs
 
     with progress.progress(2, "analysis", "runs") as bar:
-        own = comparison.analyze(trajectory.read(case.force_free))
+        own = properties.analyze(trajectory.read(case.force_free))
         bar.update()
-        other = comparison.analyze(trajectory.read(case.reference))
+        other = properties.analyze(trajectory.read(case.reference))
         bar.update()
     facts = case.facts
     summary = {
@@ -155,7 +155,7 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
         "free_runs_exploded": n_exploded,
         "error_growth": growth and {name: np.round(values, 6).tolist() for name, values in growth._asdict().items()},
     }
-    summary = comparison.jsonable(summary)
+    summary = properties.jsonable(summary)
     title, time_step = f"Force-free MD of {facts['system']} beside the reference", case.config.time_step_fs
     path = case.out / "report.html"
     report.write(path, title, own, other, summary=summary, growth=growth, time_step_fs=time_step)

@@ -1,0 +1,55 @@
+"""Access to the frames of a trajectory: parts, cells, and functions evaluated frame by frame."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ase.data import chemical_symbols
+
+from ffmd_jax.core.state import State, System
+from ffmd_jax.formats.trajectory import Trajectory
+
+_ATOMS_AT_ONCE = 2**17
+
+
+def elements(system: System) -> dict[str, int]:
+    """Atomic number of each element of the system by its symbol, in ascending order."""
+    return {chemical_symbols[number]: number for number in np.unique(system.species).tolist()}
+
+
+def cells(trajectory: Trajectory) -> np.ndarray:
+    """Cell of each frame, Å, ``[n_frames, 3, 3]``."""
+    cell = np.asarray(trajectory.system.cell, dtype=np.float64)
+    return np.broadcast_to(cell, (len(trajectory.times), 3, 3))
+
+
+def part(trajectory: Trajectory, frames: slice) -> Trajectory:
+    """The trajectory of some of the frames."""
+    return trajectory._replace(
+        frames=State(*(values[frames] for values in trajectory.frames)),
+        times=trajectory.times[frames],
+        observables={name: values[frames] for name, values in trajectory.observables.items()},
+    )
+
+
+def evaluate(function: Callable, system: System, *batches: Any) -> np.ndarray:
+    """``function(system, *frame)`` of every frame in double precision, ``[n_frames, ...]``.
+
+    ``batches`` are pytrees of arrays ``[n_frames, ...]``, for example a `State` of frames.
+    """
+    n_frames = len(jax.tree.leaves(batches)[0])
+    stride = max(1, _ATOMS_AT_ONCE // len(system.species))
+    found = []
+    with jax.enable_x64(True):
+        for first in range(0, n_frames, stride):
+            chunk = jax.tree.map(lambda values, start=first: np.asarray(values)[start : start + stride], batches)
+            found.append(np.asarray(_batched(function)(system, *chunk)))
+    return np.concatenate(found)
+
+
+@functools.lru_cache
+def _batched(function: Callable) -> Callable:
+    """``function`` of one system and many frames, compiled once per function."""
+    return jax.jit(lambda system, *batches: jax.vmap(lambda *frame: function(system, *frame))(*batches))
