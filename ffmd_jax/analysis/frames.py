@@ -2,16 +2,37 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ase.data import chemical_symbols
 
 from ffmd_jax.core.state import State, System
-from ffmd_jax.formats.trajectory import Trajectory
+from ffmd_jax.formats.trajectory import Trajectory, frame_interval
 
 _ATOMS_AT_ONCE = 2**17
+_SNAPSHOTS, _SNAPSHOT_SPACING_FS = 40, 25.0
+LARGEST_SHOWN = 2000  # atoms
+
+
+class Snapshots(NamedTuple):
+    """A few frames to look at: times, fs ``[n]``, positions, Å ``[n, n_atoms, 3]``, and cells, Å ``[n, 3, 3]``."""
+
+    times_fs: np.ndarray
+    positions: np.ndarray
+    cells: np.ndarray
+
+
+def snapshots(trajectory: Trajectory) -> Snapshots:
+    """The last frames, at most 40 and about 25 fs apart; none for systems of more than 2,000 atoms."""
+    n_frames, interval = len(trajectory.times), frame_interval(trajectory.times)
+    stride = max(1, round(_SNAPSHOT_SPACING_FS / interval))
+    number = _SNAPSHOTS if len(trajectory.system.species) <= LARGEST_SHOWN else 0
+    chosen = np.arange(n_frames - 1, -1, -stride)[:number][::-1]
+    return Snapshots(
+        trajectory.times[chosen], np.asarray(trajectory.frames.positions)[chosen], cells(trajectory)[chosen]
+    )
 
 
 def elements(system: System) -> dict[str, int]:

@@ -42,6 +42,7 @@ class Analysis(NamedTuple):
     torsions: dict[str, torsions.Profile]
     torsion_surfaces: dict[str, tuple[np.ndarray, np.ndarray]]
     torsion_surface_halves_overlap: dict[str, float]
+    snapshots: frames.Snapshots
     metadata: dict[str, Any]
 
 
@@ -78,6 +79,7 @@ def analyze(trajectory: Trajectory, segment_ps: float = SEGMENT_PS) -> Analysis:
         torsions=torsions.profiles(trajectory, kelvins.mean),
         torsion_surfaces=surfaces,
         torsion_surface_halves_overlap=torsions.overlaps(first, second, (kelvins.mean, kelvins.mean)),
+        snapshots=frames.snapshots(trajectory),
         metadata=trajectory.metadata,
     )
 
@@ -102,7 +104,7 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
             "potential_energy_error_meV_per_atom": energy_error,
             "diffusion_cm2_per_s": {symbol: value for symbol, (value, _) in diffusion.items()},
             "diffusion_error_cm2_per_s": {symbol: error for symbol, (_, error) in diffusion.items()},
-            "alarms": _alarm_texts(analysis.metadata),
+            "alarms": alarm_texts(analysis.metadata),
             "vdos_halves_overlap": analysis.vdos_halves_overlap,
             "rdf_halves_rmse": analysis.rdf_halves_rmse,
             "torsion_surface_halves_overlap": analysis.torsion_surface_halves_overlap,
@@ -110,7 +112,7 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
     )
 
 
-def _alarm_texts(metadata: dict[str, Any]) -> list[str] | None:
+def alarm_texts(metadata: dict[str, Any]) -> list[str] | None:
     """Alarms of the monitors of a rollout; None for a run without monitors."""
     found = metadata.get("alarms")
     return None if found is None else [f"{a['text']} (first at {a['time_fs']:g} fs, {a['count']} times)" for a in found]

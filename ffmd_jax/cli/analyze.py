@@ -1,6 +1,5 @@
-"""``ffmd energy`` and ``ffmd analyze``: what a structure or a trajectory is like."""
+"""``ffmd analyze``: properties of a trajectory, alone or beside a reference."""
 
-import json as jsons
 from pathlib import Path
 
 import numpy as np
@@ -23,34 +22,32 @@ def analyze(
 ) -> None:
     """Analyses a trajectory, alone or beside a reference: temperatures, g(r), VDOS, drifts; writes an HTML report.
 
+    The report says in what the run agrees with the reference and with its target temperature, in what it differs, what
+    the comparison cannot tell because the runs are too short, and what to do.
+
     Args:
         trajectory: H5MD, or anything that ASE reads with velocities and times.
         out: Folder to write report.html, figures and summary.json to.
         reference: Reference trajectory of the same system.
-        force_field: Prepared system (quartz, water, …) that gives the potential energies of the frames, which a
-            force-free run does not know.
+        force_field: Prepared system (quartz, water, …) whose force field gives the potential energies of the frames;
+            a force-free run has none of its own.
         json: Print the summary as one JSON object.
         overwrite: Write into an existing folder.
     """
     files.check_output(out, overwrite)
-    from ffmd_jax.analysis import comparison, properties, report
+    from ffmd_jax.analysis import report
     from ffmd_jax.formats import trajectory as trajectories
 
     found = trajectories.read(trajectory)
     if force_field is not None:
         found = _with_energies(found, force_field)
-    own = properties.analyze(found)
-    other = None if reference is None else properties.analyze(trajectories.read(reference))
-    summary = properties.summarize(own) if other is None else comparison.compare(own, other)
-    out.mkdir(exist_ok=True)
-    report.write(out / "report.html", trajectory.name, own, other)
-    report.save_figures(out, own, other)
-    files.write_atomically(out / "summary.json", (jsons.dumps(summary, indent=2) + "\n").encode())
+    other = None if reference is None else trajectories.read(reference)
+    made = report.make(found, other, title=trajectory.name)
+    page = made.save(out)
     if json:
-        common.print_json(summary)
+        common.print_json(made.summary)
     else:
-        print(report.verdict(own, other))
-        print(f"report: {out / 'report.html'}")
+        print("\n".join([made.verdict, *(f"- {item}" for item in made.advice), f"report: {page}"]))
 
 
 def _with_energies(found, force_field: str):
