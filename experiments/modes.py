@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ffmd_jax.analysis import comparison, distributions
+from ffmd_jax.analysis import spectra, temperatures
 from ffmd_jax.formats import trajectory
 
 
 def spectrum(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Wave numbers, cm⁻¹, and kinetic energy per wave number, in units of that of one degree of freedom at 1 K."""
     run = trajectory.read(path)
-    found = distributions.vdos(run)
-    return found.wavenumber_per_cm, found.density * comparison.temperatures(run).mean
+    found = spectra.vdos(run)
+    return found.wavenumber_per_cm, found.density * temperatures.temperatures(run).mean
 
 
 def main() -> None:

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
+from ffmd_jax.analysis import report as reports
+from ffmd_jax.analysis.report import Report
 from ffmd_jax.core import progress as bars
+from ffmd_jax.core.state import take
 from ffmd_jax.data import dataset as datasets
 from ffmd_jax.data import dataset_file
 from ffmd_jax.data import pairs as pair_sets
@@ -15,14 +21,16 @@ from ffmd_jax.formats.trajectory import Trajectory
 from ffmd_jax.models import model_files
 from ffmd_jax.models.config import SMALL, Architecture
 from ffmd_jax.models.model import Model
-from ffmd_jax.reference import sets
+from ffmd_jax.reference import production, sets, systems
+from ffmd_jax.simulation.result import Run
 from ffmd_jax.simulation.simulate import simulate
 from ffmd_jax.training import losses, runs
 from ffmd_jax.training.losses import Errors
 from ffmd_jax.training.settings import Training
 
-__all__ = ["evaluate", "load", "make_dataset", "read", "reference", "simulate", "train"]
+__all__ = ["analyze", "evaluate", "load", "make_dataset", "read", "reference", "simulate", "train"]
 
+_FRAMES_AT_ONCE = 500
 _NO_HINTS = Hints()
 
 
@@ -47,6 +55,55 @@ def read(path: str | Path, *, every: int = 1, **hints: Any) -> Trajectory:
         ValueError: one line that names the file and what is wrong with it.
     """
     return trajectory.read(path, every=every, hints=Hints(**hints))
+
+
+def analyze(
+    run: Run | Trajectory | str | Path,
+    reference: Run | Trajectory | str | Path | None = None,
+    *,
+    force_field: str | None = None,
+    title: str | None = None,
+    progress: bool = True,
+) -> Report:
+    """What a run shows, alone or beside a reference; a notebook shows the report, ``report.save(folder)`` writes it.
+
+    Args:
+        run: from `simulate`, a trajectory, or a file.
+        reference: of the same system in the same ensemble.
+        force_field: prepared system whose force field gives the potential energies of the frames.
+        title: heading of the report.
+        progress: show a bar where energies are computed.
+
+    Raises:
+        ValueError: fewer than 8 frames, or a file that cannot be read.
+    """
+    found, other = (None if one is None else _trajectory(one) for one in (run, reference))
+    assert found is not None
+    if force_field is not None:
+        found = _with_energies(found, force_field, progress)
+    name = title or (Path(run).name if isinstance(run, str | Path) else found.metadata.get("model"))
+    return reports.make(found, other, **({"title": str(name)} if name else {}))
+
+
+def _trajectory(given: Run | Trajectory | str | Path) -> Trajectory:
+    if isinstance(given, Run):
+        return given.trajectory
+    return given if isinstance(given, Trajectory) else trajectory.read(given)
+
+
+def _with_energies(found: Trajectory, force_field: str, progress: bool) -> Trajectory:
+    """The trajectory with the potential energies of its frames by a prepared system's force field."""
+    with jax.enable_x64(True):
+        frames = found.frames
+        prepared = systems.get(force_field, structure=(found.system, take(frames, 0)))
+        joined = prepared.state.positions - frames.positions[0]  # molecules that the first frame has cut
+        whole, energies = frames._replace(positions=frames.positions + joined), []
+        with bars.progress(len(found.times), "reference energies", "frames", hidden=not progress) as bar:
+            for first in range(0, len(found.times), _FRAMES_AT_ONCE):
+                part = take(whole, slice(first, first + _FRAMES_AT_ONCE))
+                energies.append(np.asarray(production.potential_energies(prepared, part)))
+                bar.update(len(part.positions))
+        return found._replace(observables={**found.observables, "potential_energy_eV": np.concatenate(energies)})
 
 
 def make_dataset(
@@ -108,7 +165,7 @@ def train(
     data: Dataset | str | Path,
     out: str | Path,
     *,
-    training: Training = Training(),  # noqa: B008  # a frozen record
+    training: Training = Training(),
     architecture: Architecture = SMALL,
     time_step_fs: float | None = None,
     init: str | Path | None = None,

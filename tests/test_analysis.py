@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import make_trajectory, oscillators
 
-from ffmd_jax.analysis import comparison, diffusion
+from ffmd_jax.analysis import comparison, diffusion, drifts, properties, statistics, temperatures
 from ffmd_jax.analysis.error_growth import error_growth
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import State, make_system
@@ -17,19 +17,19 @@ def test_block_error_of_an_autoregressive_series():
     series = np.zeros((40, n))
     for i in range(1, n):
         series[:, i] = memory * series[:, i - 1] + noise[:, i]
-    errors = [comparison.block_error(values + 3)[1] for values in series]
+    errors = [statistics.block_error(values + 3)[1] for values in series]
     exact = np.sqrt((1 + memory) / (1 - memory) / n)
     # Blocks at the plateau are finite in length: the estimate lacks a few per cent, and scatters by ten.
     assert np.mean(errors) == pytest.approx(exact, rel=0.1)
     assert np.std(errors) < 0.2 * exact
-    assert comparison.block_error(series[0] + 3)[0] == pytest.approx(3, abs=5 * exact)
+    assert statistics.block_error(series[0] + 3)[0] == pytest.approx(3, abs=5 * exact)
 
 
 def test_block_error_of_white_noise_and_of_degenerate_series():
     values = np.random.default_rng(1).normal(size=4096)
-    assert comparison.block_error(values)[1] == pytest.approx(1 / 64, rel=0.2)
-    assert comparison.block_error(np.full(100, 2.0)) == (2.0, 0.0)
-    assert np.isnan(comparison.block_error(np.array([1.0]))[1])
+    assert statistics.block_error(values)[1] == pytest.approx(1 / 64, rel=0.2)
+    assert statistics.block_error(np.full(100, 2.0)) == (2.0, 0.0)
+    assert np.isnan(statistics.block_error(np.array([1.0]))[1])
 
 
 def maxwell_boltzmann_run(periodic, n_frames=400, temperature_K=300.0):
@@ -46,7 +46,7 @@ def maxwell_boltzmann_run(periodic, n_frames=400, temperature_K=300.0):
 
 @pytest.mark.parametrize("periodic", [True, False])
 def test_temperatures_of_maxwell_boltzmann_samples(periodic):
-    found = comparison.temperatures(maxwell_boltzmann_run(periodic, n_frames=4000))
+    found = temperatures.temperatures(maxwell_boltzmann_run(periodic, n_frames=4000))
     assert found.degrees_of_freedom == (15 if periodic else 12)
     exact = 300 * np.sqrt(2 / found.degrees_of_freedom / 4000)
     assert found.error == pytest.approx(exact, rel=0.3)
@@ -56,7 +56,7 @@ def test_temperatures_of_maxwell_boltzmann_samples(periodic):
         assert mean == pytest.approx(300, abs=5 * found.error_by_species[symbol])
         assert found.error_by_species[symbol] < 10
     grid = np.linspace(0, 3000, 30001)
-    density = comparison.canonical_temperature_distribution(300, found.degrees_of_freedom, grid)
+    density = temperatures.canonical_distribution(300, found.degrees_of_freedom, grid)
     variance = np.trapezoid(density * (grid - 300) ** 2, grid)
     assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-4)
     assert np.var(found.total) == pytest.approx(variance, rel=5 * np.sqrt(4 / 4000))
@@ -64,22 +64,22 @@ def test_temperatures_of_maxwell_boltzmann_samples(periodic):
 
 def test_momentum_drift_is_zero_unless_planted():
     run = maxwell_boltzmann_run(True, n_frames=16)
-    assert comparison.momentum_drift(run) < 1e-6
+    assert drifts.momentum_drift(run) < 1e-6
     velocities = np.array(run.frames.velocities)
     velocities[10, :, 0] += 0.01
     run = run._replace(frames=run.frames._replace(velocities=velocities))
     masses, speeds = run.system.masses, np.linalg.norm(run.frames.velocities, axis=-1)
     planted = 0.01 * masses.sum() / np.mean(speeds @ masses)
-    assert comparison.momentum_drift(run) == pytest.approx(planted, rel=1e-5)
+    assert drifts.momentum_drift(run) == pytest.approx(planted, rel=1e-5)
 
 
 def test_energy_drift_is_the_planted_slope():
     run = maxwell_boltzmann_run(True, n_frames=100)
-    assert np.isnan(comparison.energy_drift(run))
+    assert np.isnan(drifts.energy_drift(run))
     energies = 5 + 0.006 * run.times / units.PS  # 6 meV/ps over 6 atoms
     energies[::3] = np.nan
     run.observables["total_energy_eV"] = energies
-    assert comparison.energy_drift(run) == pytest.approx(1)
+    assert drifts.energy_drift(run) == pytest.approx(1)
 
 
 def test_error_growth_on_solvable_numbers():
@@ -121,7 +121,7 @@ def test_compare_finds_no_difference_from_itself_and_a_planted_one():
     energies = np.random.default_rng(8).normal(size=200)
     energies[::2] = np.nan
     run = run._replace(observables={"potential_energy_eV": energies})
-    itself = comparison.analyze(run)
+    itself = properties.analyze(run)
     same = comparison.compare(itself, itself)
     assert same["vdos_overlap"] == pytest.approx(1) and same["rdf_rmse"] == 0
     assert same["potential_energy_shift_meV_per_atom"] == 0
@@ -132,12 +132,12 @@ def test_compare_finds_no_difference_from_itself_and_a_planted_one():
         frames=State(run.frames.positions, 1.1 * run.frames.velocities),
         observables={"potential_energy_eV": energies + 0.6},
     )
-    found = comparison.compare(comparison.analyze(hot), itself)
+    found = comparison.compare(properties.analyze(hot), itself)
     assert found["temperature_K"] == pytest.approx(1.21 * found["reference_temperature_K"])
     assert found["potential_energy_shift_meV_per_atom"] == pytest.approx(100)
     assert found["energy_drift_meV_per_atom_per_ps"] is None
     with pytest.raises(ValueError, match="elements"):
-        comparison.compare(comparison.analyze(oscillators([500.0, 900.0], 100)), itself)
+        comparison.compare(properties.analyze(oscillators([500.0, 900.0], 100)), itself)
 
 
 def test_msd_of_random_walks_gives_the_diffusion_coefficient_and_its_error():

@@ -19,14 +19,15 @@ PACKAGE = Path(entry.__file__).parent
 ROOMS = [
     "core",
     "formats",
+    "analysis",
     "models",
     "dynamics",
     "data",
     "training",
-    "analysis",
     "reference",
     "interop",
     "simulation",
+    "api",
     "cli",
     "__main__",
 ]

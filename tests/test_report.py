@@ -1,14 +1,20 @@
-"""The report is one page that needs nothing else, and its verdict follows the numbers."""
+"""The report is one page that needs nothing else, and its verdict neither flatters nor cries wolf."""
 
+import io
+import itertools
+import json
 import re
 
 import matplotlib
 import numpy as np
 import pytest
+from conftest import make_trajectory as trajectory_of
+from PIL import Image
 
-from ffmd_jax.analysis import comparison, figures, report
+from ffmd_jax.analysis import checks, comparison, distributions, figures, frames, movie, properties, report
 from ffmd_jax.analysis.error_growth import error_growth
-from ffmd_jax.core import units
+from ffmd_jax.analysis.report import Report
+from ffmd_jax.core import files, units
 from ffmd_jax.core.state import State, make_system
 from ffmd_jax.formats.trajectory import Trajectory
 
@@ -43,8 +49,9 @@ def make_trajectory(seed, temperature_K=300.0, shift_eV=0.0, hot_hydrogen=1.0, n
 
 @pytest.fixture(scope="module")
 def runs():
-    same, reference = (comparison.analyze(make_trajectory(seed)) for seed in (1, 2))
-    other = comparison.analyze(make_trajectory(3, shift_eV=1.0, hot_hydrogen=1.3))
+    """Two equal runs, and one with warm hydrogen and another potential energy."""
+    same, reference = (properties.analyze(make_trajectory(seed)) for seed in (1, 2))
+    other = properties.analyze(make_trajectory(3, shift_eV=1.0, hot_hydrogen=1.3))
     return same, other, reference
 
 
@@ -57,81 +64,249 @@ def growth():
     return error_growth(State(*(x + noise for x in reference)), reference, system)
 
 
-def test_report_is_one_page_with_its_figures_inside(runs, growth, tmp_path):
-    same, _, reference = runs
-    path = tmp_path / "new" / "report.html"
-    report.write(path, "Water <test>", same, reference, {"steps per second": 12.5}, growth, time_step_fs=7.0)
-    page = path.read_text(encoding="utf-8")
-    assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
-    assert page.count("data:image/png;base64,iVBOR") == 6
-    assert not re.search(r"https?:|<script|<link|@import|url\(", re.sub(r"base64,[A-Za-z0-9+/=]+", "", page))
-    assert "Water &lt;test&gt;" in page and "steps per second" in page and "12.5" in page
-    assert "temperature of H" in page and "nan" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
+def with_temperature(analysis, mean, error, length_ps=None, **metadata):
+    """The analysis with a mean temperature of all atoms and elements, its standard error, and a length."""
+    found = analysis.temperatures._replace(
+        mean=mean,
+        error=error,
+        mean_by_species=dict.fromkeys(analysis.temperatures.mean_by_species, mean),
+        error_by_species=dict.fromkeys(analysis.temperatures.error_by_species, error),
+    )
+    times = analysis.times_fs * (1 if length_ps is None else length_ps / checks.length_ps(analysis))
+    return analysis._replace(temperatures=found, times_fs=times, metadata=analysis.metadata | metadata)
 
 
-def test_the_verdict_does_not_compare_spectra_that_sparse_frames_have_folded(runs):
-    dense, _, reference = runs
-    every = comparison.analyze(
-        comparison._part(make_trajectory(1), slice(None, None, 15))
-    )  # resolves 1,112 of 3,000 /cm
-    assert "cannot be compared" in report.verdict(every, reference)
-    assert "vibrational spectra overlap" not in report.verdict(every, reference)
-    assert "vibrational spectra overlap" in report.verdict(dense, reference)
+def of_temperature(found, against):
+    return [check for check in found if (check.quantity, check.against) == ("temperature", against)]
 
 
-def test_report_without_a_reference(runs, tmp_path):
-    alone = runs[0]._replace(potential_energy_eV=np.full(5, np.nan))
-    report.write(tmp_path / "report.html", "Alone", alone)
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png") == 4 and "No reference" in page
+def text_of(page):
+    """The words of a page: without tags, styles and images."""
+    return re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
 
 
-def test_failed_report_leaves_the_old_one_and_nothing_else(runs, tmp_path, monkeypatch):
-    path = tmp_path / "report.html"
-    path.write_text("old")
-    monkeypatch.setattr(report.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        report.write(path, "New", runs[0])
-    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+def test_a_short_reference_does_not_hide_a_wrong_temperature(runs):
+    run = with_temperature(runs[0], 281.7, 3.3)
+    short = with_temperature(runs[2], 288.0, 12.0)
+    found = Report(run, short)
+    assert {check.outcome for check in of_temperature(found.checks, "target")} == {"differs"}
+    assert found.outcome == found.summary["outcome"] == "differs"
+    assert found.verdict.startswith("The run differs in temperature of all atoms, H and O (target)")
+    assert "281.7 ± 3.3 K, -18 ± 3.3 K from the target (300 K)" in found.verdict
+    assert Report(run).outcome == "differs"  # without a reference, too
+    assert Report(with_temperature(run, 299.0, 1.9)).outcome == "agrees"
 
 
-def test_verdict_follows_the_numbers(runs):
+@pytest.mark.parametrize(
+    ("difference", "detectable", "outcome"),
+    [(7, 6, "differs"), (-7, 6, "differs"), (-3, 4, "agrees"), (3, 6, "cannot tell"), (np.nan, 1, "cannot tell"),
+     (0, np.nan, "cannot tell")],
+)  # fmt: skip
+def test_a_check_that_could_not_have_seen_a_difference_says_so(difference, detectable, outcome):
+    assert checks.Check("temperature", "H", "target", difference, detectable, 5.0, "K", "").outcome == outcome
+
+
+def test_runs_of_the_required_length_can_tell(runs):
+    nve = {"ensemble": "nve"}
+    run, reference = (with_temperature(runs[i], 300.0, error, 2.0, **nve) for i, error in ((0, 3.0), (2, 8.0)))
+    short = of_temperature(checks.checks(run, reference), "reference")
+    assert {check.outcome for check in short} == {"cannot tell"}
+    run_ps, reference_ps = checks.required_ps(short)
+    assert reference_ps == pytest.approx(run_ps * (8 / 3) ** 2)
+    long = [
+        with_temperature(analysis, 300.0, error * np.sqrt(2.0 / length), length, **nve)
+        for analysis, error, length in ((run, 3.0, 1.0001 * run_ps), (reference, 8.0, 1.0001 * reference_ps))
+    ]
+    enough = of_temperature(checks.checks(*long), "reference")
+    assert {check.outcome for check in enough} == {"agrees"} and checks.required_ps(enough) == (None, None)
+    assert [check.detectable for check in enough] == pytest.approx([checks.THERMAL_SHARE * 300] * 3, rel=1e-3)
+    assert f"the reference about {reference_ps:.2g}"[:-2] in Report(run, reference).verdict
+    assert "--length-ps" in " ".join(Report(run, reference).advice)
+
+
+def test_the_noise_between_runs_follows_from_their_halves():
+    rng, system = np.random.default_rng(6), make_system([8] * 12, [16.0] * 12, [7.0] * 3, True)
+    found = [
+        distributions.radial_distributions(trajectory_of(system, 7.0 * rng.random((length, 12, 3))))
+        for length in (80, 80, 80, 240, 240, 240)
+    ]
+    ratios = [
+        distributions.rdf_rmse(a["O-O"], b["O-O"]) / (np.hypot(half, other) / 2)
+        for (a, half), (b, other) in itertools.combinations(found, 2)
+    ]
+    assert np.mean(ratios) == pytest.approx(1, abs=0.1) and max(ratios) < np.sqrt(2)
+
+
+def test_only_a_constant_target_is_a_reference(runs):
+    for metadata in ({"ensemble": "nve"}, {"temperature_end_K": 400.0}, {"temperature_K": None}, {"ensemble": None}):
+        assert checks.checks(with_temperature(runs[0], 250.0, 1.0, **metadata)) == []
+    assert checks.checks(with_temperature(runs[0], 250.0, 1.0, temperature_end_K=300.0))
+
+
+def test_a_reference_that_misses_its_target_enlarges_the_errors(runs):
+    run = with_temperature(runs[0], 310.0, 2.0)
+    good, bad = with_temperature(runs[2], 301.0, 2.0), with_temperature(runs[2], 292.0, 2.0)
+    for reference, scale in ((good, 1.0), (bad, 4.0)):
+        assert checks.error_scale(reference) == pytest.approx(scale)
+        detectable = [check.detectable for check in of_temperature(checks.checks(run, reference), "target")]
+        assert detectable == pytest.approx([3 * 2.0 * scale] * 3)
+    assert "misses its target by 4.0 standard errors" in Report(run, bad).verdict
+    assert "misses" not in Report(run, good).verdict
+
+
+def test_equal_runs_do_not_differ_and_unequal_ones_do(runs):
     same, other, reference = runs
-    assert "agrees with the reference within the noise" in report.verdict(same, reference)
-    found = report.verdict(other, reference)
-    assert "differs" in found
-    for what in ("temperatures", "potential energy"):
-        assert what in found.split(".")[0]
+    assert "differs" not in {check.outcome for check in checks.checks(same, reference)}
+    found = {check.quantity for check in checks.checks(other, reference) if check.outcome == "differs"}
+    assert {"temperature", "potential energy"} <= found
+    headline = Report(other, reference).verdict.split(".")[0]
+    assert "temperature" in headline and "potential energy" in headline
 
 
-def test_verdict_states_the_thermostat_and_unlike_ensembles(runs):
+def test_unlike_ensembles_are_compared_in_structure_and_vibrations_only(runs):
     same, _, reference = runs
     bath = same._replace(metadata={"ensemble": "nvt", "temperature_K": 350.0})
-    found = report.verdict(bath, reference._replace(metadata={"ensemble": "nve"}))
-    assert "The thermostat was set to 350 K, the mean temperature is" in found
-    assert "The run is NVT, the reference NVE" in found
-    assert "The run is" not in report.verdict(bath, reference._replace(metadata=bath.metadata))
-    assert "thermostat was set" not in report.verdict(same._replace(metadata={}), reference)
+    found = Report(bath, reference._replace(metadata={"ensemble": "nve"}))
+    assert "The run is NVT at 350 K, the reference NVE" in found.verdict
+    of_reference = {check.quantity for check in found.checks if check.against == "reference"}
+    assert of_reference == {"structure", "vibrations"}
+    assert "--ensemble" in " ".join(found.advice)
+    assert "The run is" not in Report(bath, reference._replace(metadata=bath.metadata)).verdict
 
 
-def test_the_report_repeats_what_the_monitors_said(runs):
+def test_spectra_that_sparse_frames_have_folded_are_not_compared(runs):
+    dense, _, reference = runs
+    sparse = properties.analyze(frames.part(make_trajectory(1), slice(None, None, 15)))  # resolves 1,112 of 3,000 /cm
+    found = Report(sparse, reference)
+    assert "cannot be compared" in found.verdict and "vibrational spectra overlap" not in found.verdict
+    assert "--every" in " ".join(found.advice) and "at most 1 fs" in " ".join(found.advice)
+    assert "vibrational spectra overlap" in Report(dense, reference).verdict
+    assert "--every" not in " ".join(Report(dense, reference).advice)
+
+
+def test_runs_of_different_length_have_spectra_of_one_resolution():
+    found = report.make(make_trajectory(1, n_frames=400), make_trajectory(2, n_frames=700))
+    assert found.reference is not None
+    np.testing.assert_array_equal(found.analysis.vdos.wavenumber_per_cm, found.reference.vdos.wavenumber_per_cm)
+
+
+def test_advice_names_the_element_and_the_options_that_are_left(runs):
+    _, other, reference = runs
+    advice = " ".join(Report(other, reference).advice)
+    assert re.search(r"H is \d+ K too warm", advice) and "set --friction-tau-fs" in advice.lower()
+    assert "--reversible" in advice and "Potential energy:" in advice
+    facts = other.metadata | {"reversible": True, "friction_tau_fs": 900.0, "time_step_fs": 5.0}
+    advice = " ".join(Report(other._replace(metadata=facts), reference).advice)
+    assert "now 900 fs, usually 500 to 2500 fs" in advice and "--reversible" not in advice
+    good = with_temperature(runs[0], 300.0, 1.0)
+    assert [item.split(":")[0] for item in Report(good).advice] == ["Reference"]
+
+
+def test_the_report_repeats_the_alarms_of_the_monitors(runs):
     alarm = {"text": "it is hot", "time_fs": 30.0, "count": 4}
     alone = runs[0]._replace(metadata={"alarms": [alarm], "fallback_frames": 8})
-    found = report.verdict(alone)
-    assert "it is hot (first at 30 fs, 4 times)" in found and "took over for 8 frames" in found
-    assert "no alarm" in report.verdict(alone._replace(metadata={"alarms": []}), runs[2])
-    assert "alarm" not in report.verdict(runs[0], runs[2])
+    found = Report(alone)
+    assert "it is hot (first at 30 fs, 4 times)" in found.verdict and "took over for 8 frames" in found.verdict
+    assert found.advice[0].startswith("Alarms:")
+    silent = Report(alone._replace(metadata={"alarms": []}), runs[2])
+    assert "no alarm" in silent.verdict and "Alarms:" not in " ".join(silent.advice)
+    assert "alarm" not in Report(runs[0], runs[2]).verdict
 
 
-def test_figures_are_files_and_leave_global_state_alone(runs, growth, tmp_path):
+def test_a_saved_report_is_one_page_with_figures_and_summary(runs, growth, tmp_path):
     before = dict(matplotlib.rcParams)
     same, _, reference = runs
-    paths = report.save_figures(tmp_path / "figures", same, reference, growth)
-    assert {path.name for path in paths} == {
-        "vdos.png", "temperature.png", "rdf.png", "potential_energy.png", "msd.png", "error_growth.png"
-    }  # fmt: skip
-    assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000 for path in paths)
+    settings = {"friction_tau_fs": 900.0, "ns_per_day": 12.5, "reference_ns_per_day": 3.25, "free_runs": 16}
+    made = Report(same, reference, "Water <test>", settings, growth)
+    made.save(tmp_path / "new" / "report")
+    written = {path.name: path for path in (tmp_path / "new" / "report").iterdir()}
+    pictures = {"vdos.png", "temperature.png", "rdf.png", "potential_energy.png", "msd.png", "error_growth.png"}
+    assert set(written) == pictures | {"report.html", "summary.json"}
+    assert all(written[name].read_bytes().startswith(b"\x89PNG") for name in pictures)
+    page = written["report.html"].read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,iVBOR") == 6 and page.count("data:image/gif;base64,R0lGOD") == 1
+    bare = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
+    assert not re.search(r"https?:|<script|<link|@import|url\(", bare)
+    assert "Water &lt;test&gt;" in page and "nan" not in bare
+    words = text_of(page)
+    assert "Relaxation time of the friction, 1/γ" in words and "12.5" in words and "3.25" in words
+    assert not re.search(r"[a-z]_[a-zA-Z]", words)  # a key of the summary
+    summary = json.loads(written["summary.json"].read_text(), parse_constant=pytest.fail)  # NaN is not JSON
+    assert summary.keys() >= comparison.compare(same, reference).keys() | settings.keys() | {"error_growth", "verdict"}
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_report_without_a_reference(runs, tmp_path):
+    alone = Report(runs[0]._replace(potential_energy_eV=np.full(3000, np.nan)), title="Alone")
+    page = alone.save(tmp_path).read_text(encoding="utf-8")
+    assert page.count("data:image/png") == 4 and page.count("data:image/gif") == 1 and "No reference" in page
+
+
+def test_a_notebook_shows_verdict_tables_and_figures(runs):
+    found = Report(runs[0], runs[2], "Water <test>")
+    shown = found._repr_html_()
+    assert shown.count("<table>") == 3 and shown.count("<img") == 5 and "Water &lt;test&gt;" in shown
+    assert found.verdict.split(".")[0] in shown
+    assert "Water <test>" in repr(found) and found.outcome in repr(found)
+
+
+def test_a_failed_report_leaves_the_old_one(runs, tmp_path, monkeypatch):
+    (tmp_path / "report.html").write_text("old")
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        Report(runs[0]).save(tmp_path)
+    assert (tmp_path / "report.html").read_text() == "old"
+
+
+def test_the_movie_is_small_and_shows_forty_frames(runs):
+    gif = movie.render(runs[0], runs[2])
+    assert gif is not None and len(gif) <= movie.LARGEST_BYTES
+    image = Image.open(io.BytesIO(gif))
+    assert image.n_frames == 40 and image.info["loop"] == 0
+    alone = Image.open(io.BytesIO(movie.render(runs[0]) or b""))
+    assert alone.width == image.width // 2
+
+
+def test_large_systems_have_no_movie_but_a_reason():
+    system = make_system([18] * 2001, [40.0] * 2001, [40.0] * 3, True)
+    large = trajectory_of(system, np.zeros((8, 2001, 3)))
+    assert len(frames.snapshots(large).times_fs) == 0
+    small = frames.part(make_trajectory(1, n_frames=8), slice(None))
+    analysis = properties.analyze(small)._replace(system=system, snapshots=frames.snapshots(large))
+    assert movie.render(analysis) is None and "2001 atoms" in movie.reason(analysis)
+
+
+def test_atoms_of_a_crystal_stay_in_their_cell_and_do_not_jump(runs):
+    run = runs[0]
+    atoms, edges = movie.arrange(run)
+    assert edges.shape == (40, 12, 2, 3)
+    assert np.linalg.norm(np.diff(atoms, axis=0), axis=-1).max() < 1.0
+    middle = np.linalg.norm(atoms.mean(axis=0), axis=-1)
+    assert middle.max() <= 7 * np.sqrt(3) / 2  # half the diagonal of the cell, whose middle is the origin
+    shifts = 7.0 * np.random.default_rng(0).integers(-3, 4, (36, 3))
+    moved = run._replace(snapshots=run.snapshots._replace(positions=run.snapshots.positions + shifts))
+    np.testing.assert_allclose(movie.arrange(moved)[0], atoms, atol=1e-9)
+
+
+def test_a_molecule_is_followed_and_lies_in_the_plane_of_the_picture():
+    flight = np.arange(16)[:, None, None] * np.array([3.0, -2.0, 5.0])
+    plane = np.array([[0, 0, 0], [0, 2.0, 0], [0, 0, 5.0], [0, 1.0, 4.0]])  # the y-z plane, longest along z
+    system = make_system([6, 1, 1, 8], [12.0, 1.0, 1.0, 16.0])
+    run = properties.analyze(trajectory_of(system, plane + flight, np.ones((16, 4, 3))))
+    atoms, edges = movie.arrange(run)
+    assert edges.shape[1] == 0 and len(atoms) == 1
+    run = run._replace(snapshots=frames.Snapshots(np.arange(16.0), plane + flight, np.zeros((16, 3, 3))))
+    atoms, _ = movie.arrange(run)
+    np.testing.assert_allclose(atoms, np.broadcast_to(atoms[0], atoms.shape), atol=1e-9)
+    assert np.ptp(atoms[..., 2]) < 1e-9 and np.ptp(atoms[..., 0]) > np.ptp(atoms[..., 1])
+
+
+def test_figures_have_one_width_and_rows_of_one_height(runs, growth):
+    drawn = figures.make(runs[0], runs[2], growth)
+    sizes = np.array([figure.get_size_inches() for figure in drawn.values()])
+    assert np.all(sizes[:, 0] == sizes[0, 0])
+    rows = sizes[:, 1] / sizes[:, 1].min()
+    np.testing.assert_allclose(rows, rows.round())
 
 
 def test_every_axis_has_a_label_with_its_unit(runs, growth):
@@ -149,5 +324,5 @@ def test_a_molecule_shows_the_distribution_of_its_pair_distances():
     positions = np.array([[0, 0, 0], [0.96, 0, 0], [0, 0.96, 0.0]]) + 0.05 * rng.normal(size=(64, 3, 3))
     velocities = 0.01 * rng.normal(size=(64, 3, 3))
     run = Trajectory(system, State(positions, velocities), 2.0 * np.arange(64), {}, {})
-    figure = figures.rdf(comparison.analyze(run))
+    figure = figures.rdf(properties.analyze(run))
     assert figure.axes[0].get_ylabel() == "density / Å⁻¹"

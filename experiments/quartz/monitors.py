@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ffmd_jax.analysis import comparison
+from ffmd_jax.analysis import drifts, temperatures
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import model_files, trajcast
 
@@ -49,7 +49,7 @@ def rollout(name: str, model_name: str, steps: int, *options: str) -> None:
 def describe(out: Path) -> None:
     """Temperatures with block errors, and the kinetic energy of the last tenth over that of the first."""
     run = trajectory.read(out)
-    found = comparison.temperatures(run)
+    found = temperatures.temperatures(run)
     tenth = len(found.total) // 10
     ratio = found.total[-tenth:].mean() / found.total[:tenth].mean()
     species = ", ".join(
@@ -58,7 +58,7 @@ def describe(out: Path) -> None:
     )
     trips = run.observables["round_trip_error"]
     print(f"|  |  | T {found.mean:.1f} ± {found.error:.1f} K, {species}; last tenth/first tenth {ratio:.3f}; "
-          f"momentum drift {comparison.momentum_drift(run):.1e}; round trip {np.mean(trips):.4f}, at most "
+          f"momentum drift {drifts.momentum_drift(run):.1e}; round trip {np.mean(trips):.4f}, at most "
           f"{np.max(trips):.4f}; {[alarm['text'] for alarm in run.metadata['alarms']]} |", flush=True)  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ffmd_jax.analysis import frames
+from ffmd_jax.core import mechanics
 from ffmd_jax.core.state import State, System
 
 
@@ -29,9 +31,8 @@ def error_growth(predicted: State, reference: State, system: System) -> ErrorGro
     """
     steps = 2 ** np.arange(int(math.log2(predicted.positions.shape[1] - 1)) + 1)
     (r, v), (r0, v0) = ([np.asarray(x)[:, steps] for x in state] for state in (predicted, reference))
-    masses = np.asarray(system.masses)
     squares = [np.mean(np.sum(x**2, axis=-1), axis=-1) for x in (r - r0, v - v0, v0)]
-    kinetic = [np.einsum("i,skia,skia->sk", masses, x, x) for x in (v, v0)]
+    kinetic = [np.stack([frames.evaluate(mechanics.kinetic_energy, system, start) for start in x]) for x in (v, v0)]
     position, velocity = _ratio(squares[0], np.ones_like(squares[0])), _ratio(squares[1], squares[2])
     return ErrorGrowth(steps, *_square_root(*position), *_square_root(*velocity), *_ratio(*kinetic))
 

@@ -1,6 +1,7 @@
 """Figures of analyses, as plain `matplotlib.figure.Figure` objects: no pyplot, no global state.
 
-The reference is grey, the force-free run blue: told apart by lightness alone.
+All figures have one width, rows of one height, and one style.  The reference is grey, the force-free run blue; they
+differ in lightness, too.
 """
 
 import math
@@ -10,20 +11,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ffmd_jax.analysis import comparison
-from ffmd_jax.analysis.comparison import VDOS, Analysis
+from ffmd_jax.analysis import checks, temperatures
 from ffmd_jax.analysis.error_growth import ErrorGrowth
+from ffmd_jax.analysis.properties import Analysis
+from ffmd_jax.analysis.spectra import VDOS
 from ffmd_jax.core import units
 
 _REFERENCE, _REFERENCE_FILL, _FORCE_FREE, _THEORY = "0.35", "0.8", "#0072B2", "black"
 _WIDTH, _HEIGHT, _DPI = 9.0, 2.8, 130  # inches per row of panels
 _LARGE, _SMALL = 11, 9  # points
+_PANELS_IN_ROW = 3
 _N_POINTS = 2000  # drawn of a time series
 
 
 def temperature(analysis: Analysis, reference: Analysis | None = None) -> Figure:
     """Temperature against time, its distribution beside the canonical one, and the mean of each element."""
-    figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained", dpi=_DPI)
+    figure = _figure()
     series, histogram, means = figure.subplots(1, 3, width_ratios=[1.5, 1, 0.8])
     runs = runs_of(analysis, reference)
     values = np.concatenate([run.temperatures.total for run, _, _ in runs])
@@ -41,8 +44,9 @@ def temperature(analysis: Analysis, reference: Analysis | None = None) -> Figure
     target = _canonical_temperature(analysis, reference)
     if target is not None:
         grid = np.linspace(bins[0], bins[-1], 300)
-        density = comparison.canonical_temperature_distribution(target, analysis.temperatures.degrees_of_freedom, grid)
+        density = temperatures.canonical_distribution(target, analysis.temperatures.degrees_of_freedom, grid)
         histogram.plot(grid, density, "--", color=_THEORY, lw=1.2, label=f"canonical, {target:.0f} K")
+        means.axhline(target, color=_THEORY, lw=0.8, ls="--")
         histogram.set_ylim(0, 1.35 * max(histogram.get_ylim()[1], density.max()))  # room for the legend
         histogram.legend(fontsize=_SMALL, frameon=False)
     means.set_xticks(range(len(analysis.temperatures.by_species)), list(analysis.temperatures.by_species))
@@ -86,25 +90,32 @@ def vdos(analysis: Analysis, reference: Analysis | None = None) -> Figure:
 
 
 def potential_energy(analysis: Analysis, reference: Analysis | None = None) -> Figure | None:
-    """Distribution of the potential energy per atom about the reference's mean; None if unknown."""
+    """Potential energy per atom about the reference's mean: time series and distribution; None if unknown."""
     energies = []
     for run, name, color in runs_of(analysis, reference):
-        known = run.potential_energy_eV[np.isfinite(run.potential_energy_eV)]
-        if len(known):
-            energies.append((1000 * known / len(run.system.species), name, color))
+        known = np.isfinite(run.potential_energy_eV)
+        if known.any():
+            picoseconds = (run.times_fs[known] - run.times_fs[0]) / units.PS
+            energies.append((picoseconds, 1000 * run.potential_energy_eV[known] / len(run.system.species), name, color))
     if not energies:
         return None
-    origin, origin_name = energies[0][0].mean(), energies[0][1]
-    every = np.concatenate([values for values, _, _ in energies]) - origin
-    n_bins = int(np.clip(min(len(values) for values, _, _ in energies) ** 0.5, 8, 50))
+    origin = energies[0][1].mean()
+    every = np.concatenate([values for _, values, _, _ in energies]) - origin
+    n_bins = int(np.clip(min(len(values) for _, values, _, _ in energies) ** 0.5, 8, 50))
     bins = np.linspace(every.min() - 1e-9, every.max() + 1e-9, n_bins + 1)
-    figure = Figure(figsize=(0.6 * _WIDTH, _HEIGHT), layout="constrained", dpi=_DPI)
-    axes = figure.subplots()
-    for values, name, color in energies:
-        _histogram(axes, values - origin, bins, name, color)
-        axes.axvline(values.mean() - origin, color=color, lw=1.2, ls=":")
-    label = f"potential energy − {origin_name} mean / (meV/atom)"
-    _finish(axes, label, "density / (atom/meV)", "Potential energy", legend=True)
+    figure = _figure()
+    series, histogram = figure.subplots(1, 2, width_ratios=[1.5, 1])
+    for picoseconds, values, name, color in energies:
+        stride = math.ceil(len(values) / _N_POINTS)
+        series.plot(picoseconds[::stride], (values - origin)[::stride], color=color, lw=0.6, alpha=0.8, label=name)
+        _histogram(histogram, values - origin, bins, name, color)
+        for line in (series.axhline, histogram.axvline):
+            line(values.mean() - origin, color=color, lw=1.2, ls=":")
+    series.set_ylim(bins[0] - 0.05 * np.ptp(bins), bins[-1] + 0.2 * np.ptp(bins))  # room for the legend
+    series.legend(fontsize=_SMALL, frameon=False, ncols=2, loc="upper center")
+    label = "ΔU / (meV/atom)"
+    _finish(series, "time / ps", label, "Time series")
+    _finish(histogram, label, "density / (atom/meV)", "Distribution")
     return figure
 
 
@@ -138,28 +149,29 @@ def torsions(analysis: Analysis, reference: Analysis | None = None) -> Figure:
 
 
 def torsion_surfaces(analysis: Analysis, reference: Analysis | None = None) -> Figure:
-    """Free energy of pairs of torsions: a row for each run, the reference first, one colour scale."""
+    """Free energy of pairs of torsions, the reference beside the run, on one colour scale."""
     runs, names = runs_of(analysis, reference), list(analysis.torsion_surfaces)
-    figure = Figure(figsize=(_WIDTH, _HEIGHT * len(runs)), layout="constrained", dpi=_DPI)
-    rows = figure.subplots(len(runs), len(names), squeeze=False)
+    cases = [(name, run, run_name) for name in names for run, run_name, _ in runs]
+    n_columns = len(runs) if len(names) > 1 else len(cases)
+    figure = _figure(math.ceil(len(cases) / n_columns))
+    grid = figure.subplots(math.ceil(len(cases) / n_columns), n_columns, squeeze=False)
     image = None
-    for row, (run, run_name, _) in zip(rows, runs, strict=True):
-        for axes, name in zip(row, names, strict=True):
-            angle, energy = run.torsion_surfaces[name]
-            edge = np.degrees(angle)
-            image = axes.pcolormesh(edge, edge, energy.T, vmin=0, vmax=200, cmap="viridis")
-            first, second = name.replace("-", "–").split(", ")
-            axes.set_xlabel(f"{first} / °", fontsize=7)
-            axes.set_ylabel(f"{second} / °", fontsize=7)
-            axes.set_title(run_name, fontsize=8)
+    for axes, (name, run, run_name) in zip(grid.ravel(), cases, strict=True):
+        angle, energy = run.torsion_surfaces[name]
+        edge = np.degrees(angle)
+        image = axes.pcolormesh(edge, edge, energy.T, vmin=0, vmax=200, cmap="viridis")
+        first, second = name.replace("-", "–").split(", ")
+        _finish(axes, f"{first} / °", f"{second} / °", run_name)
     if image is not None:
-        figure.colorbar(image, ax=rows, label="free energy / meV")
+        bar = figure.colorbar(image, ax=grid)
+        bar.set_label("free energy / meV", fontsize=_LARGE)
+        bar.ax.tick_params(labelsize=_SMALL)
     return figure
 
 
 def error_growth(growth: ErrorGrowth, time_step_fs: float | None = None) -> Figure:
     """Position and velocity error and kinetic-energy ratio against steps, or time where Δt is given."""
-    figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained", dpi=_DPI)
+    figure = _figure()
     x = growth.steps * (1.0 if time_step_fs is None else time_step_fs)
     label = "steps" if time_step_fs is None else "time / fs"
     series = (
@@ -180,7 +192,7 @@ def error_growth(growth: ErrorGrowth, time_step_fs: float | None = None) -> Figu
 
 def training(lines: list[dict[str, Any]]) -> Figure:
     """Training loss, and validation errors where known, against epochs; from the lines of metrics.jsonl."""
-    figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained", dpi=_DPI)
+    figure = _figure()
     loss, errors = figure.subplots(1, 2)
     stride = math.ceil(len(lines) / _N_POINTS)
     known = [line for line in lines[::stride] if line["loss"] is not None]
@@ -229,11 +241,11 @@ def runs_of(analysis: Analysis, reference: Analysis | None) -> list[tuple[Analys
 
 
 def _canonical_temperature(analysis: Analysis, reference: Analysis | None) -> float | None:
-    """Temperature of the canonical distribution to compare with, K: set or measured; None for NVE runs."""
-    if str(analysis.metadata.get("ensemble", "nvt")).lower() == "nve":
-        return None
-    measured = (reference or analysis).temperatures.mean
-    return float(analysis.metadata.get("temperature_K") or measured)
+    """Temperature of the canonical distribution to compare with, K: set or measured; None if it is not constant."""
+    target = checks.target_temperature(analysis)
+    if target is not None or checks.ensemble(analysis) == "NVE" or analysis.metadata.get("temperature_end_K"):
+        return target
+    return (reference or analysis).temperatures.mean
 
 
 def _spectrum_end(spectrum: VDOS) -> float:
@@ -243,11 +255,17 @@ def _spectrum_end(spectrum: VDOS) -> float:
     return float(min(1.25 * end + 10, spectrum.wavenumber_per_cm[-1]))
 
 
+def _figure(n_rows: int = 1) -> Figure:
+    """An empty figure of the width and height of rows that all have."""
+    return Figure(figsize=(_WIDTH, _HEIGHT * n_rows), layout="constrained", dpi=_DPI)
+
+
 def _panels(names: list[str]) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with one panel a name, three a row, of the same size whatever their number."""
-    n_rows = math.ceil(len(names) / 3)
-    figure = Figure(figsize=(_WIDTH, _HEIGHT * n_rows), layout="constrained", dpi=_DPI)
-    grid = figure.subplots(n_rows, 3, squeeze=False).ravel()
+    """A figure with a panel for each name, at most three in a row."""
+    n_columns = min(len(names), _PANELS_IN_ROW)
+    n_rows = math.ceil(len(names) / n_columns)
+    figure = _figure(n_rows)
+    grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for axes in grid[len(names) :]:
         axes.set_axis_off()
     return figure, dict(zip(names, grid, strict=False))

@@ -10,12 +10,15 @@ from ffmd_jax.core import units
 from ffmd_jax.core.state import System
 from ffmd_jax.formats.trajectory import Trajectory
 
-_LARGEST = 200  # atoms; beyond, an isolated system is no molecule that bonds are looked for in
+_LARGEST = 200  # atoms: larger isolated systems are not searched for bonds
 _STRETCH = 1.25  # of the sum of covalent radii, for a bond
 
 
+Surfaces = dict[str, tuple[np.ndarray, np.ndarray]]  # angle, rad, and free energy, meV, by the names of two torsions
+
+
 class Profile(NamedTuple):
-    """Angle, rad ``[n_bins]``, free energy, meV ``[n_bins]`` (0 at the minimum, NaN where never), standard error."""
+    """Angle, rad, free energy, meV (0 at the minimum, NaN where not visited), and its standard error; ``[n_bins]``."""
 
     angle: np.ndarray
     free_energy_meV: np.ndarray
@@ -25,10 +28,9 @@ class Profile(NamedTuple):
 def dihedrals(system: System, positions: np.ndarray) -> list[list[tuple[int, int, int, int]]]:
     """The dihedrals i-j-k-l of each bond j-k about which parts of a molecule turn; bonds from covalent radii.
 
-    That is each bond between atoms that have others, but not in a ring.  i and l are the heaviest neighbours.  Where
-    others are bonded in the same way, as the hydrogens of a methyl group or the two sides of a phenyl ring, one of
-    them or another is only a matter of numbering: all are given.  Only for isolated systems of at most 200 atoms; else
-    none.
+    These are the bonds outside rings between atoms that have further neighbours.  i and l are the heaviest neighbours.
+    Equivalent neighbours, such as the hydrogens of a methyl group or the two sides of a phenyl ring, differ only in
+    their numbering: all of them are returned.  The list is empty for periodic systems and for more than 200 atoms.
     """
     n_atoms = len(system.species)
     if np.any(system.pbc) or n_atoms > _LARGEST:
@@ -48,7 +50,7 @@ def dihedrals(system: System, positions: np.ndarray) -> list[list[tuple[int, int
 
 
 def _equivalence_classes(species: np.ndarray, bonded: np.ndarray) -> np.ndarray:
-    """Atoms of one class are of one element and bonded alike, ever farther on (Morgan, J. Chem. Doc. 5, 107, 1965)."""
+    """Class of every atom: equal for the same element with the same bonds (Morgan, J. Chem. Doc. 5, 107, 1965)."""
     classes = np.unique(species, return_inverse=True)[1]
     while True:
         seen = [(classes[atom], *sorted(classes[bonded[atom]])) for atom in range(len(species))]
@@ -60,7 +62,7 @@ def _equivalence_classes(species: np.ndarray, bonded: np.ndarray) -> np.ndarray:
 
 
 def _connected(bonded: np.ndarray, j: int, k: int) -> bool:
-    """True if j and k are joined by another way than their bond."""
+    """True if j and k are connected by another path than their bond."""
     seen, waiting = {j}, [int(a) for a in np.flatnonzero(bonded[j]) if a != k]
     while waiting:
         atom = waiting.pop()
@@ -102,7 +104,7 @@ def profiles(trajectory: Trajectory, temperature_K: float) -> dict[str, Profile]
 
 
 def surfaces(trajectory: Trajectory, temperature_K: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """`surface` of pairs of dihedrals that do not end in hydrogen (methyl groups just turn); at most six."""
+    """`surface` of at most six pairs of dihedrals that do not end in hydrogen: methyl groups only rotate."""
     heavy = {name: series for name, series in _series(trajectory).items() if "H" not in _elements_of(name)}
     pairs = list(itertools.combinations(heavy, 2))[:6]
     return {f"{a}, {b}": surface(heavy[a], heavy[b], temperature_K) for a, b in pairs}
@@ -126,9 +128,9 @@ def _elements_of(name: str) -> list[str]:
 def surface(
     first: np.ndarray, second: np.ndarray, temperature_K: float, n_bins: int = 36
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Angles, rad ``[n_bins]``, and free energy of two dihedrals, meV ``[n_bins, n_bins]``, NaN where never.
+    """Angles, rad ``[n_bins]``, and free energy of two dihedrals, meV ``[n_bins, n_bins]``, NaN where not visited.
 
-    The angles are rad ``[n_frames]`` or ``[n_frames, n_equivalent]``: of these, each is taken with each.
+    The angles are rad ``[n_frames]`` or ``[n_frames, n_equivalent]``; all pairs of equivalent angles are counted.
     """
     edges = np.linspace(-np.pi, np.pi, n_bins + 1)
     first, second = (series.reshape(len(series), -1) for series in (first, second))
@@ -148,3 +150,12 @@ def overlap(one: np.ndarray, other: np.ndarray, temperatures_K: tuple[float, flo
         for energy, kelvin in zip((one, other), temperatures_K, strict=True)
     )
     return float(np.sum(np.minimum(p / p.sum(), q / q.sum())))
+
+
+def overlaps(surfaces: Surfaces, others: Surfaces, temperatures_K: tuple[float, float]) -> dict[str, float]:
+    """`overlap` of the surfaces that both have, by the names of the torsions."""
+    return {
+        name: overlap(energy, others[name][1], temperatures_K)
+        for name, (_, energy) in surfaces.items()
+        if name in others
+    }

@@ -1,16 +1,11 @@
-"""``ffmd energy`` and ``ffmd analyze``: what a structure or a trajectory is like."""
+"""``ffmd analyze``: properties of a trajectory, alone or beside a reference."""
 
-import json as jsons
 from pathlib import Path
 
-import numpy as np
 from tyro.conf import Positional
 
 from ffmd_jax.cli import common
-from ffmd_jax.core import files, progress
-from ffmd_jax.core.state import take
-
-_FRAMES_AT_ONCE = 500
+from ffmd_jax.core import files
 
 
 def analyze(
@@ -24,48 +19,24 @@ def analyze(
 ) -> None:
     """Analyses a trajectory, alone or beside a reference: temperatures, g(r), VDOS, drifts; writes an HTML report.
 
+    The report says in what the run agrees with the reference and with its target temperature, in what it differs, what
+    the comparison cannot tell because the runs are too short, and what to do.
+
     Args:
         trajectory: H5MD, or anything that ASE reads with velocities and times.
         out: Folder to write report.html, figures and summary.json to.
         reference: Reference trajectory of the same system.
-        force_field: Prepared system (quartz, water, …) that gives the potential energies of the frames, which a
-            force-free run does not know.
+        force_field: Prepared system (quartz, water, …) whose force field gives the potential energies of the frames;
+            a force-free run has none of its own.
         json: Print the summary as one JSON object.
         overwrite: Write into an existing folder.
     """
     files.check_output(out, overwrite)
-    from ffmd_jax.analysis import comparison, report
-    from ffmd_jax.formats import trajectory as trajectories
+    from ffmd_jax import api
 
-    found = trajectories.read(trajectory)
-    if force_field is not None:
-        found = _with_energies(found, force_field)
-    own = comparison.analyze(found)
-    other = None if reference is None else comparison.analyze(trajectories.read(reference))
-    summary = comparison.summarize(own) if other is None else comparison.compare(own, other)
-    out.mkdir(exist_ok=True)
-    report.write(out / "report.html", trajectory.name, own, other)
-    report.save_figures(out, own, other)
-    files.write_atomically(out / "summary.json", (jsons.dumps(summary, indent=2) + "\n").encode())
+    made = api.analyze(trajectory, reference=reference, force_field=force_field, title=trajectory.name)
+    page = made.save(out)
     if json:
-        common.print_json(summary)
+        common.print_json(made.summary)
     else:
-        print(report.verdict(own, other))
-        print(f"report: {out / 'report.html'}")
-
-
-def _with_energies(found, force_field: str):
-    """The trajectory with the potential energies of its frames by a prepared system's force field."""
-    common.use_double_precision()
-    from ffmd_jax.reference import production, systems
-
-    frames = found.frames
-    prepared = systems.get(force_field, structure=(found.system, take(frames, 0)))
-    joined = prepared.state.positions - frames.positions[0]  # molecules that the first frame has cut
-    whole, energies = frames._replace(positions=frames.positions + joined), []
-    with progress.progress(len(found.times), "reference energies", "frames") as bar:
-        for first in range(0, len(found.times), _FRAMES_AT_ONCE):
-            part = take(whole, slice(first, first + _FRAMES_AT_ONCE))
-            energies.append(np.asarray(production.potential_energies(prepared, part)))
-            bar.update(len(part.positions))
-    return found._replace(observables={**found.observables, "potential_energy_eV": np.concatenate(energies)})
+        print("\n".join([made.verdict, *(f"- {item}" for item in made.advice), f"report: {page}"]))

@@ -18,7 +18,7 @@ def dataset(
     stride_fs: float | None = None,
     train_pairs: int | None = None,
     test_pairs: int | None = None,
-    hints: Annotated[Hints, tyro.conf.arg(name="")] = Hints(),  # noqa: B008
+    hints: Annotated[Hints, tyro.conf.arg(name="")] = Hints(),
     overwrite: bool = False,
 ) -> None:
     """Makes a dataset of NVE trajectories, for training pairs an interval Δt apart.

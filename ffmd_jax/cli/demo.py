@@ -1,6 +1,5 @@
 """``ffmd demo``: a shipped model beside reference MD, analysed and reported."""
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -123,18 +122,12 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
     """Analyses both runs; writes report, figures and summary, and prints the key numbers."""
     import jax
 
-    from ffmd_jax.analysis import comparison, report
-    from ffmd_jax.core import files
+    from ffmd_jax.analysis import report
     from ffmd_jax.formats import trajectory
     from ffmd_jax.reference import free_runs
 
-    with progress.progress(2, "analysis", "runs") as bar:
-        own = comparison.analyze(trajectory.read(case.force_free))
-        bar.update()
-        other = comparison.analyze(trajectory.read(case.reference))
-        bar.update()
     facts = case.facts()
-    summary = {
+    settings = {
         "system": case.name,
         "n_atoms": len(case.prepared.system.species),
         "time_step_fs": case.config.time_step_fs,
@@ -143,21 +136,21 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
         "tau_fs": facts["tau_fs"],
         "friction_tau_fs": facts["friction_tau_fs"],
         "reversible": facts["reversible"],
-        **comparison.compare(own, other),
         **speeds,
         "device": jax.devices()[0].device_kind,
         "free_runs": free_runs.N_STARTS,
         "free_runs_exploded": n_exploded,
-        "error_growth": growth and {name: np.round(values, 6).tolist() for name, values in growth._asdict().items()},
+        "error_growth": None,
     }
-    summary = comparison.jsonable(summary)
-    title, time_step = f"Force-free MD of {case.name} beside the reference", case.config.time_step_fs
-    path = case.out / "report.html"
-    report.write(path, title, own, other, summary=summary, growth=growth, time_step_fs=time_step)
-    report.save_figures(case.out, own, other, growth, time_step)
-    files.write_atomically(case.out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    _print_table(summary)
-    print(f"\n{report.verdict(own, other)}\n\nreport: {path}")
+    made = report.make(
+        *(trajectory.read(path) for path in (case.force_free, case.reference)),
+        title=f"Force-free MD of {case.name} beside the reference",
+        settings=settings,
+        growth=growth,
+    )
+    page = made.save(case.out)
+    _print_table(made.summary)
+    print("\n".join(["", made.verdict, *(f"- {item}" for item in made.advice), "", f"report: {page}"]))
 
 
 def _equilibrate(prepared, temperature: float, key):

@@ -24,7 +24,8 @@ def reference(
     conserve energy is refused.
 
     Ctrl-C (or worse) loses the run in progress only: the same command with --resume keeps the finished files and
-    continues to the same trajectories.  Until all runs are there, the start states are kept in ref_starts.npz beside ref.h5.
+    continues to the same trajectories.  Until all runs are there, the start states are kept in ref_starts.npz beside
+    ref.h5.
 
     SYSTEM ase takes any ASE calculator; it must be installed in this Python:
 

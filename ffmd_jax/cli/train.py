@@ -16,9 +16,9 @@ def train(
     data: Positional[Path],
     /,
     out: Path,
-    training: Annotated[Training, tyro.conf.arg(name="")] = Training(),  # noqa: B008
+    training: Annotated[Training, tyro.conf.arg(name="")] = Training(),
     config: configs.Architecture = configs.SMALL,
-    processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes(),  # noqa: B008
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes(),
     time_step: float | None = None,
     init: str | None = None,
     tensorboard: bool = False,

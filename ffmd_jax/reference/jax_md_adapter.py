@@ -1,4 +1,4 @@
-"""Any energy function of jax-md as a reference engine, driven by the neighbour tables and the integrator of this package.
+"""Any energy function of jax-md as a reference engine, with the neighbour tables and integrator of this package.
 
     from jax_md import energy, space
     from ffmd_jax.reference import jax_md_adapter, production

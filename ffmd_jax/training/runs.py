@@ -34,7 +34,7 @@ _TRAINING, _ARCHITECTURE, _MODEL, _DATA = "training.json", "architecture.json", 
 def run(
     data: Dataset,
     out: Path,
-    training: Training = Training(),  # noqa: B008  # a frozen record
+    training: Training = Training(),
     architecture: Architecture = SMALL,
     *,
     time_step_fs: float | None = None,
