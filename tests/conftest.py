@@ -79,20 +79,27 @@ def start_ffmd(*arguments, devices=1):
 
 
 def springs(n_train=26, n_validation=5, seed=0):
-    """A dataset of 12 argon atoms on springs, Δt = 20 fs: pairs without MD, which a tiny network can learn."""
+    """A dataset of 12 argon atoms on springs, Δt = 20 fs: pairs without MD, which a tiny network can learn.
+
+    Every run holds pieces of two frames, which are a pair.
+    """
     rng = np.random.default_rng(seed)
     sites = 3.7 * np.stack(np.meshgrid([0, 1], [0, 1], [0, 1, 2], indexing="ij"), axis=-1).reshape(-1, 3)
-    system = state.make_system([18] * 12, [39.948] * 12, [7.4, 7.4, 11.1], True)
+    system, cell = state.make_system([18] * 12, [39.948] * 12, True), np.diag([7.4, 7.4, 11.1])
     turn, omega = 20.0 * 0.01, 0.01  # rad, rad/fs
 
     def pairs(n_pairs):
         away, speed = rng.normal(scale=0.2, size=(2, n_pairs, 12, 3)) * np.array([1, omega])[:, None, None, None]
         moved = away * (np.cos(turn) - 1) + speed * np.sin(turn) / omega
         later = speed * np.cos(turn) - away * np.sin(turn) * omega
-        start, moved, later = (np.float32(x) for x in ([sites + away, speed], moved, later))
-        return dataset.Pairs(state.State(*start), moved, later, dataset.same_cells(system, n_pairs))
+        before = state.State(sites + away, speed, np.broadcast_to(cell, (n_pairs, 3, 3)))
+        after = state.State(sites + away + moved, later, before.cell)
+        both = jax.tree.map(lambda *ends: np.stack(ends, axis=1).reshape(-1, *ends[0].shape[1:]), before, after)
+        return both
 
-    return dataset.Dataset(system, 20.0, pairs(n_train), pairs(n_validation), pairs(n_validation))
+    counts = {"train": n_train, "validation": n_validation, "test": n_validation}
+    runs = tuple(dataset.Run(pairs(n_pairs), 20.0, split, segment=2) for split, n_pairs in counts.items())
+    return dataset.Dataset((dataset.Group(system, runs),), 20.0)
 
 
 def small_config(periodic=True, **sizes):
@@ -106,7 +113,7 @@ def small_config(periodic=True, **sizes):
         velocity_rms=0.004,
         speed_max=0.03,
         average_neighbors=20.0,
-        conserve_angular_momentum=not periodic,
+        isolated=not periodic,
         architecture=config.Architecture(radial_hidden=(8,), speed_hidden=(8,), **{"radial_intervals": 0, **sizes}),
     )
 
@@ -118,8 +125,9 @@ def perturbed(periodic=True, seed=0):
     masses = np.where(species == 14, 28.085, 15.999)
     grid = np.array([(i % 3, i // 3, (i * 7) % 3) for i in range(9)]) / 3.0
     positions = (grid + rng.normal(scale=0.05, size=(9, 3))) @ HEXAGONAL
-    system = state.make_system(species, masses, HEXAGONAL if periodic else None, periodic)
-    return system, state.State(jnp.asarray(positions), jnp.asarray(rng.normal(scale=0.004, size=(9, 3))))
+    system = state.make_system(species, masses, periodic)
+    cell = jnp.asarray(HEXAGONAL if periodic else np.eye(3))
+    return system, state.State(jnp.asarray(positions), jnp.asarray(rng.normal(scale=0.004, size=(9, 3))), cell)
 
 
 @functools.lru_cache
@@ -133,10 +141,10 @@ def compiled(model_config, what):
 
 def graph_of(model_config, system, state, capacity=96):
     """Neighbours, padded to one capacity so that tests share compiled programs."""
-    search = neighbors.plan(system, state.positions, model_config.architecture.cutoff)
+    search = neighbors.plan(system, state, model_config.architecture.cutoff)
     assert search.capacity <= capacity
     search = dataclasses.replace(search, capacity=capacity)
-    return neighbors.build(search, system, state.positions).graph
+    return neighbors.build(search, system, state).graph
 
 
 @functools.lru_cache
@@ -145,19 +153,20 @@ def random_params(model_config, seed=0):
     return trajcast.init(jax.random.key(seed), model_config, jnp.float64)
 
 
-def make_trajectory(system, positions, velocities=None, interval=1.0, **observables):
-    """Frames ``[n_frames, n_atoms, 3]`` at equal intervals, fs; at rest unless said otherwise."""
+def make_trajectory(system, positions, velocities=None, interval=1.0, cell=None, **observables):
+    """Frames ``[n_frames, n_atoms, 3]`` at equal intervals, fs; at rest, in an open cell, unless said otherwise."""
     velocities = np.zeros_like(positions) if velocities is None else velocities
     times = interval * np.arange(len(positions))
-    return trajectory.Trajectory(system, state.State(positions, velocities), times, observables, {})
+    cells = state.make_cell(np.broadcast_to(np.eye(3) if cell is None else cell, (len(times), 3, 3)), system.pbc)
+    return trajectory.Trajectory(system, state.State(positions, velocities, cells), times, observables, {})
 
 
 def oscillators(wavenumbers_per_cm, n_frames, interval=1.0, temperature_K=300.0):
     """Independent oscillators, one per atom and direction, of energy k_B T each; the first atom is oxygen."""
     n_atoms = len(wavenumbers_per_cm)
-    system = state.make_system([8] + [1] * (n_atoms - 1), [16.0] + [1.0] * (n_atoms - 1), [10.0] * 3, True)
+    system = state.make_system([8] + [1] * (n_atoms - 1), [16.0] + [1.0] * (n_atoms - 1), True)
     omega = 2 * np.pi * np.asarray(wavenumbers_per_cm) / (1000 * units.TERAHERTZ_IN_PER_CM)
     phases = np.random.default_rng(3).uniform(0, 2 * np.pi, (n_atoms, 3))
     angle = omega[:, None] * (interval * np.arange(n_frames))[:, None, None] + phases
     speed = np.sqrt(2 * units.BOLTZMANN * units.EV * temperature_K / system.masses)[:, None]
-    return make_trajectory(system, speed * np.sin(angle), speed * np.cos(angle), interval)
+    return make_trajectory(system, speed * np.sin(angle), speed * np.cos(angle), interval, 10.0 * np.eye(3))
