@@ -62,6 +62,12 @@ def test_temperatures_of_maxwell_boltzmann_samples(periodic):
     assert np.var(found.total) == pytest.approx(variance, rel=5 * np.sqrt(4 / 4000))
 
 
+def test_a_single_atom_has_no_temperature():
+    system = make_system([18], [40.0], [10.0] * 3, True)
+    with pytest.raises(ValueError, match="no temperature"):
+        properties.analyze(make_trajectory(system, np.zeros((8, 1, 3))))
+
+
 def test_momentum_drift_is_zero_unless_planted():
     run = maxwell_boltzmann_run(True, n_frames=16)
     assert drifts.momentum_drift(run) < 1e-6

@@ -93,7 +93,7 @@ def test_excluded_versions_are_those_of_the_requirements():
 
 def test_commands_keep_compiled_programs_and_leave_the_users_settings(tmp_path):
     script = (
-        "import os; from ffmd_jax import caches; caches.keep_programs(); import jax; import jax.numpy as jnp;"
+        "import os; from ffmd_jax.core import caches; caches.keep_programs(); import jax; import jax.numpy as jnp;"
         "jax.jit(lambda x: jax.lax.sort(jnp.sin(x)))(jnp.ones(8)).block_until_ready();"
         "print(jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs)"
     )

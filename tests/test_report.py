@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import re
 
 import matplotlib
@@ -178,6 +179,7 @@ def test_spectra_that_sparse_frames_have_folded_are_not_compared(runs):
     dense, _, reference = runs
     sparse = properties.analyze(frames.part(make_trajectory(1), slice(None, None, 15)))  # resolves 1,112 of 3,000 /cm
     found = Report(sparse, reference)
+    json.dumps(found.summary, allow_nan=False)
     assert "cannot be compared" in found.verdict and "vibrational spectra overlap" not in found.verdict
     assert "--every" in " ".join(found.advice) and "at most 1 fs" in " ".join(found.advice)
     assert "vibrational spectra overlap" in Report(dense, reference).verdict
@@ -188,6 +190,8 @@ def test_runs_of_different_length_have_spectra_of_one_resolution():
     found = report.make(make_trajectory(1, n_frames=400), make_trajectory(2, n_frames=700))
     assert found.reference is not None
     np.testing.assert_array_equal(found.analysis.vdos.wavenumber_per_cm, found.reference.vdos.wavenumber_per_cm)
+    sparse = frames.part(make_trajectory(2, n_frames=700), slice(None, None, 40))
+    assert report.make(make_trajectory(1, n_frames=60), sparse).outcome  # windows of 30 fs hold no frame of the other
 
 
 def test_advice_names_the_element_and_the_options_that_are_left(runs):
@@ -252,7 +256,14 @@ def test_a_notebook_shows_verdict_tables_and_figures(runs):
 
 def test_a_failed_report_leaves_the_old_one(runs, tmp_path, monkeypatch):
     (tmp_path / "report.html").write_text("old")
-    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    replace = os.replace
+
+    def full(source, target):
+        if target.name == "report.html":
+            raise OSError("disk full")
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(OSError, match="disk full"):
         Report(runs[0]).save(tmp_path)
     assert (tmp_path / "report.html").read_text() == "old"

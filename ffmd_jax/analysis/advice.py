@@ -105,7 +105,7 @@ def _length(found: list[Check], analysis: Analysis, reference: Analysis | None) 
     ways = []
     if run_ps is not None:
         step = analysis.metadata.get("time_step_fs")
-        steps = f" (--steps {text.round_up(run_ps * units.PS / step)} with --resume)" if step else ""
+        steps = f" (ffmd rollout --resume --steps {text.round_up(run_ps * units.PS / step)})" if step else ""
         ways.append(f"continue the run to about {text.round_up(run_ps)} ps{steps}")
     if reference is not None and reference_ps is not None:
         ways.append(f"make a reference of about {text.round_up(reference_ps)} ps (ffmd reference --length-ps)")

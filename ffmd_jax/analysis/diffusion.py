@@ -26,9 +26,9 @@ class MeanSquareDisplacement(NamedTuple):
 def mean_square_displacement(trajectory: Trajectory, species: int | None = None) -> MeanSquareDisplacement:
     """⟨|r(t + τ) − r(t)|²⟩ over the atoms of one element (or all) and all time origins, about the centre of mass.
 
-    By Fourier transform: Σ_t |r(t + τ) − r(t)|² = Σ_t (r(t + τ)² + r(t)²) − 2 Σ_t r(t + τ)·r(t), where the last sum is
-    an autocorrelation.  Lags reach an eighth of the run, so that its four parts have every lag many times; these are
-    taken as independent, which gives the error.
+    Uses the Fourier transform: Σ_t |r(t + τ) − r(t)|² = Σ_t (r(t + τ)² + r(t)²) − 2 Σ_t r(t + τ)·r(t), where the last
+    sum is an autocorrelation.  The largest lag is an eighth of the run, half of each of its four parts.  The error
+    assumes that these parts are independent.
 
     Raises:
         ValueError: fewer than 8 frames, or frames that are not evenly spaced.
@@ -65,8 +65,8 @@ def _of_all_origins(positions: np.ndarray, n_lags: int) -> np.ndarray:
 def diffusion_coefficient(found: MeanSquareDisplacement) -> tuple[float, float]:
     """D = (slope of the mean square displacement)/6, cm²/s, and its standard error from the four parts of the run.
 
-    The slope is fitted over the last three quarters of the lags: Einstein's relation holds once velocities have
-    forgotten themselves.  Atoms that only vibrate give zero within the error.
+    The slope is fitted over the last three quarters of the lags, because Einstein's relation holds only beyond the
+    correlation time of the velocities.  Atoms that only vibrate give zero within the error.
     """
     use = slice(max(1, len(found.lag_fs) // 4), None)
     if len(found.lag_fs[use]) < 2:

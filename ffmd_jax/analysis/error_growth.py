@@ -1,4 +1,4 @@
-"""How the errors of a propagator grow over free steps; lengths are Å, times fs."""
+"""Growth of the errors of a propagator over free steps; lengths are Å, times fs."""
 
 import math
 from typing import NamedTuple

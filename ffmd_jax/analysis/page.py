@@ -53,6 +53,7 @@ _FACTS = {
     "free_runs": ("Free runs (NVE)", ""),
     "free_runs_exploded": ("Free runs that diverged", ""),
 }
+_SHOWN_ELSEWHERE = {"n_atoms", "length_ps", "target_temperature_K"}
 _WORDS = {"nve": "NVE", "nvt": "NVT", "npt": "NPT", "csvr": "CSVR", "csvr-by-species": "CSVR by element"}
 
 _STYLE = """
@@ -60,6 +61,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: 0.25rem 1.2rem 0.25rem 0; border-bottom: 1px solid #8885; }
+th, td:last-child { white-space: nowrap; }
 figure { margin: 1.5rem 0; }
 img { max-width: 100%; height: auto; background: white; border-radius: 6px; }
 figcaption { font-size: 0.9rem; opacity: 0.8; }
@@ -197,7 +199,7 @@ def _facts(analysis: Analysis, reference: Analysis | None, settings: dict[str, A
     """How the runs were made: their metadata, and further settings."""
     others = {} if reference is None else reference.metadata
     rows, done = [], set()
-    for key in [*_FACTS, *settings]:
+    for key in [*_FACTS, *(key for key in settings if key not in _SHOWN_ELSEWHERE)]:
         own = analysis.metadata.get(key, settings.get(key))
         other = others.get(key, settings.get(f"reference_{key}"))
         if key in done or isinstance(own, dict | list) or (own is None and other is None):

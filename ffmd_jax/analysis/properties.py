@@ -19,6 +19,7 @@ from ffmd_jax.formats import trajectory as trajectories
 from ffmd_jax.formats.trajectory import Trajectory, frame_interval
 
 SEGMENT_PS = 4.0  # windows of the spectra of long runs
+_SEGMENT_FRAMES = 8
 
 
 class Analysis(NamedTuple):
@@ -52,13 +53,19 @@ def analyze(trajectory: Trajectory, segment_ps: float = SEGMENT_PS) -> Analysis:
 
     Args:
         trajectory: what to analyse.
-        segment_ps: windows of the spectra, at most half of the run: then its halves have the same resolution.
+        segment_ps: windows of the spectra.  They have at least 8 frames, and at most half of those of the run, so that
+            the halves of the run have the same resolution.
     """
     n_frames, system, interval = len(trajectory.times), trajectory.system, frame_interval(trajectory.times)
     if n_frames < 8:
         raise ValueError(f"an analysis needs at least 8 frames, not {n_frames}")
+<<<<<<< HEAD
     halves = [trajectories.part(trajectory, half) for half in (slice(0, n_frames // 2), slice(n_frames // 2, None))]
     segment_ps = min(segment_ps, n_frames // 2 * interval / units.PS)
+=======
+    halves = [frames.part(trajectory, half) for half in (slice(0, n_frames // 2), slice(n_frames // 2, None))]
+    segment_ps = min(max(segment_ps, _SEGMENT_FRAMES * interval / units.PS), n_frames // 2 * interval / units.PS)
+>>>>>>> report
     elements, kelvins = frames.elements(system), temperatures.temperatures(trajectory)
     rdf, rdf_halves_rmse = distributions.radial_distributions(trajectory)
     of_elements = {symbol: spectra.vdos(trajectory, number, segment_ps) for symbol, number in elements.items()}

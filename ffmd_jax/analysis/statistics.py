@@ -8,9 +8,10 @@ import numpy as np
 def block_error(values: np.ndarray) -> tuple[float, float]:
     """Mean of a correlated stationary series ``[n]`` and the standard error of that mean, by blocking.
 
-    Blocks of B = 1, 2, 4, … values (doi:10.1063/1.457480).  The plateau is the smallest B with B³ > 2 n s⁴,
-    where s is the ratio of the errors at B and at 1 (doi:10.1103/PhysRevE.83.066706); a series too short to
-    reach it gets the largest error of all B.  NaN for fewer than two values.
+    The series is divided into blocks of B = 1, 2, 4, … values (doi:10.1063/1.457480).  The plateau of the error begins
+    at the smallest B with B³ > 2 n s⁴, where s is the ratio of the errors at B and at 1
+    (doi:10.1103/PhysRevE.83.066706).  If the series is too short to reach it, the largest error of all B is returned.
+    The error is NaN for fewer than two values, and too small for correlations longer than the series.
     """
     blocks = np.asarray(values, dtype=np.float64)
     n, mean, errors = len(blocks), float(np.mean(blocks)) if len(blocks) else math.nan, []

@@ -24,8 +24,16 @@ class Temperatures(NamedTuple):
 
 
 def temperatures(trajectory: Trajectory) -> Temperatures:
-    """Kinetic temperatures of all atoms and of each element; degrees of freedom from `mechanics`."""
-    system, series = trajectory.system, total(trajectory)
+    """Kinetic temperatures of all atoms and of each element; degrees of freedom from `mechanics`.
+
+    Raises:
+        ValueError: a single atom, which has no degree of freedom beside those of the centre of mass.
+    """
+    system = trajectory.system
+    freedom = float(mechanics.degrees_of_freedom(system))
+    if freedom < 1:
+        raise ValueError("a single atom has no temperature: the centre of mass has all its degrees of freedom")
+    series = total(trajectory)
     elements = frames.elements(system)
     numbers = np.broadcast_to(list(elements.values()), (len(series), len(elements)))
     of_elements = frames.evaluate(mechanics.temperature_by_species, system, trajectory.frames, numbers)
@@ -33,7 +41,6 @@ def temperatures(trajectory: Trajectory) -> Temperatures:
     blocked = {symbol: block_error(values) for symbol, values in by_species.items()}
     means = {symbol: mean for symbol, (mean, _) in blocked.items()}
     errors = {symbol: error for symbol, (_, error) in blocked.items()}
-    freedom = float(mechanics.degrees_of_freedom(system))
     return Temperatures(series, *block_error(series), by_species, means, errors, freedom)
 
 

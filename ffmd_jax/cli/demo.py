@@ -10,7 +10,7 @@ from tyro.conf import arg
 from ffmd_jax.cli import common
 from ffmd_jax.core import files, progress, units
 
-# As the roll-outs of experiments/: the paper's CSVR, and friction that shares the energy, fs; reversible steps where no
+# As the rollouts of experiments/: the paper's CSVR, and friction that shares the energy, fs; reversible steps where no
 # strong vibration has a period near Δt or 2 Δt.
 _TAU_FS = {"paracetamol": 70.0, "quartz": 75.0, "water": 50.0}
 _FRICTION_TAU_FS = {"paracetamol": 4000.0, "quartz": 3000.0, "water": 1000.0}
@@ -128,10 +128,13 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
 
     facts = case.facts()
     settings = {
+<<<<<<< HEAD
         "system": case.name,
         "n_atoms": len(case.prepared.system.species),
+=======
+        "system": facts["system"],
+>>>>>>> report
         "time_step_fs": case.config.time_step_fs,
-        "length_ps": case.length_ps,
         "target_temperature_K": facts["temperature_K"],
         "tau_fs": facts["tau_fs"],
         "friction_tau_fs": facts["friction_tau_fs"],
@@ -211,7 +214,7 @@ def _reference(case: _Case, start, key) -> float:
 
 
 class _Timer:
-    """Wall time of the blocks of a roll-out after the first, which compiles."""
+    """Wall time of the blocks of a rollout after the first, which compiles."""
 
     def __init__(self):
         self.seconds, self.femtoseconds = 0.0, 0.0
