@@ -59,13 +59,8 @@ def analyze(trajectory: Trajectory, segment_ps: float = SEGMENT_PS) -> Analysis:
     n_frames, system, interval = len(trajectory.times), trajectory.system, frame_interval(trajectory.times)
     if n_frames < 8:
         raise ValueError(f"an analysis needs at least 8 frames, not {n_frames}")
-<<<<<<< HEAD
     halves = [trajectories.part(trajectory, half) for half in (slice(0, n_frames // 2), slice(n_frames // 2, None))]
-    segment_ps = min(segment_ps, n_frames // 2 * interval / units.PS)
-=======
-    halves = [frames.part(trajectory, half) for half in (slice(0, n_frames // 2), slice(n_frames // 2, None))]
     segment_ps = min(max(segment_ps, _SEGMENT_FRAMES * interval / units.PS), n_frames // 2 * interval / units.PS)
->>>>>>> report
     elements, kelvins = frames.elements(system), temperatures.temperatures(trajectory)
     rdf, rdf_halves_rmse = distributions.radial_distributions(trajectory)
     of_elements = {symbol: spectra.vdos(trajectory, number, segment_ps) for symbol, number in elements.items()}

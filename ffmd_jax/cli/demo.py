@@ -128,12 +128,7 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
 
     facts = case.facts()
     settings = {
-<<<<<<< HEAD
         "system": case.name,
-        "n_atoms": len(case.prepared.system.species),
-=======
-        "system": facts["system"],
->>>>>>> report
         "time_step_fs": case.config.time_step_fs,
         "target_temperature_K": facts["temperature_K"],
         "tau_fs": facts["tau_fs"],
