@@ -6,21 +6,26 @@ import numpy as np
 import pytest
 
 from ffmd_jax.core import mechanics, units
-from ffmd_jax.core.state import State, cast, check_state, make_system
+from ffmd_jax.core.state import State, cast, check_state, make_cell, make_system
 
 
 def system_of(periodic, n_atoms=5):
     masses = np.linspace(1.0, 30.0, n_atoms)
     species = np.where(np.arange(n_atoms) < 2, 1, 8)
-    return make_system(species, masses, np.eye(3) * 9 if periodic else None, periodic)
+    return make_system(species, masses, periodic)
+
+
+def at(positions, velocities=None):
+    positions = jnp.asarray(positions)
+    return State(positions, jnp.zeros_like(positions) if velocities is None else velocities, 9.0 * jnp.eye(3))
 
 
 @pytest.mark.parametrize("periodic", [True, False])
 def test_temperatures_are_unbiased_for_all_and_for_each_element(periodic):
     system = system_of(periodic)
-    positions = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)))
+    start = at(np.random.default_rng(0).normal(size=(5, 3)))
     keys = jax.random.split(jax.random.key(0), 20_000)
-    states = jax.vmap(lambda key: mechanics.maxwell_boltzmann(key, system, positions, 300.0))(keys)
+    states = jax.vmap(lambda key: mechanics.maxwell_boltzmann(key, system, start, 300.0))(keys)
     total = np.asarray(jax.vmap(lambda s: mechanics.temperature(system, s.velocities))(states))
     parts = np.asarray(jax.vmap(lambda s: mechanics.temperature_by_species(system, s, (1, 8)))(states))
     for values in (total, parts[:, 0], parts[:, 1]):
@@ -37,6 +42,13 @@ def test_degrees_of_freedom(periodic, n_atoms, expected):
     np.testing.assert_allclose(jnp.sum(mechanics.degrees_of_freedom_by_atom(system, positions)), expected, rtol=1e-10)
 
 
+def test_kinetic_energies_of_frames_on_the_host_are_those_of_the_device():
+    system, velocities = system_of(True), np.random.default_rng(3).normal(size=(4, 5, 3))
+    on_host = mechanics.kinetic_energy(system, velocities)
+    assert isinstance(on_host, np.ndarray) and on_host.shape == (4,)
+    np.testing.assert_allclose(on_host, [mechanics.kinetic_energy(system, jnp.asarray(v)) for v in velocities])
+
+
 def test_kinetic_energy_in_electronvolts():
     # ½ · 1 u · (1 Å/fs)² = ½ · 1.66054e-27 kg · 1e10 m²/s² = 51.82 eV
     system = make_system([1], [1.0])
@@ -48,7 +60,7 @@ def test_kinetic_energy_in_electronvolts():
 def test_rotation_of_a_rigid_body_is_removed():
     system = system_of(False)
     positions = jnp.asarray(np.random.default_rng(2).normal(size=(5, 3)))
-    spinning = State(positions, jnp.cross(jnp.array([0.01, -0.02, 0.03]), positions) + 0.1)
+    spinning = at(positions, jnp.cross(jnp.array([0.01, -0.02, 0.03]), positions) + 0.1)
     assert np.abs(mechanics.zero_momenta(system, spinning).velocities).max() < 1e-12
 
 
@@ -58,9 +70,6 @@ def test_rotation_of_a_rigid_body_is_removed():
         (([1, 2], [1.0]), "species"),
         (([0], [1.0]), "atomic numbers"),
         (([1], [-1.0]), "masses"),
-        (([1], [1.0], np.zeros((3, 3)), True), "singular"),
-        (([1], [1.0], [[1, 0, 0], [2, 0, 0], [0, 0, 1]], True), "singular"),
-        (([1], [1.0], np.full((3, 3), np.nan), True), "NaN"),
     ],
 )
 def test_bad_systems_are_refused(arguments, message):
@@ -68,12 +77,37 @@ def test_bad_systems_are_refused(arguments, message):
         make_system(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (np.zeros((3, 3)), "singular"),
+        ([[1, 0, 0], [2, 0, 0], [0, 0, 1]], "singular"),
+        (np.full((3, 3), np.nan), "NaN"),
+        (np.eye(2), r"\[3, 3\]"),
+        ([np.eye(3), np.zeros((3, 3))], "singular"),
+    ],
+)
+def test_bad_cells_are_refused(cell, message):
+    with pytest.raises(ValueError, match=message):
+        make_cell(cell, True)
+
+
+def test_open_directions_of_a_cell_are_completed_by_unit_vectors():
+    np.testing.assert_allclose(np.abs(np.linalg.det(make_cell(None, False))), 1.0)
+    slab = make_cell([[2.0, 0, 0], [1.0, 3.0, 0], [0, 0, 0]], (True, True, False))
+    np.testing.assert_allclose(slab @ slab[2], [0, 0, 1], atol=1e-12)
+    many = make_cell(np.stack([slab, 2 * slab]), (True, True, False))
+    np.testing.assert_array_equal(many, [slab, 2 * slab])
+
+
 def test_nan_states_are_refused_and_located():
     system = system_of(True)
     positions = np.zeros((3, 5, 3))
     positions[1, 2, 0] = np.nan
     with pytest.raises(ValueError, match="atom 2 of frame 1"):
-        check_state(system, State(positions, np.zeros((3, 5, 3))))
+        check_state(system, State(positions, np.zeros((3, 5, 3)), np.tile(np.eye(3), (3, 1, 1))))
+    with pytest.raises(ValueError, match=r"the cell must be finite and \[3, 3, 3\]"):
+        check_state(system, State(np.zeros((3, 5, 3)), np.zeros((3, 5, 3)), np.eye(3)))
 
 
 def test_cast_touches_floats_only():

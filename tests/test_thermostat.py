@@ -1,13 +1,16 @@
 """Thermostats alone, at few degrees of freedom: mean and variance of the kinetic energy within 5 standard errors."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ffmd_jax.core import mechanics, units
-from ffmd_jax.core.state import State, make_system
-from ffmd_jax.dynamics import thermostat
+from ffmd_jax.core.state import State, make_system, take
+from ffmd_jax.dynamics import ensemble as ensembles
+from ffmd_jax.dynamics.ensemble import NVE, NVT
 
 KT = units.BOLTZMANN * 300.0
 # Atoms in a periodic box have 3N − 3 degrees of freedom, isolated ones 3N − 6.
@@ -18,15 +21,21 @@ def start(freedom, n_chains):
     n_atoms, periodic = SYSTEMS[freedom]
     rng = np.random.default_rng(0)
     masses = rng.uniform(1.0, 40.0, n_atoms)
-    system = make_system(np.full(n_atoms, 6), masses, np.eye(3) * 10 if periodic else None, periodic)
+    system = make_system(np.full(n_atoms, 6), masses, periodic)
     positions = jnp.asarray(rng.normal(size=(n_atoms, 3)))
+    at_rest = State(positions, jnp.zeros_like(positions), 10.0 * jnp.eye(3))
     keys = jax.random.split(jax.random.key(1), n_chains)
-    hot = jax.vmap(lambda key: mechanics.maxwell_boltzmann(key, system, positions, 900.0))(keys)
+    hot = jax.vmap(lambda key: mechanics.maxwell_boltzmann(key, system, at_rest, 900.0))(keys)
     return system, hot
 
 
-def csvr_with_friction(*options):
-    return thermostat.make("csvr", *options, friction_tau_fs=200.0)
+def make(kind, temperature_K, tau_fs, interval_fs, friction_tau_fs=None):
+    """``(key, system, state) -> state`` of an ensemble."""
+    ensemble = NVT(temperature_K, tau_fs, kind, friction_tau_fs)
+    return lambda key, system, state: ensembles.apply(ensemble, key, system, state, temperature_K, interval_fs)
+
+
+KINDS = [("csvr", None), ("langevin", None), ("csvr", 200.0)]
 
 
 def kinetic_energies(bath, freedom, n_chains=400, n_steps=600):
@@ -42,9 +51,9 @@ def kinetic_energies(bath, freedom, n_chains=400, n_steps=600):
 
 
 @pytest.mark.parametrize("freedom", SYSTEMS)
-@pytest.mark.parametrize("make", [thermostat.csvr, thermostat.langevin, csvr_with_friction])
-def test_kinetic_energy_is_canonical(make, freedom):
-    kinetic = kinetic_energies(make(300.0, 50.0, 25.0), freedom)
+@pytest.mark.parametrize(("kind", "friction"), KINDS)
+def test_kinetic_energy_is_canonical(kind, friction, freedom):
+    kinetic = kinetic_energies(make(kind, 300.0, 50.0, 25.0, friction), freedom)
     expected_mean, expected_variance = freedom * KT / 2, freedom * KT**2 / 2
     # Chains are independent: the spread of their means gives the standard error, correlation and all.
     means, variances = kinetic.mean(axis=0), ((kinetic - expected_mean) ** 2).mean(axis=0)
@@ -54,35 +63,8 @@ def test_kinetic_energy_is_canonical(make, freedom):
         assert 5 * error < 0.05 * expected  # sharp enough to see a wrong number of degrees of freedom
 
 
-@pytest.mark.parametrize("freedom", [6, 15])
-def test_by_species_every_energy_is_canonical_and_shares_degrees_of_freedom(freedom):
-    # Two elements: two atoms are one, the others the other; their shares of 3N − 3 or 3N − 6 come from the masses.
-    system, state = start(freedom, 400)
-    n_atoms = len(system.species)
-    system = system._replace(species=np.where(np.arange(n_atoms) < 2, 1, 6))
-    bath = thermostat.csvr_by_species(300.0, 50.0, 25.0, (1, 6))
-    first = np.asarray(mechanics.degrees_of_freedom_by_atom(system, state.positions[0]))[:2].sum()
-
-    def step(carry, key):
-        state = jax.vmap(lambda key, s: bath(key, system, s))(jax.random.split(key, 400), carry)
-        squares = jnp.sum(system.masses[:, None] * state.velocities**2, axis=-1) / (2 * units.EV)
-        return state, jnp.stack([squares.sum(axis=-1), squares[:, :2].sum(axis=-1)])
-
-    keys = jax.random.split(jax.random.key(2), 600)
-    energies = np.asarray(jax.jit(lambda s: jax.lax.scan(step, s, keys)[1])(state))[200:]
-    total = freedom * KT / 2
-    for values, expected in (
-        (energies[:, 0], total),
-        ((energies[:, 0] - total) ** 2, freedom * KT**2 / 2),
-        (energies[:, 1], first * KT / 2),
-    ):
-        means = values.mean(axis=0)
-        error = means.std(ddof=1) / np.sqrt(len(means))
-        assert abs(means.mean() - expected) < 5 * error < 0.25 * expected
-
-
 def test_kinetic_energy_relaxes_with_tau():
-    kinetic = kinetic_energies(thermostat.csvr(300.0, 500.0, 25.0), 60, n_chains=2000, n_steps=30)
+    kinetic = kinetic_energies(make("csvr", 300.0, 500.0, 25.0), 60, n_chains=2000, n_steps=30)
     system, hot = start(60, 2000)
     initial = float(jnp.mean(jax.vmap(lambda s: mechanics.kinetic_energy(system, s.velocities))(hot)))
     target = 30 * KT
@@ -91,16 +73,12 @@ def test_kinetic_energy_relaxes_with_tau():
     assert abs(kinetic[0].mean() - expected) < 5 * error
 
 
-def by_species(*options):
-    return thermostat.csvr_by_species(*options, (1, 6))  # of more elements than there are
-
-
-@pytest.mark.parametrize("make", [thermostat.csvr, thermostat.langevin, by_species, csvr_with_friction])
-def test_momenta_stay_zero_and_keys_are_used_once(make):
+@pytest.mark.parametrize(("kind", "friction"), KINDS)
+def test_momenta_stay_zero_and_keys_are_used_once(kind, friction):
     system, state = start(15, 1)
-    state = State(state.positions[0], state.velocities[0])
+    state = take(state, 0)
     with jax.debug_key_reuse(True):
-        after = make(300.0, 50.0, 10.0)(jax.random.key(3), system, state)
+        after = make(kind, 300.0, 50.0, 10.0, friction)(jax.random.key(3), system, state)
     scale = float(jnp.sum(system.masses[:, None] * jnp.abs(after.velocities)))
     assert np.abs(mechanics.linear_momentum(system, after.velocities)).max() < 1e-12 * scale
     assert np.abs(mechanics.angular_momentum(system, after)).max() < 1e-11 * scale
@@ -112,8 +90,8 @@ def test_friction_shares_what_a_propagator_feeds_to_one_element(friction_tau_fs,
     # A step heats H by 1 % and cools C by 1 %; CSVR keeps the total, and only friction the shares.
     system, state = start(60, 200)
     hydrogen = np.arange(21) < 10
-    system = system._replace(species=np.where(hydrogen, 1, 6))
-    bath = thermostat.make("csvr", 300.0, 50.0, 10.0, friction_tau_fs=friction_tau_fs)
+    system = dataclasses.replace(system, species=np.where(hydrogen, 1, 6))
+    bath = make("csvr", 300.0, 50.0, 10.0, friction_tau_fs)
     feed = jnp.where(hydrogen, 1.005, 0.995)[:, None]
 
     def step(carry, key):
@@ -133,17 +111,54 @@ def test_friction_shares_what_a_propagator_feeds_to_one_element(friction_tau_fs,
 
 def test_unphysical_parameters_are_refused():
     with pytest.raises(ValueError, match="friction already"):
-        thermostat.make("langevin", 300.0, 50.0, 1.0, friction_tau_fs=100.0)
-    for wrong in ((-1.0, 50.0, 1.0), (300.0, 0.0, 1.0), (300.0, 50.0, -1.0)):
-        with pytest.raises(ValueError, match="thermostat needs"):
-            thermostat.csvr(*wrong)
+        NVT(300.0, 50.0, "langevin", friction_tau_fs=100.0)
+    with pytest.raises(ValueError, match="csvr or langevin"):
+        NVT(300.0, 50.0, "berendsen")  # pyright: ignore[reportArgumentType]
+    for wrong, named in (
+        ({"temperature_K": -1.0}, "temperature_K"),
+        ({"temperature_K": np.nan}, "temperature_K"),
+        ({"temperature_K": (300.0, -1.0)}, "temperature_K"),
+        ({"end_K": -1.0}, "end_K"),
+        ({"tau_fs": 0.0}, "tau_fs must be positive"),
+        ({"friction_tau_fs": -1.0}, "friction_tau_fs must be positive"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            NVT(**wrong)
+
+
+def test_the_ensemble_is_the_one_source_of_all_that_depends_on_it():
+    ramp = ensembles.complete(NVT(200, end_K=400, friction_tau_fs=np.inf), 7.0)
+    assert ramp == NVT(200.0, 70.0, "csvr", None, 400.0)
+    assert [float(ensembles.temperature(ramp, x)) for x in (0, 0.25, 1)] == [200, 250, 400]
+    assert ensembles.hottest(ramp) == 400 and ensembles.hottest(NVE()) is None
+    assert ensembles.at(ramp, 0.5) == NVT(300.0, 70.0)
+    said = ensembles.metadata(ramp)
+    assert said["temperature_K"] is None and said["temperature_end_K"] == 400 and said["tau_fs"] == 70
+    assert ensembles.metadata(NVE())["ensemble"] == "nve"
+    several = ensembles.complete(NVT((100, 300), 50), 1.0)
+    np.testing.assert_array_equal(ensembles.temperature(several), [100, 300])
+    assert ensembles.hottest(several) == 300
+
+
+def test_an_ensemble_at_another_temperature_is_the_same_program():
+    traces = []
+
+    @jax.jit
+    def act(ensemble, key, system, state):
+        traces.append(ensemble)
+        return ensembles.apply(ensemble, key, system, state, ensembles.temperature(ensemble), 10.0)
+
+    system, state = start(15, 1)
+    for kelvin, tau in ((300.0, 50.0), (10.0, 70.0)):
+        act(NVT(kelvin, tau), jax.random.key(0), system, take(state, 0))
+    assert len(traces) == 1
 
 
 def test_momenta_do_not_grow_under_a_dissipative_propagator():
     # The thermostat scales up what the propagator scales down: any momentum would double in every step.
     system, state = start(15, 1)
-    bath = thermostat.csvr(300.0, 0.01, 10.0)
-    drifting = State(state.positions[0], state.velocities[0] + 1e-9)
+    bath, state = make("csvr", 300.0, 0.01, 10.0), take(state, 0)
+    drifting = state._replace(velocities=state.velocities + 1e-9)
 
     def step(state, key):
         return bath(key, system, state._replace(velocities=0.5 * state.velocities)), None
