@@ -139,11 +139,8 @@ def make_dataset(
         found = datasets.make(given, time_step_fs, stride_fs)  # type: ignore[arg-type]
     else:
         paths = [Path(one) for one in given]  # type: ignore[arg-type]
-
-        def show(items):
-            return bars.counted(items, "reading", "files") if progress else iter(items)
-
-        found = datasets.from_files(paths, time_step_fs, stride_fs, hints, show)
+        with bars.progress(len(paths), "reading", "files", hidden=not progress) as bar:
+            found = datasets.from_files(paths, time_step_fs, stride_fs, hints, bar.update)
     found = datasets.thinned(found, n_train, n_test)
     if out is not None:
         datasets.write(out, found, overwrite=overwrite)

@@ -11,7 +11,9 @@ from conftest import springs
 
 from ffmd_jax.core import mechanics
 from ffmd_jax.core.state import State, make_system
-from ffmd_jax.dynamics import alarms, monitors, rollout, thermostat
+from ffmd_jax.data import pairs as pair_sets
+from ffmd_jax.dynamics import alarms, monitors, rollout
+from ffmd_jax.dynamics.ensemble import NVE, NVT
 from ffmd_jax.models import config, trajcast
 from ffmd_jax.reference import integrator, systems
 from ffmd_jax.training import calibration, loop
@@ -27,7 +29,7 @@ CALIBRATION = config.Calibration(
 )
 CONFIG = config.ModelConfig(
     elements=(18,), masses=(39.95,), time_step_fs=DT, displacement_rms=4.5e-3, velocity_rms=1.1e-3, speed_max=0.01,
-    average_neighbors=40.0, shortest_distance=3.1, calibration=CALIBRATION,
+    average_neighbors=40.0, shortest_distance=3.1,
     architecture=config.Architecture(cutoff=8.0),
 )  # fmt: skip
 
@@ -41,23 +43,24 @@ def argon():
 def start(argon):
     """An equilibrated crystal at 60 K."""
     with jax.enable_x64(True):
-        state = mechanics.maxwell_boltzmann(jax.random.key(0), argon.system, jnp.asarray(argon.positions), 120.0)
-        return run(argon, state, 400, watch=None).carry.state
+        state = mechanics.maxwell_boltzmann(jax.random.key(0), argon.system, argon.state, 120.0)
+        return run(argon, state, 400, monitor=None).carry.state
 
 
-def run(argon, state, n_steps, damage=None, bath=None, kelvin=60.0, **options):
+def run(argon, state, n_steps, damage=None, ensemble=NVE(), **options):
     exact = integrator.drift_kick_drift(argon.energy, DT)
 
     def propagate(system, state, graph):
         after = exact(system, state, graph)
         return after if damage is None else damage(after)
 
-    limits = monitors.limits(CONFIG, argon.system, 100.0 if bath else None)
-    options = {"watch": alarms.watch(propagate, limits, every=10), **options}
-    schedule = (lambda step: jnp.asarray(kelvin)) if bath else None
+    # The window of 100 fs is that of all the ensembles here.
+    watched = NVE() if ensemble == NVE() else dataclasses.replace(ensemble, tau_fs=100.0)
+    limits = monitors.limits(CONFIG, CALIBRATION, argon.system, watched)
+    options = {"monitor": alarms.monitor(propagate, limits, every=10), **options}
     blocks = rollout.run(
         argon.system, state, propagate, cutoff=argon.cutoff, time_step_fs=DT, n_steps=n_steps, key=jax.random.key(1),
-        skin=0.8, thermostat=bath, schedule=schedule, **options,
+        skin=0.8, ensemble=ensemble, **options,
     )  # fmt: skip
     return rollout.gather(blocks)
 
@@ -66,9 +69,9 @@ def alarms_of(argon, block):
     return monitors.describe(jax.tree.map(np.asarray, block.carry.memory.record), CONFIG, argon.system)
 
 
-@pytest.mark.parametrize("bath", [None, thermostat.csvr(60.0, 100.0, DT), thermostat.langevin(60.0, 100.0, DT)])
-def test_a_healthy_run_raises_no_alarm(argon, start, bath):
-    block = run(argon, start, 800, bath=bath)
+@pytest.mark.parametrize("ensemble", [NVE(), NVT(60.0, 100.0), NVT(60.0, 100.0, "langevin")])
+def test_a_healthy_run_raises_no_alarm(argon, start, ensemble):
+    block = run(argon, start, 800, ensemble=ensemble)
     assert len(block.times) == 800 and alarms_of(argon, block) == []
     assert 0 < np.asarray(block.observables["round_trip_error"]).max() < 1e-8  # the reference is reversible
 
@@ -122,23 +125,23 @@ def test_a_slow_leak_of_energy_is_a_drift_in_nve_and_hides_in_a_bath(argon, star
     leak = scaled(1 - 5e-4)
     (alarm,) = alarms_of(argon, run(argon, start, 800, leak))
     assert alarm.kind == "kinetic drift" and 200 * DT < alarm.time_fs < 800 * DT
-    assert alarms_of(argon, run(argon, start, 800, leak, thermostat.csvr(60.0, 40.0, DT))) == []
+    assert alarms_of(argon, run(argon, start, 800, leak, NVT(60.0, 40.0))) == []
 
 
 def test_a_temperature_that_the_bath_cannot_hold_is_caught(argon, start):
     cold = scaled(0.995)
-    (alarm,) = alarms_of(argon, run(argon, start, 800, cold, thermostat.csvr(60.0, 400.0, DT)))
+    (alarm,) = alarms_of(argon, run(argon, start, 800, cold, NVT(60.0, 400.0)))
     assert alarm.kind == "temperature" and "Ar is at" in alarm.text
 
 
 def test_warnings_count_and_go_on(argon, start):
-    limits = monitors.limits(CONFIG, argon.system, None)
+    limits = monitors.limits(CONFIG, CALIBRATION, argon.system)
     exact = integrator.drift_kick_drift(argon.energy, DT)
 
     def damaged(system, state, graph):
         return of_atom(1.03)(exact(system, state, graph))
 
-    block = run(argon, start, 30, of_atom(1.03), watch=alarms.watch(damaged, limits, every=10, halt=False))
+    block = run(argon, start, 30, of_atom(1.03), monitor=alarms.monitor(damaged, limits, every=10, halt=False))
     assert len(block.times) == 30
     found = {alarm.kind: alarm.count for alarm in alarms_of(argon, block)}
     assert found["momentum"] == 29  # all but the first, which sets it
@@ -146,21 +149,21 @@ def test_warnings_count_and_go_on(argon, start):
 
 
 def test_limits_without_a_calibration_still_see_the_worst(argon, start):
-    limits = monitors.limits(dataclasses.replace(CONFIG, calibration=None), argon.system)
+    limits = monitors.limits(CONFIG, None, argon.system)
     assert np.isinf([limits.hottest, limits.momentum_change, limits.round_trip_atom]).all()
     assert limits.round_trip == 0.5
 
 
 def test_a_round_trip_of_a_map_that_is_wrong_by_a_known_amount(argon, start):
     # v -> 1.02 v after the exact step: back again it is 1.02² v, and positions are off by the second order.
-    block = run(argon, start, 1, scaled(1.01), watch=None)
-    limits = monitors.limits(CONFIG, argon.system)._replace(displacement_rms=1e9)
+    block = run(argon, start, 1, scaled(1.01), monitor=None)
+    limits = monitors.limits(CONFIG, CALIBRATION, argon.system)._replace(displacement_rms=1e9)
     exact = integrator.drift_kick_drift(argon.energy, 1e-3)
 
     def propagate(system, state, graph):
         return scaled(1.01)(exact(system, state, graph))
 
-    engine = rollout.Engine(argon.system, start.positions, propagate, cutoff=argon.cutoff, time_step_fs=1e-3)
+    engine = rollout.Engine(argon.system, start, propagate, cutoff=argon.cutoff, time_step_fs=1e-3)
     carry = engine.start(start, jax.random.key(0))
     after = propagate(argon.system, start, carry.table.graph)
     trip = alarms.round_trip(propagate, engine.search, argon.system, start, after, limits)
@@ -171,9 +174,9 @@ def test_a_round_trip_of_a_map_that_is_wrong_by_a_known_amount(argon, start):
 
 def test_images_keep_float32_exact_where_unwrapped_positions_stop():
     n_steps, step = 300_000, 0.3
-    system = make_system([18, 18], [40.0, 40.0], [10.0] * 3, True)
+    system = make_system([18, 18], [40.0, 40.0], True)
     velocities = jnp.asarray([[step, 0.1, 0], [-step, 0.2, 0]], jnp.float32)
-    state = State(jnp.asarray([[1.0, 2, 3], [4, 5, 6]], jnp.float32), velocities)
+    state = State(jnp.asarray([[1.0, 2, 3], [4, 5, 6]], jnp.float32), velocities, 10 * jnp.eye(3, dtype=jnp.float32))
 
     def fly(system, state, graph):
         return state._replace(positions=state.positions + state.velocities)
@@ -192,9 +195,8 @@ def test_images_keep_float32_exact_where_unwrapped_positions_stop():
 @pytest.mark.parametrize("n_atoms", [2, 9, 64])
 def test_limits_of_temperatures_leave_room_for_chance(n_atoms):
     # Mean squares of few normal numbers are skewed: 5 standard errors, for 9 atoms 48 %, are exceeded too often.
-    system = make_system(np.full(n_atoms, 18), np.full(n_atoms, 39.948), np.eye(3) * 40.0)
-    uncalibrated = dataclasses.replace(CONFIG, calibration=None)
-    found = monitors.limits(uncalibrated, system, tau_fs=100.0, factor=1e-3)
+    system = make_system(np.full(n_atoms, 18), np.full(n_atoms, 39.948))
+    found = monitors.limits(CONFIG, None, system, NVT(60.0, 100.0), factor=1e-3)
     for samples, limit in ((8, found.kinetic[0]), (10, found.kinetic_total)):
         freedom = samples * 3 * n_atoms
         drawn = np.random.default_rng(0).chisquare(freedom, 3_000_000) / freedom - 1
@@ -204,32 +206,60 @@ def test_limits_of_temperatures_leave_room_for_chance(n_atoms):
 @pytest.mark.parametrize(("n_atoms", "wider"), [(20, True), (162, False)])
 def test_a_molecule_in_a_thermostat_may_be_hotter_than_its_data_of_constant_energy(n_atoms, wider):
     system = make_system(np.full(n_atoms, 18), np.full(n_atoms, 39.948))
-    found = monitors.limits(CONFIG, system, tau_fs=100.0, temperature_K=60.0).hottest
+    found = monitors.limits(CONFIG, CALIBRATION, system, NVT(60.0, 100.0)).hottest
     freedom = 3 * n_atoms - 6
     kelvins = 60 * np.random.default_rng(0).chisquare(freedom, 3_000_000) / freedom
     assert kelvins.max() < found
     assert (found > 1.5 * CALIBRATION.temperature_K) == wider
-    assert monitors.limits(CONFIG, system, tau_fs=100.0).hottest == 1.5 * CALIBRATION.temperature_K
-    beyond = monitors.limits(CONFIG, system, tau_fs=100.0, temperature_K=900.0).hottest
+    assert monitors.limits(CONFIG, CALIBRATION, system).hottest == 1.5 * CALIBRATION.temperature_K
+    beyond = monitors.limits(CONFIG, CALIBRATION, system, NVT(900.0, 100.0)).hottest
     assert beyond == 1.5 * CALIBRATION.temperature_K  # a target that the data do not reach does not count
 
 
-def test_a_calibration_is_of_the_first_cell_alone():
-    """Held-out pairs of several cells: only those of the first are looked at, in their own cell."""
+def test_a_calibration_looks_at_each_state_in_its_own_cell():
     data = springs(n_validation=6)
-    pairs, stretched = data.validation, data.validation.cells * np.float32(1.2)
+    sets = pair_sets.form(data)
     sizes = config.Architecture(cutoff=4.5, lmax=1, channels=4, layers=1, radial_hidden=(4,), speed_hidden=(4,))
     with jax.enable_x64(False):
-        model_config = loop.model_config(data, sizes)
+        model_config = loop.model_config(sets, sizes)
         params = trajcast.init(jax.random.key(0), model_config)
-        # The system's cell is another one; the pairs' own counts.
-        system = data.system._replace(cell=stretched[0])
-        alone = calibration.calibrate(model_config, params, jax.tree.map(lambda x: x[:3], pairs), system)
-        fast = pairs.state.velocities * np.where(np.arange(6) < 3, 1, 5)[:, None, None].astype(np.float32)
-        mixed = pairs._replace(
-            state=pairs.state._replace(velocities=fast),
-            cells=np.concatenate([pairs.cells[:3], stretched[3:]]),
+
+        def calibrated(states):
+            return calibration.calibrate(model_config, params, sets.validation._replace(state=states), sets.system)
+
+        states = sets.validation.state
+        wider = states._replace(cell=np.float32(1.2) * states.cell)
+        mixed = states._replace(cell=np.concatenate([states.cell[:3], wider.cell[3:]]))
+        one, other, both = (calibrated(given) for given in (states, wider, mixed))
+    assert one.round_trip != other.round_trip
+    trips = [found.round_trip for found in (one, other)]
+    assert both.round_trip == pytest.approx(max(trips), rel=1e-3) or min(trips) < both.round_trip < max(trips)
+
+
+def test_a_thermostat_alone_makes_the_monitor_watch_temperatures_not_energies(argon, start):
+    """The ensemble is given once: there is no way to run a thermostat that the monitor takes for NVE."""
+    found = run(argon, start, 300, scaled(0.995), NVT(60.0, 400.0))
+    assert "kinetic drift" not in [alarm.kind for alarm in alarms_of(argon, found)]
+    record = jax.tree.map(np.asarray, found.carry.memory)
+    assert 0.5 < float(record.average[0] / record.weight) < 1.5  # ratios to the target, not kelvins
+
+
+@pytest.mark.parametrize(("tables", "alarmed"), [(True, True), (False, False)])
+def test_pairs_closer_than_the_tables_begin_are_an_alarm_of_models_with_unknown_data(argon, tables, alarmed):
+    imported = dataclasses.replace(CONFIG, shortest_distance=0.0)
+    limits = monitors.limits(imported, None, argon.system, tables=tables)
+    assert (limits.distance == imported.splines_from) == alarmed
+
+    def collapse(system, state, graph):
+        near = state.positions[1] + jnp.asarray([0.3, 0, 0])
+        return state._replace(positions=state.positions.at[0].set(near))
+
+    block = rollout.gather(
+        rollout.run(
+            argon.system, jax.tree.map(jnp.asarray, argon.state), collapse, cutoff=argon.cutoff, time_step_fs=DT,
+            n_steps=2, key=jax.random.key(0), skin=0.8, monitor=alarms.monitor(collapse, limits, halt=False),
         )
-        assert calibration.calibrate(model_config, params, mixed, system).calibration == alone.calibration
-        straight = calibration.calibrate(model_config, params, pairs._replace(cells=stretched), data.system).calibration
-    assert straight.round_trip != alone.calibration.round_trip
+    )  # fmt: skip
+    record = jax.tree.map(np.asarray, block.carry.memory.record)
+    texts = [alarm.text for alarm in monitors.describe(record, imported, argon.system) if alarm.kind == "too close"]
+    assert bool(texts) == alarmed and all("--no-tables" in text for text in texts)

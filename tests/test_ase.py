@@ -13,9 +13,11 @@ from conftest import perturbed, random_params, small_config
 
 from ffmd_jax.core import units
 from ffmd_jax.core.state import cast
-from ffmd_jax.dynamics import monitors, rollout, thermostat
+from ffmd_jax.dynamics import monitors, rollout
+from ffmd_jax.dynamics.ensemble import NVE, NVT
+from ffmd_jax.formats import ase_files
 from ffmd_jax.interop.ase import ForceFreeDynamics
-from ffmd_jax.models import model_files, radial_tables, trajcast
+from ffmd_jax.models import model, model_files
 
 
 @pytest.fixture(scope="module")
@@ -23,41 +25,37 @@ def folder(tmp_path_factory):
     """A small untrained model."""
     folder, config = tmp_path_factory.mktemp("ase"), small_config()
     with jax.enable_x64(True):
-        model_files.save_model(folder / "model", config, cast(random_params(config), jnp.float32))
+        model_files.save(folder / "model", model.Model(config, cast(random_params(config), jnp.float32)))
     return folder
 
 
 def crystal():
-    system, state = perturbed()
-    atoms = ase.Atoms(system.species, state.positions, masses=system.masses, cell=system.cell, pbc=True)
-    atoms.set_velocities(np.asarray(state.velocities) / units.ASE_VELOCITY)
-    return atoms
+    return ase_files.to_atoms(*perturbed())
 
 
-def dynamics(folder, atoms, **options):
-    options = {"temperature_K": 300, "thermostat": "langevin", "tau_fs": 1000.0, "on_alarm": "ignore", **options}
-    return ForceFreeDynamics(atoms, str(folder / "model"), **options)
+LANGEVIN = NVT(300, 1000.0, "langevin")
+
+
+def dynamics(folder, atoms, ensemble=LANGEVIN, **options):
+    return ForceFreeDynamics(atoms, folder / "model", ensemble, **{"on_alarm": "ignore", **options})
 
 
 @pytest.mark.parametrize(
-    ("kind", "friction", "reversible"),
-    [("langevin", {}, False), ("csvr", {"friction_tau_fs": 2000.0}, True), ("csvr-by-species", {}, False)],
+    ("ensemble", "reversible"), [(LANGEVIN, False), (NVT(300, 1000.0, friction_tau_fs=2000.0), True)]
 )
-def test_it_is_the_roll_out_of_the_library(folder, kind, friction, reversible):
+def test_it_is_the_roll_out_of_the_library(folder, ensemble, reversible):
     system, state = perturbed()
-    config, params = model_files.load_model(folder / "model")
-    params = cast(radial_tables.tabulate(config, params), jnp.float32)
-    propagate = trajcast.make_propagate(config, params, reversible=reversible)
+    used = model_files.load(folder / "model")
     expected = rollout.gather(
         rollout.run(
-            system, cast(state, jnp.float32), propagate,
-            cutoff=config.architecture.cutoff, time_step_fs=10.0, n_steps=6, key=jax.random.key(3), select=True,
-            thermostat=thermostat.make(kind, 300.0, 1000.0, 10.0, elements=config.elements, **friction),
+            system, cast(state, jnp.float32), model.propagator(used, reversible=reversible),
+            cutoff=used.config.architecture.cutoff, time_step_fs=10.0, n_steps=6, key=jax.random.key(3), select=True,
+            ensemble=ensemble,
         )
     )  # fmt: skip
     atoms, log, seen = crystal(), io.StringIO(), []
-    options = {"thermostat": kind, "logfile": log, "loginterval": 2, "trajectory": str(folder / "run.traj"), "seed": 3}
-    run = dynamics(folder, atoms, **options, **friction, reversible=reversible)
+    options = {"logfile": log, "loginterval": 2, "trajectory": str(folder / "run.traj"), "seed": 3}
+    run = dynamics(folder, atoms, ensemble, **options, reversible=reversible)
     run.attach(lambda: seen.append(atoms.get_positions()), interval=3)
     run.run(4)
     assert run.run(2) and run.nsteps == 6 and run.get_time() == pytest.approx(60 / units.ASE_TIME)
@@ -75,7 +73,7 @@ def test_it_is_the_roll_out_of_the_library(folder, kind, friction, reversible):
 
 def test_changed_atoms_are_taken_as_they_are(folder):
     atoms, other = crystal(), crystal()
-    run = dynamics(folder, atoms, temperature_K=None)
+    run = dynamics(folder, atoms, NVE())
     run.run(2)
     other.positions, other.arrays["momenta"] = atoms.positions + 0.01, 0.5 * atoms.get_momenta()
     atoms.positions += 0.01
@@ -83,12 +81,12 @@ def test_changed_atoms_are_taken_as_they_are(folder):
     before = run.alarms
     run.run(1)
     assert before and run.alarms[: len(before)] == before  # the untrained model's, with their times
-    dynamics(folder, other, temperature_K=None).run(1)
+    dynamics(folder, other, NVE()).run(1)
     np.testing.assert_array_equal(atoms.positions, other.positions)
 
 
 def test_alarms_stop_it_and_bad_atoms_are_refused(folder):
-    run = dynamics(folder, crystal(), on_alarm="stop", temperature_K=None)
+    run = dynamics(folder, crystal(), NVE(), on_alarm="stop")
     with pytest.raises(monitors.Stopped, match="misses the start"):
         run.run(3)
     assert run.nsteps == 0
@@ -96,8 +94,8 @@ def test_alarms_stop_it_and_bad_atoms_are_refused(folder):
     fixed.set_constraint(ase.constraints.FixAtoms([0]))
     with pytest.raises(ValueError, match="constraints"):
         dynamics(folder, fixed)
-    with pytest.raises(ValueError, match="NVE has no friction"):
-        dynamics(folder, crystal(), temperature_K=None, friction_tau_fs=1000.0)
+    with pytest.raises(ValueError, match="constant temperature"):
+        dynamics(folder, crystal(), NVT(300, end_K=200))
     carbon = crystal()
     carbon.numbers[0] = 6
     with pytest.raises(ValueError, match="holds C"):

@@ -14,9 +14,8 @@ import pytest
 from conftest import fails, ffmd, random_params, small_config
 
 from ffmd_jax.core import neighbors, progress
-from ffmd_jax.core.state import State
-from ffmd_jax.formats import trajectory
-from ffmd_jax.models import model_files, trajcast
+from ffmd_jax.formats import ase_files, trajectory
+from ffmd_jax.models import model, model_files
 from ffmd_jax.reference import free_runs, systems
 
 TINY = ["--config.cutoff", "5", "--config.lmax", "1", "--config.channels", "4", "--config.layers", "1"]
@@ -45,7 +44,7 @@ def chain(folder):
 
 
 def test_the_chain_makes_trajectories_models_and_errors(chain, capsys):
-    found = model_files.load_model(chain / "model")[0].calibration
+    found = model_files.load(chain / "model").calibration
     assert 0 < found.round_trip <= found.round_trip_atom < 10
     assert found.temperature_K < 120 and 1e-3 < found.speeds[0] < 0.01
     run = trajectory.read(chain / "run.h5")
@@ -96,7 +95,7 @@ def test_analysis_writes_a_report(chain, capsys):
 
 def test_energy_agrees_with_the_library(tmp_path, capsys):
     argon = systems.argon((2, 2, 2))
-    atoms = ase.Atoms(argon.system.species, argon.positions, cell=argon.system.cell, pbc=True)
+    atoms = ase_files.to_atoms(argon.system, argon.state)
     atoms.rattle(0.1, seed=1)
     ase.io.write(tmp_path / "argon.extxyz", atoms)
     ffmd("energy", "argon", tmp_path / "argon.extxyz", "--json")
@@ -132,12 +131,13 @@ def test_energies_of_frames_are_those_of_the_reference_run(chain, tmp_path, caps
 @pytest.mark.parametrize("factor", [1.0, 1.5])
 def test_free_runs_of_the_demo_that_explode_are_told_from_whole_ones(factor):
     prepared = systems.argon((2, 2, 2))
-    start = State(jnp.asarray(prepared.positions), 1e-4 * jnp.cos(jnp.asarray(prepared.positions)))
+    start = prepared.state._replace(velocities=1e-4 * np.cos(prepared.state.positions))
+    start = jax.tree.map(jnp.asarray, start)
 
     def fly(system, state, graph):
-        return State(state.positions + 10.0 * state.velocities, factor * state.velocities)
+        return state._replace(positions=state.positions + 10.0 * state.velocities, velocities=factor * state.velocities)
 
-    search = neighbors.plan(prepared.system, prepared.positions, 4.0, prepared.skin, 1.3)
+    search = neighbors.plan(prepared.system, prepared.state, 4.0, prepared.skin, 1.3)
     frames = free_runs.free_run(prepared.system, fly, search, 1, jnp.float64)(start)
     if factor > 1:
         assert frames is None
@@ -146,11 +146,15 @@ def test_free_runs_of_the_demo_that_explode_are_told_from_whole_ones(factor):
 
 
 def test_the_demo_reports_both_runs_in_the_same_bath(tmp_path, monkeypatch, capsys):
-    config = small_config(periodic=False, layers=1, velocity_skip=True)
+    config = small_config(periodic=False, layers=1)
     masses = (1.008, 12.011, 14.007, 15.999)
     config = dataclasses.replace(config, elements=(1, 6, 7, 8), masses=masses, time_step_fs=7.0)
-    flight = jax.tree.map(jnp.zeros_like, trajcast.init(jax.random.key(0), config))  # r + v Δt, v
-    monkeypatch.setattr(model_files, "load_model", lambda _: (config, flight))
+
+    def flight(system, state, graph):
+        return state._replace(positions=state.positions + 7.0 * state.velocities)
+
+    monkeypatch.setattr(model_files, "load", lambda _: model.Model(config, {}))
+    monkeypatch.setattr(model, "propagator", lambda *_, **__: flight)
     monkeypatch.setattr(free_runs, "N_STARTS", 3)
     monkeypatch.setattr(free_runs, "N_STEPS", 4)
     make, made = free_runs.free_run, []
@@ -173,10 +177,7 @@ def test_the_demo_reports_both_runs_in_the_same_bath(tmp_path, monkeypatch, caps
         assert [metadata[key] for key in ("thermostat", "tau_fs", "friction_tau_fs")] == ["csvr", 70.0, 4000.0]
     monkeypatch.setattr(free_runs, "free_run", lambda *_: lambda _: None)
     frames = trajectory.read(out / "reference.h5").frames
-    assert free_runs.run(systems.get("paracetamol"), config, trajcast.make_propagate(config, flight), frames) == (
-        None,
-        3,
-    )
+    assert free_runs.run(systems.get("paracetamol"), config, flight, frames) == (None, 3)
 
 
 def test_a_demo_with_impossible_options_writes_nothing(tmp_path, capsys):
@@ -190,13 +191,13 @@ def untrained(tmp_path_factory):
     """A model folder with random weights for Si and O."""
     path = tmp_path_factory.mktemp("untrained") / "model"
     with jax.enable_x64(True):
-        model_files.save_model(path, small_config(), random_params(small_config()))
+        model_files.save(path, model.Model(small_config(), random_params(small_config())))
     return path
 
 
 def quartz_file(path, change=lambda atoms: None, momenta=True):
     prepared = systems.quartz((2, 2, 2))
-    atoms = ase.Atoms(prepared.system.species, prepared.positions, cell=prepared.system.cell, pbc=True)
+    atoms = ase.Atoms(prepared.system.species, prepared.state.positions, cell=prepared.state.cell, pbc=True)
     if momenta:
         atoms.set_momenta(np.random.default_rng(0).normal(size=(72, 3)))
     change(atoms)
@@ -254,9 +255,9 @@ def test_other_bad_input_is_refused(untrained, chain, tmp_path, capsys):
 
 
 def test_an_unstable_model_ends_with_a_clear_line(untrained, tmp_path, capsys):
-    config, params = model_files.load_model(untrained)
-    params["readout"]["1o"] = params["readout"]["1o"] * 1e38
-    model_files.save_model(tmp_path / "wild", config, params)
+    wild = model_files.load(untrained)
+    wild.params["readout"]["1o"] = wild.params["readout"]["1o"] * 1e38
+    model_files.save(tmp_path / "wild", wild)
     start = quartz_file(tmp_path / "start.traj")
     message = fails(
         capsys, "rollout", tmp_path / "wild", "--start", start, "--out", tmp_path / "a.h5", "--steps", 10,

@@ -6,18 +6,20 @@ import json
 import ase
 import ase.io
 import h5py
+import jax
 import numpy as np
 import pytest
 
 from ffmd_jax import __main__ as entry
 from ffmd_jax.core import units
 from ffmd_jax.core.state import State, make_system
-from ffmd_jax.data import dataset, nve
+from ffmd_jax.data import dataset, dataset_file, nve
+from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.formats import trajectory
 from ffmd_jax.formats.trajectory import Hints, Trajectory
 
 N_ATOMS = 16
-SYSTEM = make_system(np.full(N_ATOMS, 18), np.full(N_ATOMS, 39.95), 40.0 * np.eye(3), True)
+SYSTEM, CELL = make_system(np.full(N_ATOMS, 18), np.full(N_ATOMS, 39.95), True), 40.0 * np.eye(3)
 
 
 def oscillators(n_frames=600, interval=10.0, fastest=0.05, kick=None, seed=0) -> Trajectory:
@@ -39,7 +41,7 @@ def oscillators(n_frames=600, interval=10.0, fastest=0.05, kick=None, seed=0) ->
         x, v = x * cos + v * sin / omega, v * cos - x * omega * sin
         v = v if kick is None else kick(rng, v, dt)
     centres = rng.uniform(0, 40, (N_ATOMS, 3))
-    frames = State(centres + np.array(positions), np.array(velocities))
+    frames = State(centres + np.array(positions), np.array(velocities), np.tile(CELL, (n_frames, 1, 1)))
     return Trajectory(SYSTEM, frames, interval * np.arange(n_frames), {}, {})
 
 
@@ -68,49 +70,56 @@ def run():
 
 
 def replaced(run, positions=None, velocities=None, **fields):
-    r, v = run.frames
-    frames = State(r if positions is None else positions, v if velocities is None else velocities)
-    return run._replace(frames=frames, **fields)
+    r, v, cells = run.frames
+    r, v = (r if positions is None else positions), (v if velocities is None else velocities)
+    return run._replace(frames=State(r, v, cells[: len(r)]), **fields)
+
+
+def pairs_of(run, time_step, stride=10.0):
+    """The pairs of a whole run."""
+    part = dataset.Run(run.frames, trajectory.frame_interval(run.times), "train")
+    return pair_sets.of_run(part, time_step, stride)
 
 
 def test_pairs_hold_what_happens_in_one_time_step(run):
-    pairs = dataset.pairs(run, 40.0)
+    pairs = pairs_of(run, 40.0)
     np.testing.assert_allclose(pairs.displacements[7], run.frames.positions[11] - run.frames.positions[7], atol=1e-5)
     np.testing.assert_allclose(pairs.velocities[7], run.frames.velocities[11], rtol=1e-6)
-    assert len(dataset.pairs(run, 40.0, stride_fs=80.0).displacements) == 75
+    assert len(pairs_of(run, 40.0, 80.0).displacements) == 75
 
 
 def test_one_trajectory_is_cut_in_time_with_gaps(run):
-    data = dataset.make([run], 20.0)
+    data = pair_sets.form(dataset.make([run], 20.0, 10.0))
     ends = {"train": (0, 480), "validation": (480 + 15, 540), "test": (540 + 15, 600)}  # 2.5 % of 600 frames
     for split, (first, last) in ends.items():
         part = getattr(data, split)
         assert len(part.displacements) == last - first - 2
         np.testing.assert_allclose(part.state.velocities[0], run.frames.velocities[first], rtol=1e-6)
         np.testing.assert_allclose(part.velocities[-1], run.frames.velocities[last - 1], rtol=1e-6)
-    short = dataset.make([run], 10.0)  # 10 Δt is less than 2.5 %
+    short = pair_sets.form(dataset.make([run], 10.0))  # 10 Δt is less than 2.5 %
     np.testing.assert_allclose(short.test.state.velocities[0], run.frames.velocities[550], rtol=1e-6)
 
 
 def test_three_trajectories_are_split_by_trajectory():
     runs = [oscillators(n_frames=100, seed=seed) for seed in (1, 2, 3, 4)]
-    data = dataset.make(runs, 40.0, names=["a", "b", "c", "d"])
+    data = dataset.make(runs, 40.0, 10.0, names=["a", "b", "c", "d"])
+    sets = pair_sets.form(data)
     for split, run in (("validation", runs[2]), ("test", runs[3])):
-        np.testing.assert_allclose(getattr(data, split).state.velocities[0], run.frames.velocities[0], rtol=1e-6)
-    assert len(data.train.displacements) == 2 * 96
+        np.testing.assert_allclose(getattr(sets, split).state.velocities[0], run.frames.velocities[0], rtol=1e-6)
+    assert len(sets.train.displacements) == 2 * 96
     assert data.metadata["sources"] == ["a", "b", "c", "d"]
-    few = dataset.thinned(data, 50)
+    few = pair_sets.form(dataset.thinned(data, 50))
     assert len(few.train.displacements) == 50
     assert len(few.test.displacements) == 96
     # Even: both trajectories give half.
-    from_first = [any(np.array_equal(v, w) for w in data.train.velocities[:96]) for v in few.train.velocities]
+    from_first = [any(np.array_equal(v, w) for w in sets.train.velocities[:96]) for v in few.train.velocities]
     assert sum(from_first) == 25
-    assert dataset.thinned(data, 1000, 1000) is data
-    fewer = dataset.thinned(data, None, 12)
+    assert len(pair_sets.form(dataset.thinned(data, 1000, 1000)).train.displacements) == 192
+    fewer = pair_sets.form(dataset.thinned(data, None, 12))
     counts = [len(getattr(fewer, split).displacements) for split in dataset.SPLITS]
     assert counts == [192, 12, 12]
-    np.testing.assert_array_equal(fewer.test.velocities, data.test.velocities[::8])
-    with pytest.raises(ValueError, match="validation pairs must be at least 1"):
+    np.testing.assert_array_equal(fewer.test.velocities, sets.test.velocities[::8])
+    with pytest.raises(ValueError, match="validation and test pairs must be at least 1"):
         dataset.thinned(data, None, 0)
 
 
@@ -119,9 +128,9 @@ def test_three_trajectories_are_split_by_trajectory():
     [(0.1, 0.3, 3), (0.1 * 3, 30.0, 100), (10 / 3, 10.0, 3), (0.25, 7.0, 28), (1.0, 1.0, 1), (2 / 3, 2.0, 3)],
 )
 def test_time_steps_are_counted_exactly(interval, time_step, steps):
-    assert dataset.steps_per_interval(interval, time_step) == steps
+    assert pair_sets.steps_per_interval(interval, time_step) == steps
     times = interval * np.arange(5000)
-    assert dataset.steps_per_interval(trajectory.frame_interval(times), time_step) == steps
+    assert pair_sets.steps_per_interval(trajectory.frame_interval(times), time_step) == steps
 
 
 @pytest.mark.parametrize(
@@ -139,7 +148,7 @@ def test_time_steps_are_counted_exactly(interval, time_step, steps):
 )
 def test_time_steps_that_do_not_fit_are_refused(interval, time_step, message):
     with pytest.raises(ValueError, match=message):
-        dataset.steps_per_interval(interval, time_step)
+        pair_sets.steps_per_interval(interval, time_step)
 
 
 @pytest.mark.parametrize("interval", [2.0, 10.0, 40.0, 60.0, 80.0])
@@ -208,7 +217,7 @@ def no_velocities(run):
 
 
 def changed_order(run):
-    return run._replace(system=SYSTEM._replace(species=np.array([36, *[18] * (N_ATOMS - 1)])))
+    return run._replace(system=dataclasses.replace(SYSTEM, species=np.array([36, *[18] * (N_ATOMS - 1)])))
 
 
 BAD_RUNS = {
@@ -217,12 +226,15 @@ BAD_RUNS = {
     "atoms at rest": (lambda run: replaced(run, positions=0 * run.frames.positions), "do not move"),
     "other order": (changed_order, "second has other atoms, or another order"),
     "other boundaries": (
-        lambda run: run._replace(system=SYSTEM._replace(pbc=np.array([1, 1, 0], bool))),
+        lambda run: run._replace(system=dataclasses.replace(SYSTEM, pbc=(True, True, False))),
         "periodic in",
     ),
-    "other masses": (lambda run: run._replace(system=SYSTEM._replace(masses=SYSTEM.masses * 2)), "other masses"),
+    "other masses": (
+        lambda run: run._replace(system=dataclasses.replace(SYSTEM, masses=SYSTEM.masses * 2)),
+        "other masses",
+    ),
     "too short": (
-        lambda run: replaced(run, *(x[:3] for x in run.frames), times=run.times[:3]),
+        lambda run: trajectory.part(run, slice(3)),
         "a part with 2 frames of 10 fs holds no pair",
     ),
     "other interval": (lambda run: run._replace(times=run.times * 1.1), "not a multiple of the 11 fs"),
@@ -237,31 +249,75 @@ def test_bad_runs_are_refused(run, case):
 
 
 def test_the_same_atoms_in_two_cells_make_one_dataset(run, tmp_path):
-    cells = 40 * np.eye(3), 41 * np.eye(3)
-    runs = [run._replace(system=SYSTEM._replace(cell=cell)) for cell in cells]
+    cells = CELL, 41 * np.eye(3)
+    runs = [run._replace(frames=run.frames._replace(cell=np.tile(cell, (len(run.times), 1, 1)))) for cell in cells]
     data, path = dataset.make(runs, 40.0), tmp_path / "data.h5"
-    halves = np.split(data.train.cells, 2)
-    for half, cell in zip(halves, cells, strict=True):
+    sets = pair_sets.form(data)
+    for half, cell in zip(np.split(sets.train.state.cell, 2), cells, strict=True):
         np.testing.assert_array_equal(half, np.broadcast_to(np.float32(cell), half.shape))
     dataset.write(path, data)
-    again = dataset.read(path)
-    np.testing.assert_array_equal(again.train.cells, data.train.cells)
-    assert dataset.facts(path)["cells"] == 2
-    assert dataset.fingerprint(again) == dataset.fingerprint(data)
-    other = data.train._replace(cells=data.train.cells[::-1])
-    assert dataset.fingerprint(dataclasses.replace(data, train=other)) != dataset.fingerprint(data)
+    again = pair_sets.form(dataset_file.read(path))
+    np.testing.assert_array_equal(again.train.state.cell, sets.train.state.cell)
+    assert dataset_file.facts(path)["cells"] == 2
+    assert pair_sets.fingerprint(again) == pair_sets.fingerprint(sets)
+    state = sets.train.state._replace(cell=sets.train.state.cell[::-1])
+    other = sets._replace(train=sets.train._replace(state=state))
+    assert pair_sets.fingerprint(other) != pair_sets.fingerprint(sets)
 
 
-def test_files_of_version_1_have_the_cell_of_the_system(run, tmp_path):
-    path, data = tmp_path / "data.h5", dataset.make([run], 40.0)
-    dataset.write(path, data)
-    with h5py.File(path, "r+") as file:
-        file.attrs["format"] = "ffmd_jax dataset 1"
-        for split in dataset.SPLITS:
-            del file[f"{split}/cells"]
-    again = dataset.read(path)
-    np.testing.assert_array_equal(again.test.cells, data.test.cells)
-    assert dataset.fingerprint(again) == dataset.fingerprint(data)
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_version_0_1_are_refused_with_the_command_that_makes_them_anew(tmp_path, version):
+    path = tmp_path / "data.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs.update({"format": f"ffmd_jax dataset {version}", "time_step_fs": 30.0})
+        file.attrs["facts"] = json.dumps({"metadata": {"sources": ["a.h5", "b.h5"]}})
+    for reader in (dataset_file.read, dataset_file.facts):
+        with pytest.raises(ValueError, match=r"version 0\.1.*ffmd dataset a\.h5 b\.h5 --time-step 30 --out"):
+            reader(path)
+
+
+def test_one_file_gives_pairs_at_any_time_step_that_its_frames_allow(run, tmp_path):
+    dataset.write(tmp_path / "data.h5", dataset.make([run], 40.0))
+    data = dataset_file.read(tmp_path / "data.h5")
+    for step in (10.0, 20.0, 40.0, 70.0):
+        sets = pair_sets.form(data, step)
+        assert sets.time_step_fs == step
+        first, n = sets.train, round(step / 10)
+        np.testing.assert_allclose(first.velocities[:5], run.frames.velocities[n : 6 * n : n], rtol=1e-6)
+        np.testing.assert_allclose(
+            first.displacements[1], run.frames.positions[2 * n] - run.frames.positions[n], atol=1e-7
+        )
+    with pytest.raises(ValueError, match="not a multiple of the 10 fs"):
+        pair_sets.form(data, 25.0)
+
+
+def test_energies_and_forces_are_kept_where_all_frames_have_them(run, tmp_path):
+    energies, forces = np.arange(600.0), np.random.default_rng(0).normal(size=(600, N_ATOMS, 3))
+    kinetic = 0.5 * np.einsum("i,tix->t", SYSTEM.masses, run.frames.velocities**2) / units.EV
+    known = run._replace(observables={"potential_energy_eV": 5.0 - kinetic}, forces=forces)
+    dataset.write(tmp_path / "data.h5", dataset.make([known], 40.0))
+    (group,) = dataset_file.read(tmp_path / "data.h5").groups
+    assert [part.split for part in group.runs] == ["train", "validation", "test"]
+    np.testing.assert_array_equal(group.runs[0].potential_energies, 5.0 - kinetic[:480])
+    np.testing.assert_array_equal(group.runs[0].forces, forces[:480])
+    facts = dataset_file.facts(tmp_path / "data.h5")
+    assert facts["energies"] and facts["forces"]
+    gaps = np.where(energies < 300, 5.0 - kinetic, np.nan)
+    assert (
+        dataset.make([run._replace(observables={"potential_energy_eV": gaps})], 40.0).groups[0].runs[2].forces is None
+    )
+
+
+def test_several_systems_in_one_dataset_are_named_but_not_trained_together(run, tmp_path):
+    one = dataset.make([run], 40.0)
+    krypton = dataclasses.replace(SYSTEM, species=np.full(N_ATOMS, 36))
+    both = dataclasses.replace(one, groups=(*one.groups, one.groups[0]._replace(system=krypton)))
+    dataset.write(tmp_path / "data.h5", both)
+    again = dataset_file.read(tmp_path / "data.h5")
+    assert [int(group.system.species[0]) for group in again.groups] == [18, 36]
+    assert [group["elements"] for group in dataset_file.facts(tmp_path / "data.h5")["groups"]] == [[18], [36]]
+    with pytest.raises(ValueError, match="holds 2 systems"):
+        pair_sets.form(again)
 
 
 def test_no_trajectories_are_refused():
@@ -272,25 +328,21 @@ def test_no_trajectories_are_refused():
 def test_dataset_file_round_trip_and_damage(run, tmp_path):
     path, data = tmp_path / "data.h5", dataset.make([run], 40.0, names=["run.h5"])
     dataset.write(path, data)
-    again = dataset.read(path)
-    for split in dataset.SPLITS:
-        before, after = getattr(data, split), getattr(again, split)
-        np.testing.assert_array_equal(before.state, after.state)
-        np.testing.assert_array_equal(before.displacements, after.displacements)
-        np.testing.assert_array_equal(before.velocities, after.velocities)
+    again = dataset_file.read(path)
+    for before, after in zip(*(jax.tree.leaves(pair_sets.form(x)) for x in (data, again)), strict=True):
+        np.testing.assert_array_equal(before, after)
+    for before, after in zip(data.groups[0].runs, again.groups[0].runs, strict=True):
+        np.testing.assert_array_equal(before.frames.positions, after.frames.positions)  # all digits
     assert again.time_step_fs == 40.0
     assert again.metadata == {"sources": ["run.h5"]}
-    facts, scales = dataset.facts(path), dataset.statistics(data.train)
-    assert facts["velocity_rms"] == pytest.approx(scales.velocity_rms, rel=1e-12)
-    assert facts["train_pairs"] == 476
-    assert facts["speed_limits"] == dataset.speed_limits(data.train, SYSTEM.species, (18,))
-    with h5py.File(path, "r+") as file:
-        del file.attrs["facts"]  # as files of version 0.1 are
-    assert dataset.facts(path)["velocity_rms"] == pytest.approx(scales.velocity_rms, rel=1e-12)
+    facts, train = dataset_file.facts(path), pair_sets.form(data).train
+    assert facts["velocity_rms"] == pytest.approx(pair_sets.statistics(train).velocity_rms, rel=1e-12)
+    assert facts["train_pairs"] == 119
+    assert facts["speed_limits"] == pair_sets.speed_limits(train, SYSTEM.species, (18,))
     with pytest.raises(FileExistsError):
         dataset.write(path, data)
     path.write_bytes(path.read_bytes()[:3000])
-    for reader in (dataset.read, dataset.facts):
+    for reader in (dataset_file.read, dataset_file.facts):
         with pytest.raises(ValueError, match="cannot be read"):
             reader(path)
         with pytest.raises(FileNotFoundError):
@@ -301,7 +353,7 @@ def trajcast_file(path, pairs, rows, change=lambda i, atoms: None):
     """Pairs in TrajCast's extxyz format."""
     images = []
     for i in rows:
-        atoms = ase.Atoms(SYSTEM.species, pairs.state.positions[i], cell=SYSTEM.cell, pbc=True)
+        atoms = ase.Atoms(SYSTEM.species, pairs.state.positions[i], cell=CELL, pbc=True)
         atoms.set_array("velocities", pairs.state.velocities[i].astype(float))
         atoms.set_array("displacements", pairs.displacements[i].astype(float))
         atoms.set_array("update_velocities", pairs.velocities[i].astype(float))
@@ -313,11 +365,11 @@ def trajcast_file(path, pairs, rows, change=lambda i, atoms: None):
 
 @pytest.mark.parametrize("n_files", [1, 3])
 def test_trajcast_pairs_are_read_as_they_are(run, tmp_path, n_files):
-    pairs, per_file = dataset.pairs(run, 40.0), 20
+    pairs, per_file = pairs_of(run, 40.0), 20
     order = np.random.default_rng(0).permutation(590)  # their frames are independent
     rows = [order[per_file * i : per_file * (i + 1)] for i in range(n_files)]
     paths = [trajcast_file(tmp_path / f"{i}.extxyz", pairs, rows[i]) for i in range(n_files)]
-    data = dataset.make_from_pairs(paths, 40.0)
+    data = pair_sets.form(dataset.make_from_pairs(paths, 40.0))
     expected = rows if n_files == 3 else [rows[0][:16], rows[0][16:18], rows[0][18:]]
     for split, chosen in zip(dataset.SPLITS, expected, strict=True):
         part = getattr(data, split)
@@ -368,7 +420,7 @@ def stretched(i, atoms):
     ],
 )
 def test_bad_trajcast_pairs_are_refused(run, tmp_path, change, message):
-    path = trajcast_file(tmp_path / "bad.extxyz", dataset.pairs(run, 40.0), range(10), change)
+    path = trajcast_file(tmp_path / "bad.extxyz", pairs_of(run, 40.0), range(10), change)
     with pytest.raises(ValueError, match=rf"bad\.extxyz: .*{message}"):
         dataset.make_from_pairs([path], 40.0)
 
@@ -379,7 +431,7 @@ def ffmd(*arguments):
 
 def lammps_dump(path, run, velocities="vx vy vz"):
     with path.open("w") as file:
-        for i, (r, v) in enumerate(zip(*run.frames, strict=True)):
+        for i, (r, v) in enumerate(zip(run.frames.positions, run.frames.velocities, strict=True)):
             file.write(f"ITEM: TIMESTEP\n{20 * i}\nITEM: NUMBER OF ATOMS\n{N_ATOMS}\nITEM: BOX BOUNDS pp pp pp\n")
             file.write("0 40\n0 40\n0 40\nITEM: ATOMS id type x y z " + velocities + "\n")
             rows = np.hstack([r % 40, 1e3 * v])
@@ -391,12 +443,12 @@ def test_the_command_makes_datasets_of_dumps_and_pairs(run, tmp_path, capsys):
     dump = lammps_dump(tmp_path / "run.dump", run)
     options = ("--lammps-units", "metal", "--lammps-timestep-fs", 0.5, "--elements", "Ar", "--time-step", 40)
     ffmd("dataset", dump, "--out", tmp_path / "a.h5", "--train-pairs", 60, *options)
-    data = dataset.read(tmp_path / "a.h5")
+    data = pair_sets.form(dataset_file.read(tmp_path / "a.h5"))
     assert [len(getattr(data, split).displacements) for split in dataset.SPLITS] == [60, 11, 11]  # stride Δt
-    first = dataset.pairs(run, 40.0, 40.0)
+    first = pairs_of(run, 40.0, 40.0)
     np.testing.assert_allclose(data.train.velocities[0], first.velocities[0], rtol=1e-5)
     np.testing.assert_allclose(data.train.displacements[0], first.displacements[0], atol=2e-4)  # six digits
-    pairs = trajcast_file(tmp_path / "pairs.extxyz", dataset.pairs(run, 40.0), range(0, 590, 20))
+    pairs = trajcast_file(tmp_path / "pairs.extxyz", pairs_of(run, 40.0), range(0, 590, 20))
     ffmd("dataset", pairs, "--out", tmp_path / "b.h5", "--time-step", 40)
     capsys.readouterr()
     ffmd("info", tmp_path / "b.h5", "--json")
@@ -416,9 +468,10 @@ def test_the_command_estimates_velocities_only_when_asked(run, tmp_path, capsys)
     assert not (tmp_path / "a.h5").exists()
     ffmd(*command, "--velocities", "central-difference")
     assert "inaccurate by about 2 %" in capsys.readouterr().out  # (0.05 · 10)²/6 is 4 %, the mean over all ω is less
-    data = dataset.read(tmp_path / "a.h5")
+    data = dataset_file.read(tmp_path / "a.h5")
     assert "central differences over ±10 fs" in data.metadata["velocities"]
-    np.testing.assert_allclose(data.train.velocities[0], run.frames.velocities[5], rtol=0.05, atol=3e-5)
+    velocities = pair_sets.form(data).train.velocities[0]
+    np.testing.assert_allclose(velocities, run.frames.velocities[5], rtol=0.05, atol=3e-5)
 
 
 @pytest.mark.parametrize(
@@ -432,7 +485,7 @@ def test_the_command_estimates_velocities_only_when_asked(run, tmp_path, capsys)
     ],
 )
 def test_the_command_refuses_dumps_in_one_line(run, tmp_path, capsys, options, message):
-    short = replaced(run, *(x[:80] for x in run.frames), times=run.times[:80])
+    short = trajectory.part(run, slice(80))
     dump = lammps_dump(tmp_path / "run.dump", short)
     with pytest.raises(SystemExit) as stop:
         ffmd("dataset", dump, "--out", tmp_path / "a.h5", "--time-step", 40, "--elements", "Ar", *options)

@@ -16,8 +16,14 @@ from conftest import fails, perturbed, random_params, small_config
 from ffmd_jax.dynamics import restart
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import model_files
+from ffmd_jax.models.model import Model
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+
+
+def digest_of(name):
+    used = model_files.load(name)
+    return restart.fingerprint(used.config, used.params)
 
 
 def run(script, *arguments):
@@ -114,7 +120,7 @@ def test_a_roll_out_that_has_ended_stays_and_one_of_another_model_is_made_anew(t
     config = small_config()
     models = [tmp_path / "one", tmp_path / "other"]
     for seed, path in enumerate(models):
-        model_files.save_model(path, config, random_params(config, seed))
+        model_files.save(path, Model(config, random_params(config, seed)))
     stages, _ = make_stages(pipeline, "quartz", tmp_path, str(models[0]))
     crystal, state = perturbed()
     path, made = tmp_path / "runs" / "weak.h5", []
@@ -123,7 +129,7 @@ def test_a_roll_out_that_has_ended_stays_and_one_of_another_model_is_made_anew(t
         if words[0] == "analyze":
             return {"temperature_K": 300.0}
         made.append(words[1])
-        digest = restart.fingerprint(*model_files.load_model(words[1]))
+        digest = digest_of(words[1])
         metadata = {"settings": {"model": digest}, "reversible": True, "alarms": alarms}
         with trajectory.Writer(path, crystal, metadata) as writer:
             writer.append(jax.tree.map(lambda x: np.stack([x] * 9), state), np.arange(9.0), {})
@@ -172,7 +178,7 @@ def test_there_is_no_demo_of_a_shipped_model_that_is_another_one(tmp_path, pipel
 @pytest.mark.parametrize("system", ["paracetamol", "quartz", "water"])
 def test_results_are_those_of_the_shipped_model(system):
     results = json.loads((EXPERIMENTS / system / "results.json").read_text())
-    assert results["model"] == restart.fingerprint(*model_files.load_model(system))
+    assert results["model"] == digest_of(system)
 
 
 def test_the_table_says_what_ended_early_and_leaves_out_what_is_not_known(monkeypatch):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import springs
 
-from ffmd_jax.training import batches as examples
-from ffmd_jax.training import parallel, settings
+from ffmd_jax.data import pairs as pair_sets
+from ffmd_jax.training import batches, parallel, settings
 
 
 @pytest.mark.parametrize("n_devices", [1, 3, 4, 6, 8])
@@ -20,19 +20,16 @@ def test_padding_counts_nothing(n_devices):
 
 
 def test_an_epoch_sees_every_pair_once_in_any_blocks():
-    data, training = springs(12, 2), settings.Training(batch_size=4, seed=3)
-    table, rows = examples.make(data.system, data.train, 4.5), examples.chains(data.train, 1)
+    pairs, training = pair_sets.form(springs(12, 2)).train, settings.Training(batch_size=4, seed=3)
     seen = {}
     for length, done in ((1, 0), (2, 0), (7, 0), (7, 2)):
-        feed = examples.blocks(table, rows, training, done, length, parallel.mesh())
-        batches = [
-            block.batches.pairs.displacements[: block.n_steps, :, 0] for block, _ in zip(feed, range(6), strict=False)
-        ]
-        seen[length, done] = np.concatenate(batches)
+        feed = batches.blocks(pairs, training, done, length, parallel.mesh())
+        blocks = (block for block, _ in zip(feed, range(6), strict=False))
+        seen[length, done] = np.concatenate([x.batches.pairs.displacements[: x.n_steps] for x in blocks])
     for (_, done), found in seen.items():
         np.testing.assert_array_equal(found[: 6 - done], seen[1, 0][done:])
     first, second = (np.sort(seen[1, 0][i : i + 3].ravel()) for i in (0, 3))
-    np.testing.assert_array_equal(first, np.sort(data.train.displacements.ravel()))
+    np.testing.assert_array_equal(first, np.sort(pairs.displacements.ravel()))
     np.testing.assert_array_equal(second, first)
     assert np.any(seen[1, 0][:3] != seen[1, 0][3:])
 

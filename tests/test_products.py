@@ -127,7 +127,9 @@ def test_tables_on_cpus_run_the_kernel_and_repeat_bit_for_bit():
     features, edges, radial, paths = random_inputs()
     program = jax.jit(lambda *x: convolutions.edge_convolution(*x, paths)).lower(features, edges, radial)
     assert "ffmd_forward_float64" in program.as_text()
-    gradient = jax.jit(jax.grad(lambda f, r: loss(convolutions.edge_convolution, f, edges, r, paths)[0], argnums=(0, 1)))
+    gradient = jax.jit(
+        jax.grad(lambda f, r: loss(convolutions.edge_convolution, f, edges, r, paths)[0], argnums=(0, 1))
+    )
     first = gradient(features, radial)
     for _ in range(5):
         jax.tree.map(np.testing.assert_array_equal, gradient(features, radial), first)
@@ -221,8 +223,8 @@ def test_a_model_of_splines_is_its_tables_and_tends_to_the_network():
     for n_intervals in (16, 32, 64):
         config = small_config(radial_intervals=n_intervals)
         params = random_params(config)
-        search = neighbors.plan(system, state.positions, config.architecture.cutoff)
-        graph = jax.jit(neighbors.build, static_argnums=0)(search, system, jnp.asarray(state.positions)).graph
+        search = neighbors.plan(system, state, config.architecture.cutoff)
+        graph = jax.jit(neighbors.build, static_argnums=0)(search, system, state).graph
         exact, network = (compiled(c, "network")(params, system, state, graph) for c in (small_config(), config))
         errors.append(np.abs(network - exact).max())
         by_table = compiled(config, "network")(radial_tables.tabulate(config, params), system, state, graph)
@@ -270,9 +272,9 @@ def test_splines_are_exact_for_cubics():
 def test_selected_graph_gives_the_same_step():
     config, params = small_config(), random_params(small_config())
     system, state = perturbed()
-    search = neighbors.plan(system, state.positions, config.architecture.cutoff, skin=0.5, select=True)
-    table = neighbors.build(search, system, state.positions)
-    graph, too_many = neighbors.select(search, system, state.positions, table)
+    search = neighbors.plan(system, state, config.architecture.cutoff, skin=0.5, select=True)
+    table = neighbors.build(search, system, state)
+    graph, too_many = neighbors.select(search, state, table)
     assert not too_many
     assert graph.mask.shape[1] < table.graph.mask.shape[1]
     network = compiled(config, "network")

@@ -16,11 +16,13 @@ import pytest
 from conftest import fails, ffmd, perturbed, random_params, small_config
 
 from ffmd_jax.core import mechanics, neighbors
-from ffmd_jax.core.state import State, cast
-from ffmd_jax.dynamics import restart, rollout, thermostat
+from ffmd_jax.core.state import cast
+from ffmd_jax.dynamics import restart, rollout
+from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory
 from ffmd_jax.formats.journal import JournaledFile, journal_of
 from ffmd_jax.models import model_files
+from ffmd_jax.models.model import Model
 from ffmd_jax.reference import integrator, systems
 
 pytestmark = pytest.mark.usefixtures("restore_precision")
@@ -34,8 +36,8 @@ def folder(tmp_path_factory):
         params = cast(random_params(config), jnp.float32)
         system, state = perturbed()
     params["readout"] = {irrep: 0.1 * values for irrep, values in params["readout"].items()}
-    model_files.save_model(folder / "model", config, params)
-    frames = State(*(np.asarray(values)[None] for values in state))
+    model_files.save(folder / "model", Model(config, params))
+    frames = jax.tree.map(lambda values: np.asarray(values)[None], state)
     trajectory.write(folder / "start.h5", trajectory.Trajectory(system, frames, np.zeros(1), {}, {}))
     return folder
 
@@ -56,7 +58,8 @@ def whole(folder):
 
 def assert_same_run(path, expected):
     found = trajectory.read(path)
-    np.testing.assert_array_equal(found.frames, expected.frames)
+    for one, other in zip(found.frames, expected.frames, strict=True):
+        np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(found.times, expected.times)
     np.testing.assert_array_equal(found.observables["round_trip_error"], expected.observables["round_trip_error"])
     assert found.metadata["alarms"] == expected.metadata["alarms"]
@@ -88,9 +91,9 @@ def test_other_options_are_refused(folder, whole, capsys, options, message):
 def test_other_models_and_files_are_refused(folder, whole, tmp_path, capsys):
     shutil.copytree(folder / "model", tmp_path / "model")
     shutil.copy(folder / "start.h5", tmp_path / "start.h5")
-    config, params = model_files.load_model(tmp_path / "model")
-    params["readout"]["1o"] = params["readout"]["1o"] * 1.001
-    model_files.save_model(tmp_path / "model", config, params)
+    changed = model_files.load(tmp_path / "model")
+    changed.params["readout"]["1o"] = changed.params["readout"]["1o"] * 1.001
+    model_files.save(tmp_path / "model", changed)
     assert "made with another model" in fails(capsys, *command(tmp_path, folder / "whole.h5", 800, "--resume"))
     other = tmp_path / "other.h5"
     shutil.copy(folder / "start.h5", other)
@@ -144,10 +147,9 @@ def argon():
 
 def engine(argon, start, **options):
     propagate = integrator.drift_kick_drift(argon.energy, 4.0)
-    bath = thermostat.langevin(120.0, 400.0, 4.0)
     return rollout.Engine(
-        argon.system, start.positions, propagate, cutoff=argon.cutoff, time_step_fs=4.0, thermostat=bath,
-        **{"skin": 0.6, "wrap": True, "every": 3, **options},
+        argon.system, start, propagate, cutoff=argon.cutoff, time_step_fs=4.0,
+        ensemble=NVT(120.0, 400.0, "langevin"), **{"skin": 0.6, "wrap": True, "every": 3, **options},
     )  # fmt: skip
 
 
@@ -160,10 +162,8 @@ def frames_of(engine, carry, sizes):
 
 
 def test_blocks_and_saved_tables_do_not_change_a_bit(argon, tmp_path):
-    start = mechanics.maxwell_boltzmann(
-        jax.random.key(0), argon.system, jnp.asarray(argon.positions, jnp.float32), 240.0
-    )
-    start = cast(start, jnp.float32)
+    at_rest = cast(argon.state, jnp.float32)
+    start = cast(mechanics.maxwell_boltzmann(jax.random.key(0), argon.system, at_rest, 240.0), jnp.float32)
     one = engine(argon, start)
     expected, _ = frames_of(one, one.start(start, jax.random.key(1)), [30, 30, 30])
     assert np.linalg.norm(expected.frames.positions[-1] - start.positions, axis=-1).max() > 0.6  # tables were rebuilt
@@ -179,9 +179,9 @@ def test_blocks_and_saved_tables_do_not_change_a_bit(argon, tmp_path):
 
 
 def test_an_overflow_comes_at_the_same_frame_whatever_the_blocks(argon):
-    start = mechanics.maxwell_boltzmann(jax.random.key(0), argon.system, jnp.asarray(argon.positions), 240.0)
-    full = neighbors.plan(argon.system, start.positions, argon.cutoff, 0.6)
-    tight = neighbors.plan(argon.system, start.positions, argon.cutoff, 0.6)
+    start = mechanics.maxwell_boltzmann(jax.random.key(0), argon.system, argon.state, 240.0)
+    full = neighbors.plan(argon.system, start, argon.cutoff, 0.6)
+    tight = neighbors.plan(argon.system, start, argon.cutoff, 0.6)
     search = tight.__class__(**{**vars(tight), "capacity": full.capacity})
     runs = []
     for sizes in ([30, 30, 30], [1, 29, 13, 30, 30]):
@@ -234,7 +234,7 @@ def test_ctrl_c_saves_and_an_empty_file_is_begun_anew(folder, whole, capsys, mon
         patch.setattr(rollout.Engine, "advance", interrupted)
         with pytest.raises(SystemExit) as stop:
             ffmd(*command(folder, out, 600, "--resume"))
-    assert stop.value.code == 130 and "--resume goes on" in capsys.readouterr().err
+    assert stop.value.code == 130 and "--resume continues" in capsys.readouterr().err
     assert 0 < len(trajectory.read(out).times) < 300
     ffmd(*command(folder, out, 600, "--resume"))
     assert_same_run(out, whole)
@@ -243,7 +243,7 @@ def test_ctrl_c_saves_and_an_empty_file_is_begun_anew(folder, whole, capsys, mon
 def test_a_wall_clock_limit_stops_and_saves(folder, whole, capsys):
     out = folder / "limited.h5"
     ffmd(*command(folder, out, 600, "--wall-clock-hours", 1e-9))
-    assert "--resume goes on" in capsys.readouterr().out
+    assert "--resume continues" in capsys.readouterr().out
     assert 0 < len(trajectory.read(out).times) < 300
     ffmd(*command(folder, out, 600, "--resume"))
     assert_same_run(out, whole)

@@ -8,7 +8,8 @@ from conftest import random_params, small_config
 
 from ffmd_jax.core import mechanics, neighbors, propagators
 from ffmd_jax.core.state import State, cast, make_system
-from ffmd_jax.dynamics import rollout, stepping, thermostat
+from ffmd_jax.dynamics import rollout, stepping
+from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.models import convolution, model_files, radial_tables, trajcast
 from ffmd_jax.reference import energies, integrator, production, systems
 
@@ -19,9 +20,7 @@ def argon():
 
 
 def hot_start(reference, temperature=120.0):
-    return mechanics.maxwell_boltzmann(
-        jax.random.key(0), reference.system, jnp.asarray(reference.positions), temperature
-    )
+    return mechanics.maxwell_boltzmann(jax.random.key(0), reference.system, reference.state, temperature)
 
 
 def run(reference, state, n_steps=60, **options):
@@ -47,9 +46,10 @@ def test_blocks_strides_and_skins_do_not_change_the_trajectory(argon):
 def test_an_overflowing_table_costs_time_but_no_frame(argon, monkeypatch):
     start = hot_start(argon)
     expected = run(argon, start)
-    plan, grown = neighbors.plan, []
-    monkeypatch.setattr(neighbors, "plan", lambda *a, **k: rollout.neighbors.grow(plan(*a, **k), 0.5))
-    grow = neighbors.grow
+    plan, grow, grown = neighbors.plan, neighbors.grow, []
+    monkeypatch.setattr(
+        neighbors, "plan", lambda system, states, *a, **k: grow(plan(system, states, *a, **k), system, states.cell, 0.5)
+    )
     monkeypatch.setattr(neighbors, "grow", lambda *a: grown.append(a) or grow(*a))
     found = run(argon, start)
     assert grown
@@ -58,14 +58,14 @@ def test_an_overflowing_table_costs_time_but_no_frame(argon, monkeypatch):
 
 def test_integrator_is_reversible(argon):
     start = hot_start(argon)
-    search = neighbors.plan(argon.system, start.positions, argon.cutoff, skin=0.8)
-    graph = neighbors.build(search, argon.system, start.positions).graph
+    search = neighbors.plan(argon.system, start, argon.cutoff, skin=0.8)
+    graph = neighbors.build(search, argon.system, start).graph
 
     def go(state, dt, n):
         return jax.jit(integrator.drift_kick_drift(argon.energy, dt, n))(argon.system, state, graph)
 
     there = go(start, 4.0, 20)
-    back = go(State(there.positions, -there.velocities), 4.0, 20)
+    back = go(there._replace(velocities=-there.velocities), 4.0, 20)
     np.testing.assert_allclose(back.positions, start.positions, atol=1e-11)
     assert np.abs(there.positions - start.positions).max() > 0.05
 
@@ -73,21 +73,21 @@ def test_integrator_is_reversible(argon):
 def misses(step, system, state, graph):
     """RMS by which a step and one back from its end miss the start."""
     end = step(system, state, graph)
-    back = step(system, State(end.positions, -end.velocities), graph)
+    back = step(system, end._replace(velocities=-end.velocities), graph)
     return float(jnp.sqrt(jnp.mean((back.positions - state.positions) ** 2)))
 
 
 def test_a_step_made_reversible_neither_gains_nor_loses_energy(argon):
     # An exact step, and friction that no thermostat answers.
     start = hot_start(argon)
-    search = neighbors.plan(argon.system, start.positions, argon.cutoff, skin=0.8)
-    graph = neighbors.build(search, argon.system, start.positions).graph
+    search = neighbors.plan(argon.system, start, argon.cutoff, skin=0.8)
+    graph = neighbors.build(search, argon.system, start).graph
     exact = integrator.drift_kick_drift(argon.energy, 4.0)
 
     def damped(loss):
         def step(system, state, graph):
             end = exact(system, state, graph)
-            return State(end.positions, (1 - loss) * end.velocities)
+            return end._replace(velocities=(1 - loss) * end.velocities)
 
         return step
 
@@ -111,17 +111,18 @@ def test_a_step_made_reversible_has_half_the_squared_error():
     wrong = 1e-4 * jax.random.normal(jax.random.key(0), (6 * n_atoms, 6 * n_atoms))
 
     def exact(state):
-        r, v = state
-        return State(np.cos(angle) * r + np.sin(angle) * v, np.cos(angle) * v - np.sin(angle) * r)
+        r, v, cell = state
+        return State(np.cos(angle) * r + np.sin(angle) * v, np.cos(angle) * v - np.sin(angle) * r, cell)
 
     def step(system, state, graph):
-        flat = jnp.concatenate([x.ravel() for x in state])
+        flat = jnp.concatenate([x.ravel() for x in state[:2]])
         r, v = (flat + wrong @ flat).reshape(2, n_atoms, 3)
-        return exact(State(r, v))
+        return exact(State(r, v, state.cell))
 
-    states = [State(*jax.random.normal(key, (2, n_atoms, 3))) for key in jax.random.split(jax.random.key(1), 20)]
+    keys = jax.random.split(jax.random.key(1), 20)
+    states = [State(*jax.random.normal(key, (2, n_atoms, 3)), jnp.eye(3)) for key in keys]
     squares = {
-        made: np.mean([np.square(np.stack(made(system, s, None)) - np.stack(exact(s))).mean() for s in states])
+        made: np.mean([np.square(np.stack(made(system, s, None)[:2]) - np.stack(exact(s)[:2])).mean() for s in states])
         for made in (step, propagators.reversible(step))
     }
     plain, corrected = squares.values()
@@ -133,8 +134,8 @@ def test_integrator_is_of_second_order():
     energy = energies.lennard_jones(0.0103, 3.4, 40.0)
     system = make_system([18] * 4, [40.0] * 4)
     corners = jnp.asarray([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * 1.4
-    start = mechanics.maxwell_boltzmann(jax.random.key(0), system, corners, 60.0)
-    graph = neighbors.build(neighbors.plan(system, corners, 40.0), system, corners).graph
+    start = mechanics.maxwell_boltzmann(jax.random.key(0), system, State(corners, 0 * corners, jnp.eye(3)), 60.0)
+    graph = neighbors.build(neighbors.plan(system, start, 40.0), system, start).graph
 
     def end(dt):
         return jax.jit(integrator.drift_kick_drift(energy, dt, round(400 / dt)))(system, start, graph).positions
@@ -155,10 +156,9 @@ def test_energy_and_momentum_are_conserved_without_a_thermostat(argon):
     assert np.std(energies) < 5e-3 * kinetic
 
 
-@pytest.mark.parametrize("make", [thermostat.csvr, thermostat.langevin])
-def test_baths_around_the_exact_propagator_give_the_temperature(argon, make):
-    bath = make(60.0, 100.0, 4.0)
-    frames = run(argon, hot_start(argon, 120.0), n_steps=3000, every=5, thermostat=bath).frames
+@pytest.mark.parametrize("kind", ["csvr", "langevin"])
+def test_baths_around_the_exact_propagator_give_the_temperature(argon, kind):
+    frames = run(argon, hot_start(argon, 120.0), n_steps=3000, every=5, ensemble=NVT(60.0, 100.0, kind)).frames
     kelvin = np.asarray(jax.vmap(lambda v: mechanics.temperature(argon.system, v))(frames.velocities[200:]))
     # 2τ is the correlation time of K: 8 ps hold about 40 independent values.
     error = 60.0 * np.sqrt(2 / 93) / np.sqrt(len(kelvin) * 20 / 200)
@@ -184,11 +184,11 @@ def test_bad_numbers_of_steps_are_refused(argon, n_steps, every):
 
 
 def test_reversible_steps_of_a_model_keep_both_momenta():
-    model_config = small_config(periodic=False, layers=1, velocity_skip=True)
+    model_config = small_config(periodic=False, layers=1)
     system = make_system([8] * 5, [15.999] * 5)
     keys = jax.random.split(jax.random.key(0))
-    state = State(jax.random.normal(keys[0], (5, 3)), 0.01 * jax.random.normal(keys[1], (5, 3)))
-    graph = neighbors.build(neighbors.plan(system, state.positions, 4.0), system, state.positions).graph
+    state = State(jax.random.normal(keys[0], (5, 3)), 0.01 * jax.random.normal(keys[1], (5, 3)), jnp.eye(3))
+    graph = neighbors.build(neighbors.plan(system, state, 4.0), system, state).graph
     step = jax.jit(trajcast.make_propagate(model_config, random_params(model_config), reversible=True))
     after = step(system, state, graph)
     angular = [mechanics.angular_momentum(system, s) for s in (state, after)]
@@ -205,9 +205,9 @@ def test_reversible_steps_gain_energy_only_where_the_period_is_one_or_two_steps(
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) + size * error
 
         def propagate(system, state, graph):
-            return State(*(turn @ np.stack(state)))
+            return State(*(turn @ np.stack(state[:2])), state.cell)
 
-        ends = [propagators.reversible(propagate)(None, State(*start), None) for start in np.eye(2)]
+        ends = [propagators.reversible(propagate)(None, State(*start, None), None)[:2] for start in np.eye(2)]
         return np.abs(np.linalg.eigvals(np.array(ends))).max()
 
     errors = rng.normal(size=(100, 2, 2))
@@ -220,14 +220,13 @@ def test_reversible_steps_gain_energy_only_where_the_period_is_one_or_two_steps(
 
 def test_a_step_rounds_no_operand_of_a_product_on_accelerators():
     reference = systems.get("paracetamol")
-    config, params = model_files.load_model("paracetamol")
-    propagate = trajcast.make_propagate(
-        config, radial_tables.tabulate(config, params), convolution.by_blocks, reversible=True
-    )
+    shipped = model_files.load("paracetamol")
+    config, params = shipped.config, radial_tables.tabulate(shipped.config, shipped.params)
+    propagate = trajcast.make_propagate(config, params, convolution.by_blocks, reversible=True)
     system, start = cast((reference.system, hot_start(reference)), jnp.float32)
-    search = neighbors.plan(system, start.positions, config.architecture.cutoff, skin=1.0, select=True)
-    step = stepping.make_step(system, propagate, search, thermostat.csvr(300.0, 70.0, 7.0))
-    carry = stepping.Carry(jax.random.key(0), start, neighbors.build(search, system, start.positions))
+    search = neighbors.plan(system, start, config.architecture.cutoff, skin=1.0, select=True)
+    step = stepping.make_step(stepping.Run(system, propagate, 7.0, NVT(300.0, 70.0)), search)
+    carry = stepping.Carry(jax.random.key(0), start, neighbors.build(search, system, start))
     precisions = [
         equation.params["precision"]
         for equation in equations(jax.make_jaxpr(step)(carry).jaxpr)
@@ -235,6 +234,26 @@ def test_a_step_rounds_no_operand_of_a_product_on_accelerators():
     ]
     assert len(precisions) > 100
     assert set(precisions) == {(jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)}
+
+
+def test_an_engine_of_the_same_shapes_compiles_nothing(argon):
+    """Neither at another temperature, nor from another start, nor with other numbers in the propagator."""
+    traces = []
+
+    def shrink(factor, system, state, graph):
+        traces.append(factor)
+        return state._replace(velocities=factor * state.velocities)
+
+    def go(factor, kelvin, seed):
+        engine = rollout.Engine(
+            argon.system, hot_start(argon), jax.tree_util.Partial(shrink, factor), cutoff=8.5, time_step_fs=4.0,
+            ensemble=NVT(kelvin, 100.0), block_steps=3,
+        )  # fmt: skip
+        carry = engine.start(hot_start(argon, kelvin), jax.random.key(seed))
+        return engine.advance(carry, 3).frames.velocities
+
+    first, second = go(0.9, 60.0, 0), go(0.5, 90.0, 1)
+    assert len(traces) == 1 and np.abs(first - second).max() > 0
 
 
 def equations(jaxpr):

@@ -1,8 +1,5 @@
 """``ffmd rollout``: alarms and what is done about them, replicas, ramps, fields."""
 
-import re
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +8,12 @@ from conftest import fails, ffmd
 
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import State, make_system
-from ffmd_jax.dynamics import alarms, monitors, rollout, thermostat
+from ffmd_jax.dynamics import alarms, monitors, rollout
+from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import config as configs
 from ffmd_jax.models import model_files, trajcast
+from ffmd_jax.models.model import Model
 from ffmd_jax.reference import integrator, systems
 
 pytestmark = pytest.mark.usefixtures("restore_precision")
@@ -27,15 +26,15 @@ def folder(tmp_path_factory):
     sizes = {"cutoff": 5.0, "lmax": 1, "channels": 4, "layers": 1, "radial_hidden": (4,), "speed_hidden": (4,)}
     found = configs.Calibration(1e9, 1e9, (0.1,), 1e-7, (0.01,), 80.0)
     config = configs.ModelConfig(
-        (18,), (39.948,), 40.0, 0.04, 1.1e-2, 0.01, 12.0, shortest_distance=3.0, calibration=found,
+        (18,), (39.948,), 40.0, 0.04, 1.1e-2, 0.01, 12.0, shortest_distance=3.0,
         architecture=configs.Architecture(velocity_input=True, **sizes),
     )  # fmt: skip
     with jax.enable_x64(True):
         params = trajcast.init(jax.random.key(0), config, jnp.float32)
         params["readout"] = {irrep: 0.01 * values for irrep, values in params["readout"].items()}
-        model_files.save_model(folder / "model", config, params)
-        state = mechanics.maxwell_boltzmann(jax.random.key(0), argon.system, jnp.asarray(argon.positions), 60.0)
-    frames = State(*(np.asarray(values)[None] for values in state))
+        model_files.save(folder / "model", Model(config, params, found))
+        state = mechanics.maxwell_boltzmann(jax.random.key(0), argon.system, argon.state, 60.0)
+    frames = jax.tree.map(lambda values: np.asarray(values)[None], state)
     trajectory.write(folder / "ref.h5", trajectory.Trajectory(argon.system, frames, np.zeros(1), {}, {}))
     return folder
 
@@ -113,18 +112,15 @@ def test_a_dead_replica_does_not_stop_the_others():
         after = exact(system, state, graph)
         return after._replace(velocities=jnp.where(after.positions[0, 0] > 90.1, jnp.nan, after.velocities))
 
-    starts = [
-        mechanics.maxwell_boltzmann(jax.random.key(i), argon.system, jnp.asarray(argon.positions), 60.0)
-        for i in range(3)
-    ]
+    starts = [mechanics.maxwell_boltzmann(jax.random.key(i), argon.system, argon.state, 60.0) for i in range(3)]
     starts[1] = starts[1]._replace(positions=starts[1].positions + 90.0 - jnp.asarray([0.02, 0, 0]))
-    state = State(*(jnp.stack(values) for values in zip(*starts, strict=True)))
+    state = jax.tree.map(lambda *values: jnp.stack(values), *starts)
     sizes = configs.Architecture(cutoff=8.0)
     config = configs.ModelConfig((18,), (39.95,), 4.0, 1e9, 1e9, 1.0, 40.0, architecture=sizes)
-    limits = monitors.limits(config, argon.system)
+    limits = monitors.limits(config, None, argon.system)
     engine = rollout.Engine(
-        argon.system, state.positions, explode, cutoff=argon.cutoff, time_step_fs=4.0, replicas=3,
-        watch=alarms.watch(explode, limits), skin=0.8,
+        argon.system, state, explode, cutoff=argon.cutoff, time_step_fs=4.0, replicas=3,
+        monitor=alarms.monitor(explode, limits), skin=0.8,
     )  # fmt: skip
     carry = engine.start(
         state._replace(velocities=state.velocities.at[1, 0, 0].set(0.01)), jax.random.split(jax.random.key(0), 3)
@@ -143,14 +139,14 @@ def test_a_ramp_is_linear_in_time_and_cannot_be_lengthened(folder, tmp_path, cap
     assert "--steps = 60" in fails(
         capsys, *command(folder, out, "--steps", 60, *ramp, "--fields", "positions", "--resume")
     )
-    bath = thermostat.make("csvr", 60.0, 1e-3, 1.0, friction_tau_fs=1.0)
-    system = make_system([18] * 400, [40.0] * 400, [50.0] * 3, True)
-    state = mechanics.maxwell_boltzmann(jax.random.key(0), system, jnp.zeros((400, 3)), 60.0)
+    system = make_system([18] * 400, [40.0] * 400, True)
+    positions = 4.0 * jnp.asarray(np.random.default_rng(0).random((400, 3)))
+    at_rest = State(positions, 0 * positions, 50.0 * jnp.eye(3))
     frames = rollout.gather(
         rollout.run(
-            system, state._replace(positions=4.0 * jnp.asarray(np.random.default_rng(0).random((400, 3)))),
+            system, mechanics.maxwell_boltzmann(jax.random.key(0), system, at_rest, 60.0),
             lambda system, state, graph: state, cutoff=1.0, time_step_fs=1.0, n_steps=200, key=jax.random.key(1),
-            thermostat=bath, schedule=lambda step: 60.0 - 30.0 * step / 200,
+            ensemble=NVT(60.0, 1e-3, friction_tau_fs=1.0, end_K=30.0),
         )
     ).frames  # fmt: skip
     kelvin = np.asarray(jax.vmap(lambda v: mechanics.temperature(system, v))(frames.velocities))
@@ -167,9 +163,9 @@ def test_a_ramp_is_linear_in_time_and_cannot_be_lengthened(folder, tmp_path, cap
         (("--on-alarm", "fallback", "--fallback", "quartz"), "no parameters for Ar"),
         (("--replica-temperatures", 50, "--replicas", 1), "--temperature or --replica-temperatures"),
         (("--fields", "velocities"), "must hold positions"),
-        (("--ensemble", "nve", "--replicas", 2), "--draw-velocities"),
-        (("--temperature-end", -5), "temperature ≥ 0"),
-        (("--friction-tau-fs", 0), "positive times"),
+        (("--ensemble", "nve", "--replicas", 2), "draw velocities"),
+        (("--temperature-end", -5), "must not be negative"),
+        (("--friction-tau-fs", 0), "must be positive"),
         (("--friction-tau-fs", 500, "--thermostat", "langevin"), "friction already"),
         (("--friction-tau-fs", 500, "--ensemble", "nve"), "no friction"),
         (("--resume", "--overwrite"), "say one"),
@@ -180,23 +176,9 @@ def test_options_that_do_not_go_together_are_refused(folder, tmp_path, capsys, o
     assert not list(tmp_path.iterdir())
 
 
-def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(import jax\n.*?)```", readme, re.DOTALL)
-    few = code.replace("n_steps=1000", "n_steps=3").replace("start.extxyz", "start.h5")
-    assert few.count("n_steps=3") == few.count("start.h5") == 1
-    quartz = systems.get("quartz")
-    state = mechanics.maxwell_boltzmann(jax.random.key(0), quartz.system, jnp.asarray(quartz.positions), 300.0)
-    frames = State(*(np.asarray(values)[None] for values in state))
-    trajectory.write(tmp_path / "start.h5", trajectory.Trajectory(quartz.system, frames, np.zeros(1), {}, {}))
-    monkeypatch.chdir(tmp_path)
-    exec(few, {})
-    assert capsys.readouterr().out.split() == ["[90.]", "(3,", "162,", "3)"]
-
-
 def test_where_steps_are_reversible_the_round_trip_still_measures_the_model(tmp_path):
     paracetamol, errors = systems.get("paracetamol"), []
-    frames = State(paracetamol.positions[None], np.zeros((1, 20, 3)))
+    frames = jax.tree.map(lambda values: values[None], paracetamol.state)
     trajectory.write(tmp_path / "start.h5", trajectory.Trajectory(paracetamol.system, frames, np.zeros(1), {}, {}))
     for more in ([], ["--reversible"]):
         run = ["rollout", "paracetamol", "--start", tmp_path / "start.h5", "--temperature", 300, "--steps", 10]

@@ -1,6 +1,5 @@
 """``ffmd train``: killed, stopped, diverged, out of memory, on several devices and in several processes."""
 
-import dataclasses
 import itertools
 import json
 import os
@@ -18,8 +17,10 @@ import pytest
 from conftest import fails, ffmd, springs, start_ffmd
 
 from ffmd_jax.core import json_records
-from ffmd_jax.data import dataset
-from ffmd_jax.models import config, model_files
+from ffmd_jax.data import dataset, dataset_file
+from ffmd_jax.data import pairs as pair_sets
+from ffmd_jax.models import model_files
+from ffmd_jax.models.model import Model
 from ffmd_jax.training import loop, losses, optimizer, settings, training_log
 from ffmd_jax.training import states as states_module
 
@@ -50,8 +51,8 @@ def folder(tmp_path_factory):
 
 def settings_of(model):
     """The settings of a training in a model folder: of the training, and of the model."""
-    kinds = {"training.json": settings.Training, "model.json": config.ModelConfig}
-    return [json_records.from_json((model / name).read_text(), kind) for name, kind in kinds.items()]
+    training = json_records.from_json((model / "training.json").read_text(), settings.Training)
+    return training, model_files.read_config((model / "model.json").read_text())[1]
 
 
 def state_and_best(model):
@@ -77,7 +78,7 @@ def assert_same_training(model, other):
     assert best == best_two
     for a, b in zip(*map(jax.tree.leaves, (one, two)), strict=True):
         np.testing.assert_array_equal(a, b)
-    exported = [model_files.load_model(folder)[1] for folder in (model, other)]
+    exported = [model_files.load(folder).params for folder in (model, other)]
     for a, b in zip(*map(jax.tree.leaves, exported), strict=True):
         np.testing.assert_array_equal(a, b)
     assert metrics(model) == metrics(other)
@@ -124,7 +125,7 @@ def test_a_stopped_training_is_saved_and_goes_on(folder, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "fit", stopped)
         message = fails(capsys, "train", folder / "data.h5", "--out", out, *OPTIONS, code=130)
-    assert "Saved after 6 steps; --resume goes on" in message
+    assert "Saved after 6 steps; --resume continues" in message
     assert saved_steps(out) == [4, 6]  # the best of the validated ones, and the newest
     assert metrics(out)[-1]["step"] == 6
     exported = (out / "weights.npz").read_bytes()
@@ -148,10 +149,10 @@ def test_a_training_goes_on_only_with_its_own_pairs(folder, tmp_path, capsys):
 def test_a_model_whose_calibration_was_stopped_gets_it_when_resumed(folder, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(folder / "whole", model)
-    model_config, params = model_files.load_model(model)
-    model_files.save_model(model, dataclasses.replace(model_config, calibration=None), params)
+    whole = model_files.load(model)
+    (model / "calibration.json").unlink()
     ffmd("train", folder / "data.h5", "--out", model, *OPTIONS, "--resume")
-    assert model_files.load_model(model)[0].calibration == model_config.calibration
+    assert model_files.load(model).calibration == whole.calibration is not None
 
 
 def test_a_diverged_training_keeps_its_best_weights(folder, monkeypatch, capsys):
@@ -161,7 +162,7 @@ def test_a_diverged_training_keeps_its_best_weights(folder, monkeypatch, capsys)
     assert "diverged by step" in message
     assert "keeps the weights" in message
     assert saved_steps(out)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(model_files.load_model(out)[1]))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(model_files.load(out).params))
 
 
 @pytest.mark.parametrize(("batch", "advice"), [(6, "--batch-size 3"), (1, "smaller network")])
@@ -191,11 +192,11 @@ def test_metrics_of_a_resumed_training_have_no_step_twice(folder, tmp_path):
 
 def test_a_failed_write_leaves_the_old_model(folder, tmp_path, monkeypatch):
     shutil.copytree(folder / "whole", tmp_path / "m")
-    model_config, params = model_files.load_model(tmp_path / "m")
+    old = model_files.load(tmp_path / "m")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        model_files.save_model(tmp_path / "m", model_config, jax.tree.map(lambda x: 2 * x, params))
-    for a, b in zip(*map(jax.tree.leaves, (model_files.load_model(tmp_path / "m")[1], params)), strict=True):
+        model_files.save(tmp_path / "m", Model(old.config, jax.tree.map(lambda x: 2 * x, old.params)))
+    for a, b in zip(*map(jax.tree.leaves, (model_files.load(tmp_path / "m").params, old.params)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -246,7 +247,7 @@ def test_eight_devices_go_on_where_one_stopped(folder):
     (half / "metrics.jsonl").write_text(lines[0])
     training, model_config = settings_of(folder / "whole")
     with states_module.TrainingStates(half / "checkpoints") as states:
-        after = next(loop.fit(model_config, dataset.read(folder / "data.h5"), training))
+        after = next(loop.fit(model_config, pair_sets.form(dataset_file.read(folder / "data.h5")), training))
         states.save(4, after.state, best=1000.0, validation=1000.0)
     out = finish(*start_ffmd("train", folder / "data.h5", "--out", half, "--resume", *OPTIONS, devices=8))
     assert "on 8 × cpu" in out

@@ -30,7 +30,7 @@ def error_growth(predicted: State, reference: State, system: System) -> ErrorGro
     independent (NaN for one start), by linear propagation through the square root and the ratio.
     """
     steps = 2 ** np.arange(int(math.log2(predicted.positions.shape[1] - 1)) + 1)
-    (r, v), (r0, v0) = ([np.asarray(x)[:, steps] for x in state] for state in (predicted, reference))
+    (r, v), (r0, v0) = ([np.asarray(x)[:, steps] for x in state[:2]] for state in (predicted, reference))
     squares = [np.mean(np.sum(x**2, axis=-1), axis=-1) for x in (r - r0, v - v0, v0)]
     kinetic = [np.stack([frames.evaluate(mechanics.kinetic_energy, system, start) for start in x]) for x in (v, v0)]
     position, velocity = _ratio(squares[0], np.ones_like(squares[0])), _ratio(squares[1], squares[2])

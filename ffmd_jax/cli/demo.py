@@ -177,7 +177,7 @@ def _force_free(case: _Case, start) -> float:
 
         run = simulate(
             case.model, (case.prepared.system, start), steps=case.n_frames, ensemble=case.ensemble, seed=case.seed,
-            reversible=case.reversible, velocities="stored", progress=report,
+            reversible=case.reversible, velocities="stored", on_alarm="warn", progress=report,
         )  # fmt: skip
     if run.ended:
         raise ValueError(f"the model fails on this system: {run.alarms[-1].text}")
@@ -185,6 +185,7 @@ def _force_free(case: _Case, start) -> float:
     energies = np.asarray(production.potential_energies(case.prepared, found.frames))
     observables = {**found.observables, "potential_energy_eV": energies}
     metadata = {**case.facts(), "source": "force-free", "model": case.name, "time_step_fs": case.config.time_step_fs}
+    metadata["alarms"] = found.metadata["alarms"]
     trajectory.write(case.force_free, found._replace(observables=observables, metadata=metadata), overwrite=True)
     (first, begin), (last, end) = done[0], done[-1]  # the first block compiles
     return units.ns_per_day((end - begin) * units.PS, last - first) if last > first else float("nan")

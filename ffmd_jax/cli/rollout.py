@@ -1,5 +1,6 @@
 """``ffmd rollout``: force-free MD with a model."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,13 +118,22 @@ def rollout(
     arguments = ase_engine.parse_arguments(settings.fallback_args) if settings.fallback_args else None
     heated = settings.temperature is not None or bool(settings.replica_temperatures)
     options: dict[str, Any] = {name: getattr(settings, name) for name in _SAME}
-    with progress.asked_to_stop() as asked:
+    with progress.asked_to_stop() as asked, _advice():
         run = simulate(
             model, start, ensemble=_ensemble(settings), out=out, resume=resume, overwrite=overwrite,
             velocities="draw" if settings.draw_velocities else ("if absent" if heated else "stored"),
             draw_temperature_K=_drawn_at(settings), fallback_args=arguments, stop=asked, **options,
         )  # fmt: skip
     _report(run, out, settings.steps)
+
+
+@contextlib.contextmanager
+def _advice():
+    """Says after Ctrl-C how to continue."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("The same command with --resume continues it.") from None
 
 
 def _ensemble(settings: Settings):

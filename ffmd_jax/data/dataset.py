@@ -1,7 +1,7 @@
 """Datasets from NVE trajectories: checked, and split by run."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ def from_files(
     time_step_fs: float,
     stride_fs: float | None = None,
     hints: Hints = NO_HINTS,
-    show: Callable[[Sequence[Path]], Iterable[Path]] = iter,
+    tick: Callable[[], object] = lambda: None,
 ) -> Dataset:
     """The dataset of trajectory files, or of files with TrajCast's pairs.
 
     Args:
-        show: passes the files on, perhaps with a progress bar.
+        tick: called after every file that was read.
 
     Raises:
         ValueError: as `make` and `make_from_pairs`; both kinds of files, or hints for pairs.
@@ -41,7 +41,11 @@ def from_files(
         return make_from_pairs(files, time_step_fs)
     if any(ready):
         raise ValueError(f"{files[ready.index(True)]} holds TrajCast pairs, others hold trajectories; give one kind")
-    return make([trajectory.read(path, hints=hints) for path in show(files)], time_step_fs, stride_fs, files)
+    found = []
+    for path in files:
+        found.append(trajectory.read(path, hints=hints))
+        tick()
+    return make(found, time_step_fs, stride_fs, files)
 
 
 def make(

@@ -96,12 +96,12 @@ def model_config(sets: PairSets, architecture: Architecture) -> ModelConfig:
 
 def _neighborhood(system: System, states: State, cutoff: float) -> tuple[float, float]:
     """Mean number of neighbours within the cutoff, and the shortest distance, Å, in some states."""
-    search = neighbors.plan(system, states, cutoff)
+    search, single = neighbors.plan(system, states, cutoff), losses.single(system)
 
     @jax.jit
     def look(states: State):
         def of_one(state: State):
-            graph = neighbors.build(search, losses.single(system), state).graph
+            graph = neighbors.build(search, single, state).graph
             squares = jnp.sum(neighbors.vectors(state, graph) ** 2, axis=-1)
             return jnp.sum(graph.mask), jnp.min(jnp.where(graph.mask, squares, jnp.inf))
 
