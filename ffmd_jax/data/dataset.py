@@ -77,14 +77,15 @@ def make(
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     runs: list[Run] = []
+    intervals = [frame_interval(given.times) for given in trajectories]
     if len(trajectories) >= 3:
         splits = ["train"] * (len(names) - 2) + ["validation", "test"]
-        runs = [_run(*given) for given in zip(trajectories, splits, names, strict=True)]
+        runs = [_run(*given) for given in zip(trajectories, splits, names, intervals, strict=True)]
     else:
         windows = ((0, 0.8, 0), (0.8, 0.9, 10 * time_step_fs), (0.9, 1, 10 * time_step_fs))
         for split, window in zip(SPLITS, windows, strict=True):
             parts = [_cut(given, *window) for given in trajectories]
-            runs += [_run(part, split, name) for part, name in zip(parts, names, strict=True)]
+            runs += [_run(part, split, *more) for part, *more in zip(parts, names, intervals, strict=True)]
     metadata: dict[str, Any] = {"sources": names}
     for key in ("velocities", "velocity_relative_error"):
         if any(key in given.metadata for given in trajectories):
@@ -191,16 +192,13 @@ def _check_same_system(name: str, first: System, other: System) -> None:
         raise ValueError(f"{name} is periodic in other directions than the first file")
 
 
-def _run(given: Trajectory, split: str, name: str) -> Run:
+def _run(given: Trajectory, split: str, name: str, interval_fs: float) -> Run:
     """The frames of a trajectory, with energies and forces where all frames have them."""
     energies = given.observables.get("potential_energy_eV")
     if energies is not None and not np.isfinite(energies).all():
         energies = None
-    if len(given.times) < 2:
-        raise ValueError(f"a part with {len(given.times)} frames holds no pair; give longer trajectories")
     frames = jax.tree.map(lambda values: np.asarray(values, np.float64), given.frames)
-    interval = frame_interval(given.times)
-    return Run(frames, interval, split, 0, name, energies, given.forces)
+    return Run(frames, interval_fs, split, 0, name, energies, given.forces)
 
 
 def _cut(given: Trajectory, low: float, high: float, gap_fs: float) -> Trajectory:

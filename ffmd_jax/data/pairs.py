@@ -88,9 +88,8 @@ def of_run(run: Run, time_step_fs: float, stride_fs: float) -> Pairs:
     starts = np.arange(0, n_frames - ahead, stride)
     starts = starts[starts % segment + ahead < segment]
     if len(starts) == 0:
-        pieces = f"pieces of {segment}" if run.segment else f"a part with {n_frames}"
         raise ValueError(
-            f"{pieces} frames of {run.interval_fs:g} fs hold no pair {time_step_fs:g} fs apart; "
+            f"a part with {segment} frames of {run.interval_fs:g} fs holds no pair {time_step_fs:g} fs apart; "
             f"give longer trajectories"
         )
     positions, velocities = run.frames.positions, run.frames.velocities
