@@ -85,7 +85,9 @@ def make(
         windows = ((0, 0.8, 0), (0.8, 0.9, 10 * time_step_fs), (0.9, 1, 10 * time_step_fs))
         for split, window in zip(SPLITS, windows, strict=True):
             parts = [_cut(given, *window) for given in trajectories]
-            runs += [_run(part, split, *more) for part, *more in zip(parts, names, intervals, strict=True)]
+            runs += [
+                _run(part, split, name, interval) for part, name, interval in zip(parts, names, intervals, strict=True)
+            ]
     metadata: dict[str, Any] = {"sources": names}
     for key in ("velocities", "velocity_relative_error"):
         if any(key in given.metadata for given in trajectories):

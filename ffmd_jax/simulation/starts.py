@@ -34,7 +34,7 @@ def begin(
     model: Model, start: Start, ensemble: Ensemble, seed: int, replicas: int, velocities: str, kelvin: float | None
 ) -> Begin:
     """System, states and keys: replica i is the single run with the seed + i."""
-    many = isinstance(start, Sequence) and not isinstance(start, str) and not _is_pair(start)
+    many = isinstance(start, Sequence) and not isinstance(start, str | Trajectory) and not _is_pair(start)
     given = [_read(one, model, velocities) for one in (start if many else [start])]
     if not given:
         raise ValueError("there is nothing to start from: the sequence of starts is empty")
