@@ -2,6 +2,8 @@
 
 import ast
 import os
+import pty
+import signal
 import subprocess
 import sys
 import tomllib
@@ -92,7 +94,7 @@ def test_excluded_versions_are_those_of_the_requirements():
 
 def test_commands_keep_compiled_programs_and_leave_the_users_settings(tmp_path):
     script = (
-        "import os; from ffmd_jax import caches; caches.keep_programs(); import jax; import jax.numpy as jnp;"
+        "import os; from ffmd_jax.core import caches; caches.keep_programs(); import jax; import jax.numpy as jnp;"
         "jax.jit(lambda x: jax.lax.sort(jnp.sin(x)))(jnp.ones(8)).block_until_ready();"
         "print(jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs)"
     )
@@ -103,3 +105,45 @@ def test_commands_keep_compiled_programs_and_leave_the_users_settings(tmp_path):
     assert Path(folder).is_relative_to(tmp_path / "ffmd_jax")
     assert float(seconds) == 0
     assert list(Path(folder).iterdir())
+
+
+def python(script, **environment):
+    """Runs a script in a process without settings of jax, other than those given."""
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "TF_CPP", "XLA_"))}
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, env=plain | environment, capture_output=True, text=True)
+
+
+def test_the_reason_of_an_abort_is_not_lost():
+    script = "import os; from ffmd_jax.core import caches; caches.hide_false_alarms(); os.write(2, b'why'); os.abort()"
+    for _ in range(8):
+        ended = python(script)
+        assert ended.returncode == -signal.SIGABRT and ended.stderr.startswith("why")
+    ended = python(
+        "from ffmd_jax.core import caches; caches.hide_false_alarms(); import jax; jax.devices()",
+        JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_no_such_flag",
+    )  # fmt: skip
+    assert ended.returncode != 0 and "xla_no_such_flag" in ended.stderr
+
+
+def test_programs_are_loaded_from_the_cache_without_false_alarms(tmp_path):
+    script = (
+        "from ffmd_jax.core import caches; caches.hide_false_alarms(); caches.keep_programs(); import jax;"
+        "jax.jit(lambda x: jax.numpy.sin(x) @ x)(jax.numpy.ones((8, 8))).block_until_ready()"
+    )
+    settings = {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    for _ in range(2):
+        ended = python(script, JAX_PLATFORMS="cpu", **settings)
+        assert ended.returncode == 0 and ended.stderr == ""
+
+
+def test_stderr_stays_a_terminal():
+    ours, theirs = pty.openpty()
+    script = (
+        "from ffmd_jax.core import caches; caches.hide_false_alarms();"
+        "import os, sys; print(sys.stderr.isatty(), os.isatty(2))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=theirs, text=True, check=True)
+    os.close(theirs)
+    os.close(ours)
+    assert found.stdout.split() == ["True", "True"]

@@ -243,8 +243,9 @@ def random_model(seed):
              "speed_basis": pick(1, 2), "harmonics_lmax": pick(-1, lmax), "radial_intervals": 0}  # fmt: skip
     sizes |= {name: value for name, value in foreign.items() if name != "speed_limits"}
     known = configs.Calibration(0.1, 0.2, (0.3, 0.4), 0.5, (0.6, 0.7), 300.0)
+    scales = rng.uniform(0.001, 0.1, 4).tolist()
     config = configs.ModelConfig(
-        (8, 14), pick((15.999, 28.085), (17.0, 30.1)), rng.uniform(5, 30), *rng.uniform(0.001, 0.1, 4).tolist(), angular,
+        (8, 14), pick((15.999, 28.085), (17.0, 30.1)), rng.uniform(5, 30), *scales, angular,
         speed_limits=foreign.get("speed_limits", ()), shortest_distance=pick(0.0, 0.8),
         architecture=configs.Architecture(**sizes), net_linear_momentum=pick(None, (0.0, 0.0, 0.0), (0.1, -0.2, 0.3)),
         net_angular_momentum=pick(None, (0.3, 0.0, 1 / 3)) if angular else None, calibration=pick(None, known),
