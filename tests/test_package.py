@@ -147,3 +147,18 @@ def test_stderr_stays_a_terminal():
     os.close(theirs)
     os.close(ours)
     assert found.stdout.split() == ["True", "True"]
+
+
+HEAVY = ["jax_md", "orbax", "optax", "matplotlib", "scipy.stats", "scipy.signal", "e3nn_jax", "sympy", "ase.build"]
+
+
+@pytest.mark.parametrize(
+    "arguments, unused", [(["--help"], ["jax", "ase", "scipy", *HEAVY]), (["info", "quartz"], HEAVY)]
+)
+def test_commands_import_only_what_they_use(arguments, unused):
+    script = (
+        "import contextlib, io, sys; from ffmd_jax.__main__ import main\n"
+        f"with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main({arguments})\n"
+        f"print(*(name for name in {unused} if name in sys.modules))"
+    )
+    assert python(script, JAX_PLATFORMS="cpu").stdout.split() == []

@@ -16,12 +16,12 @@ def folder() -> Path:
 
 
 def keep_programs() -> None:
-    """Lets jax keep what takes it longer than half a second to compile; to be called before jax is imported.
+    """Lets jax keep every program, however small; to be called before jax is imported.
 
     Settings of the user, such as ``JAX_COMPILATION_CACHE_DIR`` or ``JAX_ENABLE_COMPILATION_CACHE=0``, stay.
     """
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder() / "programs"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def hide_false_alarms() -> None:

@@ -7,7 +7,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import e3nn_jax as e3nn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from ffmd_jax.core.state import Array, Graph, Propagate, State, System, full_pre
 from ffmd_jax.models import convolution as products
 from ffmd_jax.models import layers
 from ffmd_jax.models.config import ModelConfig
+from ffmd_jax.models.irreps import Irrep
 from ffmd_jax.models.layers import EVEN_SCALAR, VECTOR, Features
 
 Params = Any
@@ -93,7 +93,7 @@ class TrajCast(nn.Module):
     def __call__(self, system: System, state: State, graph: Graph) -> Array:
         sizes = self.config.architecture
         embedded = self._embed(system, state, graph)
-        irreps = [e3nn.Irrep(l, (-1) ** l) for l in range(sizes.lmax + 1)]
+        irreps = [Irrep(l, (-1) ** l) for l in range(sizes.lmax + 1)]
         inputs = {irrep: embedded.velocity_harmonics[:, irrep.l**2 : (irrep.l + 1) ** 2, None] for irrep in irreps}
         inputs[EVEN_SCALAR] = jnp.concatenate([embedded.one_hot, embedded.speed], axis=-1)[:, None]
         if sizes.velocity_input:
@@ -141,15 +141,14 @@ class TrajCast(nn.Module):
 def shapes(config: ModelConfig, dtype=jnp.float32) -> Params:
     """Shapes and types of the weights, without computing anything."""
     n_atoms = 2
-    zeros = jnp.zeros((n_atoms, 3), dtype)
+    zeros = np.zeros((n_atoms, 3), dtype)  # numpy: arrays of jax cost a compilation each
     system = System(
-        jnp.full(n_atoms, config.elements[0]), jnp.ones(n_atoms, dtype), jnp.eye(3, dtype=dtype), jnp.zeros(3, bool)
+        np.full(n_atoms, config.elements[0]), np.ones(n_atoms, dtype), np.eye(3, dtype=dtype), np.zeros(3, bool)
     )
-    graph = Graph(
-        jnp.zeros((n_atoms, 1), jnp.int32), jnp.zeros((n_atoms, 1, 3), jnp.int8), jnp.zeros((n_atoms, 1), bool)
-    )
-    network = TrajCast(config)
-    return jax.eval_shape(lambda: network.init(jax.random.key(0), system, State(zeros, zeros), graph))["params"]
+    graph = Graph(np.zeros((n_atoms, 1), np.int32), np.zeros((n_atoms, 1, 3), np.int8), np.zeros((n_atoms, 1), bool))
+    network = TrajCast(config, products.shapes)
+    make = lambda positions: network.init(jax.random.key(0), system, State(positions, positions), graph)  # noqa: E731
+    return jax.eval_shape(make, zeros)["params"]
 
 
 def init(key: Array, config: ModelConfig, dtype=jnp.float32) -> Params:

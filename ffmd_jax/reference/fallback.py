@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import ase
 import numpy as np
 
 from ffmd_jax.core.state import Array, State, System
 from ffmd_jax.dynamics.rollout import Block
-from ffmd_jax.reference import ase_engine, production, systems
 from ffmd_jax.reference.engine import Bath, Teacher
 
 
@@ -32,6 +30,8 @@ def make(name: str, arguments: dict[str, Any], system: System, state: State, tim
     Raises:
         ValueError: no such reference, one that is not for these atoms, or whose time step does not divide Δt.
     """
+    from ffmd_jax.reference import ase_engine, production, systems  # seconds, and few roll-outs have a fallback
+
     positions = np.asarray(state.positions, np.float64)
     if ":" in name:
         teacher = ase_engine.teacher(name, _atoms(system, positions), ase_engine.make_calculator(name, arguments))
@@ -55,6 +55,8 @@ def run(fallback: Fallback, state: State, n_frames: int, every: int, key: Array,
 
 
 def _atoms(system: System, positions: np.ndarray) -> Any:
+    import ase
+
     pbc = np.asarray(system.pbc)
     cell = np.asarray(system.cell) * pbc[:, None]
     return ase.Atoms(system.species, positions, masses=system.masses, cell=cell, pbc=pbc)
