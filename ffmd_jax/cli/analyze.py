@@ -21,7 +21,9 @@ def analyze(
     json: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Analyses a trajectory, alone or beside a reference: temperatures, g(r), VDOS, drifts; writes an HTML report.
+    """Analyses a trajectory, alone or beside a reference.
+
+    Writes an HTML report of temperatures, g(r), VDOS and drifts.
 
     Args:
         trajectory: H5MD, or anything that ASE reads with velocities and times.

@@ -22,7 +22,9 @@ def dataset(
     hints: Annotated[Hints, tyro.conf.arg(name="")] = Hints(),  # noqa: B008
     overwrite: bool = False,
 ) -> None:
-    """Cuts NVE trajectories into training pairs an interval Δt apart.
+    """Cuts NVE trajectories into training pairs.
+
+    The states of a pair are an interval Δt apart.
 
     Reads H5MD, extxyz and .traj (ASE, with momenta or a column velocities in Å/fs), LAMMPS custom dumps (with
     --lammps-units, --lammps-timestep-fs and, without a column element, --elements), and with --topology what MDAnalysis
