@@ -61,7 +61,6 @@ def measure(name: str, network: str, formulation: str, seconds: float) -> dict:
     import numpy as np
 
     from ffmd_jax.models import config, trajcast
-    from ffmd_jax.models import convolution as convolutions
     from ffmd_jax.training import batches, loop, losses, optimizer, parallel, settings
 
     devices = parallel.mesh()

@@ -11,6 +11,7 @@ is one; rollouts, thermostats and analysis are written against propagators and t
 """
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,6 +36,24 @@ __all__ = [
     "simulate",
     "train",
 ]
+
+MISCOMPUTING_JAX = {
+    "0.10.2": "computes wrong numbers on CPU (jax-ml/jax#39103)",
+    "0.11.0": "hangs on CPU and computes wrong numbers on GPU",
+    "0.11.1": "makes CPU loops quadratically slow",
+}
+
+
+def check_jax(version: str) -> None:
+    """Raises ImportError if this jax is one that the project's requirements exclude."""
+    if version in MISCOMPUTING_JAX:
+        raise ImportError(
+            f"jax {version} {MISCOMPUTING_JAX[version]}; install another: "
+            f"pip install 'jax>=0.10.1,!=0.10.2,!=0.11.0,!=0.11.1'"
+        )
+
+
+check_jax(metadata.version("jax"))
 
 # Imported when they are first used: `import ffmd_jax` takes no time.
 _HOMES = {

@@ -1,27 +1,11 @@
-"""Entry point of ``ffmd``: checks jax, runs a command, and turns errors into one line."""
+"""Entry point of ``ffmd``: runs a command, and turns errors into one line."""
 
-import importlib.metadata
 import os
 import signal
 import sys
 import threading
 
 from ffmd_jax.core import caches
-
-MISCOMPUTING_JAX = {
-    "0.10.2": "computes wrong numbers on CPU (jax-ml/jax#39103)",
-    "0.11.0": "hangs on CPU and computes wrong numbers on GPU",
-    "0.11.1": "makes CPU loops quadratically slow",
-}
-
-
-def check_jax(version: str) -> None:
-    """Raises RuntimeError if this jax is one that the project's requirements exclude."""
-    if version in MISCOMPUTING_JAX:
-        raise RuntimeError(
-            f"jax {version} {MISCOMPUTING_JAX[version]}; install another: "
-            f"pip install 'jax>=0.10.1,!=0.10.2,!=0.11.0,!=0.11.1'"
-        )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -36,7 +20,6 @@ def main(arguments: list[str] | None = None) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        check_jax(importlib.metadata.version("jax"))
         caches.keep_programs()
         from ffmd_jax import cli
 

@@ -183,7 +183,7 @@ def test_memory_holds_no_array_of_edges_paths_and_channels(kind, convolution):
 
 
 def test_paths_follow_the_order_of_the_reference():
-    paths = convolutions.coupling_paths([e3nn.Irrep("0e"), e3nn.Irrep("1o")], 1, 1)
+    paths = convolutions.coupling_paths([e3nn.Irrep(0, 1), e3nn.Irrep(1, -1)], 1, 1)
     assert [(str(path.first), path.l, str(path.out)) for path in paths] == [
         ("0e", 0, "0e"), ("1o", 1, "0e"), ("0e", 1, "1o"), ("1o", 0, "1o"), ("1o", 1, "1e"),
     ]  # fmt: skip

@@ -257,7 +257,7 @@ def test_models_of_version_0_1_load_with_the_same_bits(tmp_path):
         np.testing.assert_array_equal(a, b)
     old["architecture"]["velocity_skip"] = True
     (tmp_path / "m" / "config.json").write_text(json.dumps(old))
-    with pytest.raises(ValueError, match="velocity-skip, which only version 0.1 has"):
+    with pytest.raises(ValueError, match=r"velocity-skip, which only version 0\.1 has"):
         model_files.load(tmp_path / "m")
 
 

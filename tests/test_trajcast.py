@@ -1,5 +1,6 @@
 """Parity with the reference network, on numbers made by it, and import and export of its weights."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from ase.data import chemical_symbols
-from conftest import perturbed
+from conftest import fails, perturbed
 from plain_trajcast import plain_network
 
 from ffmd_jax.__main__ import main
@@ -24,7 +25,7 @@ from ffmd_jax.core import state as states
 from ffmd_jax.formats import trajectory
 from ffmd_jax.interop import trajcast as interop
 from ffmd_jax.models import config as configs
-from ffmd_jax.models import layers, model_files, trajcast
+from ffmd_jax.models import layers, model_files, radial_tables, trajcast
 
 DATA = Path(__file__).parent / "data"
 NAMES = ["benzene_l2", "quartz_l1"]
@@ -218,6 +219,72 @@ def test_other_settings_agree_with_the_plain_recomputation_and_survive_export(se
     expected, graph = plain_from_state(options, weights, config.elements, system, state)
     network = jax.jit(trajcast.TrajCast(config).apply, compiler_options={"xla_backend_optimization_level": 0})
     assert error(network({"params": params}, system, state, graph), expected) < 1e-12
+
+
+# Options that the TrajCast code does not have, each with a value that makes another network.
+FOREIGN = {
+    "bounded_gates": True,
+    "natural_parity": True,
+    "velocity_input": True,
+    "radial_intervals": 16,
+    "harmonics_lmax": 3,
+    "speed_limits": (0.02, 0.03),
+}
+
+
+def random_model(seed):
+    """Any configuration with any weights, most with an option or two that the TrajCast code does not have."""
+    rng = np.random.default_rng(seed)
+    pick = lambda *values: values[rng.integers(len(values))]  # noqa: E731
+    foreign = {name: FOREIGN[name] for name in rng.permutation(list(FOREIGN))[: pick(0, 0, 1, 1, 2)]}
+    lmax, angular = pick(1, 2), pick(False, True)
+    sizes = {"cutoff": 3.1, "lmax": lmax, "channels": pick(4, 5), "layers": pick(1, 2), "radial_basis": pick(1, 3),
+             "radial_hidden": pick((), (3, 2)), "speed_hidden": pick((), (2,)), "cutoff_power": pick(2, 5),
+             "speed_basis": pick(1, 2), "harmonics_lmax": pick(-1, lmax), "radial_intervals": 0}  # fmt: skip
+    sizes |= {name: value for name, value in foreign.items() if name != "speed_limits"}
+    known = configs.Calibration(0.1, 0.2, (0.3, 0.4), 0.5, (0.6, 0.7), 300.0)
+    scales = rng.uniform(0.001, 0.1, 4).tolist()
+    config = configs.ModelConfig(
+        (8, 14), pick((15.999, 28.085), (17.0, 30.1)), rng.uniform(5, 30), *scales, angular,
+        speed_limits=foreign.get("speed_limits", ()), shortest_distance=pick(0.0, 0.8),
+        architecture=configs.Architecture(**sizes), net_linear_momentum=pick(None, (0.0, 0.0, 0.0), (0.1, -0.2, 0.3)),
+        net_angular_momentum=pick(None, (0.3, 0.0, 1 / 3)) if angular else None, calibration=pick(None, known),
+    )  # fmt: skip
+    dtype = pick(np.float32, np.float64)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(dtype), trajcast.shapes(config))
+    return foreign, config, params
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_export_is_the_inverse_of_import_or_names_what_the_other_code_lacks(seed):
+    foreign, config, params = random_model(seed)
+    if foreign:
+        with pytest.raises(ValueError, match=r"the TrajCast code has no [^\n]+$") as refused:
+            interop.export_model(config, params)
+        assert set(re.findall(r"(\w+) = ", str(refused.value))) == set(foreign)
+        return
+    options, weights = interop.export_model(config, params)
+    options = json.loads(json.dumps(options))
+    again, params_again = interop.import_model(options, weights, config.elements, config.time_step_fs, config.masses)
+    sizes = dataclasses.replace(again.architecture, harmonics_lmax=config.architecture.harmonics_lmax)
+    data = {"calibration": config.calibration, "shortest_distance": config.shortest_distance}  # of no weight
+    assert dataclasses.replace(again, architecture=sizes, **data) == config
+    assert sizes.lmax_harmonics == again.architecture.lmax_harmonics
+    jax.tree.map(np.testing.assert_array_equal, params_again, params)
+    assert {x.dtype for x in jax.tree.leaves(params_again)} == {x.dtype for x in jax.tree.leaves(params)}
+
+
+@pytest.mark.parametrize("name", model_files.pretrained())
+def test_shipped_models_are_not_exported_as_other_networks(name, tmp_path, capsys):
+    line = fails(capsys, "export-trajcast", name, "--out", tmp_path / "weights.npz")
+    assert "bounded_gates" in line and "speed_limits" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_do_not_fit_are_not_exported():
+    gold = golden("quartz_l1")
+    with pytest.raises(ValueError, match="do not fit"):
+        interop.export_model(gold.config, radial_tables.tabulate(gold.config, gold.params))
 
 
 @pytest.mark.parametrize("container", ["plain.npz", "prefixed.npz", "float32.npz"])

@@ -2,8 +2,12 @@
 
 import logging
 import warnings
+from collections.abc import Callable
+from typing import Annotated, Any, Union
 
 import tyro
+
+from ffmd_jax import __version__
 
 
 def run(arguments: list[str]) -> None:
@@ -27,9 +31,28 @@ def run(arguments: list[str]) -> None:
     logging.getLogger("jax").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    tyro.extras.subcommand_cli_from_dict(
-        commands,
+    if arguments[:1] == ["--version"]:
+        print(f"ffmd {__version__}")
+        return
+    wanted = commands.keys() & arguments[:1]
+    tyro.cli(
+        _any_of({name: commands[name] for name in wanted} or commands, short=not wanted),
         prog="ffmd",
-        description="Force-free molecular dynamics: train a network that steps atoms from t to t + Δt, and run it.",
+        description="Force-free molecular dynamics: train a network that steps atoms from t to t + Δt, and run it.\n\n"
+        "`ffmd COMMAND --help` explains a command, `ffmd --version` prints the version.",
         args=arguments,
     )
+
+
+def _any_of(commands: dict[str, Callable[..., None]], short: bool) -> Any:
+    """What tyro makes subcommands of, each with its docstring as help, or with the first line of it if ``short``."""
+    kinds = [
+        Annotated[
+            Any,
+            tyro.conf.subcommand(
+                name, constructor=command, description=(command.__doc__ or "").splitlines()[0] if short else None
+            ),
+        ]
+        for name, command in commands.items()
+    ]
+    return Union[(*kinds, Annotated[None, tyro.conf.Suppress])]

@@ -17,7 +17,9 @@ def analyze(
     json: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Analyses a trajectory, alone or beside a reference: temperatures, g(r), VDOS, drifts; writes an HTML report.
+    """Analyses a trajectory, alone or beside a reference.
+
+    Writes an HTML report of temperatures, g(r), VDOS and drifts.
 
     The report says in what the run agrees with the reference and with its target temperature, in what it differs, what
     the comparison cannot tell because the runs are too short, and what to do.

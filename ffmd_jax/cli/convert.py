@@ -20,7 +20,7 @@ def import_trajcast(
     masses: tuple[float, ...] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Makes a model folder from a network trained with the TrajCast code.
+    """Makes a model of a network of the TrajCast code.
 
     Every weight is used and every other entry is checked against the configuration; what does not fit is
     named.  The weights keep their precision: `ffmd rollout MODEL --float64` gives the steps of the reference.
@@ -56,7 +56,9 @@ def import_trajcast(
 
 
 def export_trajcast(model: Positional[str], /, out: Path, overwrite: bool = False) -> None:
-    """Writes the weights of a model under the names of the TrajCast code, and its configuration as JSON.
+    """Writes a model for the TrajCast code.
+
+    The weights get the names that they have there; the configuration is written as JSON.
 
     Args:
         model: Model folder, or the name of a shipped model.

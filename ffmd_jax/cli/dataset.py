@@ -21,10 +21,10 @@ def dataset(
     hints: Annotated[Hints, tyro.conf.arg(name="")] = Hints(),
     overwrite: bool = False,
 ) -> None:
-    """Makes a dataset of NVE trajectories, for training pairs an interval Δt apart.
+    """Makes a dataset of NVE trajectories.
 
     The file keeps all frames, with potential energies and forces where the trajectories have them; `ffmd train` forms
-    the pairs.
+    training pairs of them, states an interval Δt apart.
 
     Reads H5MD, extxyz and .traj (ASE, with momenta or a column velocities in Å/fs), LAMMPS custom dumps (with
     --lammps-units, --lammps-timestep-fs and, without a column element, --elements), and with --topology what MDAnalysis

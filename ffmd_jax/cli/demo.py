@@ -28,7 +28,9 @@ def demo(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Runs the shipped model force-free in NVT beside reference MD from the same start, and compares them.
+    """Runs a shipped model beside reference MD.
+
+    Both start from the same state, in NVT, and are compared.
 
     Writes report.html (open it in a browser), force_free.h5, reference.h5 and summary.json to --out.  Takes some
     minutes on two CPU cores.  Both runs have CSVR, which holds the temperature, and weak Langevin friction and noise on

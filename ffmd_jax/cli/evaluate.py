@@ -8,7 +8,9 @@ from ffmd_jax.cli import common
 
 
 def evaluate(model: Positional[str], data: Positional[Path], /, reversible: bool = False, json: bool = False) -> None:
-    """Prints the mean absolute errors of displacements and velocities on the test set, as in the paper's table.
+    """Prints the errors of a model on a test set.
+
+    They are mean absolute errors of displacements and velocities, as in the paper's table.
 
     Relative errors are relative to the mean absolute component of the test set; those of the velocities are given by
     element, too.

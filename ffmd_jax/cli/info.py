@@ -8,7 +8,9 @@ from ffmd_jax.cli import common
 
 
 def info(subject: Positional[str], /, json: bool = False) -> None:
-    """Says what a model, a dataset or a trajectory is: elements, Δt, sizes, times, ensemble.
+    """Says what a model, a dataset or a trajectory is.
+
+    Elements, Δt, sizes, times, ensemble.
 
     Args:
         subject: Model folder, name of a shipped model, dataset, or trajectory file.

@@ -16,7 +16,7 @@ def reference(
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Runs reference MD: the data to train on and to compare with.
+    """Runs reference MD, to train on and to compare with.
 
     One run in a heat bath equilibrates and gives the start states, each with a total energy near the mean and zero
     total momenta.  Production runs follow in double precision, stored in single precision with time, potential and

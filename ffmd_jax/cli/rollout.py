@@ -84,7 +84,9 @@ def rollout(
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Runs force-free MD: the model steps the atoms from t to t + Δt, over and over.
+    """Runs force-free MD with a model.
+
+    The model steps the atoms from t to t + Δt, over and over.
 
     The time step is the model's.  Velocities come from the start file; with --temperature and a file without
     velocities they are drawn from the Maxwell–Boltzmann distribution, with zero momenta.

@@ -25,7 +25,9 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Trains a model; the model folder always holds the best weights so far, and what is needed to continue.
+    """Trains a model.
+
+    The model folder always holds the best weights so far, and what is needed to continue.
 
     Validation after each epoch, the first of which also writes the first weights; metrics go to metrics.jsonl and
     training.png, training states to checkpoints/.  Ctrl-C or SIGTERM stops after the running block of steps and saves.

@@ -3,8 +3,6 @@
 import hashlib
 import os
 import platform
-import sys
-import threading
 from pathlib import Path
 
 
@@ -18,33 +16,23 @@ def folder() -> Path:
 
 
 def keep_programs() -> None:
-    """Lets jax keep what takes it longer than half a second to compile; to be called before jax is imported.
+    """Lets jax keep every program, however small; to be called before jax is imported.
 
     Settings of the user, such as ``JAX_COMPILATION_CACHE_DIR`` or ``JAX_ENABLE_COMPILATION_CACHE=0``, stay.
     """
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder() / "programs"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def hide_false_alarms() -> None:
-    """Drops what XLA writes to stderr at every program that it loads from the cache; for the process of a command.
+    """Lets XLA write only the reason of an abort to stderr; for a command, to be called before jax is imported.
 
-    It takes two tuning flags of its own for missing instructions (openxla/xla#44565), pages of errors each time.
-    Python's own ``sys.stderr`` stays what it was, a terminal where it is one.
+    XLA reports two tuning flags of its own as missing instructions at every program that it loads from the cache
+    (openxla/xla#44565), pages of errors each time.  Errors that matter reach Python as exceptions.  Levels that the
+    user has set stay.
     """
-    there = os.dup(2)
-    reader, writer = os.pipe()
-    os.dup2(writer, 2)
-    os.close(writer)
-    sys.stderr = open(there, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-
-    def forward() -> None:
-        with open(reader, "rb") as lines:
-            for line in lines:
-                if b"cpu_aot_loader.cc" not in line:
-                    os.write(there, line)
-
-    threading.Thread(target=forward, daemon=True).start()
+    if not os.environ.keys() & {"JAX_LOGGING_LEVEL", "TF_CPP_MIN_LOG_LEVEL"}:
+        os.environ["JAX_LOGGING_LEVEL"] = "CRITICAL"
 
 
 def _processor() -> str:

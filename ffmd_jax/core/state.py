@@ -155,7 +155,11 @@ def cast(tree, dtype):
     """The pytree with every floating-point array in ``dtype``, so that mixed precision never promotes by accident."""
 
     def convert(leaf):
-        return jnp.asarray(leaf, dtype) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            return leaf
+        if isinstance(leaf, np.ndarray):  # on the host, without a compilation
+            return jax.device_put(leaf.astype(dtype))
+        return jnp.asarray(leaf, dtype)
 
     return jax.tree.map(convert, tree)
 

@@ -54,16 +54,17 @@ def import_model(
 def export_model(config: ModelConfig, params: trajcast.Params) -> tuple[dict[str, Any], StateDict]:
     """The reference's configuration and state dict of a model, the inverse of `import_model`.
 
+    What is known of the training data, ``shortest_distance``, has no place in them.
+
     Raises:
-        ValueError: the architecture has an option that the reference does not know.
+        ValueError: the model has an option that the reference does not know, or weights that do not fit it.
     """
-    sizes = config.architecture
-    extras = (sizes.velocity_input, sizes.natural_parity, sizes.radial_intervals)
-    if any(extras) or sizes.lmax_harmonics != sizes.lmax:
-        raise ValueError(
-            "TrajCast knows no velocity_input, natural_parity or radial_intervals, and no harmonics_lmax above lmax"
-        )
-    return trajcast_config.from_model_config(config), trajcast_weights.from_params(config, params)
+    options = trajcast_config.from_model_config(config)
+    rms = np.array([config.displacement_rms, config.velocity_rms])
+    again = trajcast_config.to_model_config(options, config.elements, config.time_step_fs, config.masses, rms)
+    if lost := trajcast_config.differences(config, again):
+        raise ValueError(f"the TrajCast code has no {', '.join(lost)}: it would run another network")
+    return options, trajcast_weights.from_params(config, params)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """TrajCast's configuration of a network, read option by option so that nothing in it goes unnoticed."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -169,3 +170,14 @@ def from_model_config(config: ModelConfig) -> dict[str, Any]:
         "net_lin_mom": list(config.net_linear_momentum or ()),
         "net_ang_mom": list(config.net_angular_momentum or ()),
     }
+
+
+def differences(config: ModelConfig, imported: ModelConfig) -> list[str]:
+    """The options of a model, ``name = value``, by which its network differs from the imported one."""
+    lmax = config.architecture.lmax_harmonics
+    known = dataclasses.replace(imported, shortest_distance=config.shortest_distance)
+    if lmax == imported.architecture.lmax_harmonics:
+        same = dataclasses.replace(known.architecture, harmonics_lmax=config.architecture.harmonics_lmax)
+        known = dataclasses.replace(known, architecture=same)
+    ours, theirs = ({**vars(each), **vars(each.architecture)} for each in (config, known))
+    return [f"{name} = {ours[name]!r}" for name in ours if name != "architecture" and ours[name] != theirs[name]]

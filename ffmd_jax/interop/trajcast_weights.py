@@ -12,7 +12,7 @@ from typing import Any
 import e3nn_jax as e3nn
 import numpy as np
 
-from ffmd_jax.models import convolution, layers, trajcast
+from ffmd_jax.models import convolution, layers, model_files, trajcast
 from ffmd_jax.models.config import ModelConfig
 
 StateDict = dict[str, np.ndarray]
@@ -46,11 +46,25 @@ def to_params(config: ModelConfig, state_dict: StateDict) -> trajcast.Params:
 
 
 def from_params(config: ModelConfig, params: trajcast.Params) -> StateDict:
-    """The state dict of our parameters, the inverse of `to_params`, with all other entries."""
-    weights = {name: _flatten(_at(params, path)) for name, path in _names(config).items()}
+    """The state dict of our parameters, the inverse of `to_params`, with all other entries.
+
+    The scales stay in double precision, the other entries have the precision of the weights.
+
+    Raises:
+        ValueError: weights that do not fit the configuration.
+    """
+    names = _names(config)
+    found = model_files.flatten(params)
+    if found.keys() != model_files.flatten(trajcast.shapes(config)).keys():
+        raise ValueError("the weights do not fit the configuration; tables of radial networks cannot be exported")
+    weights = {name: _flatten(_at(params, path)) for name, path in names.items()}
     dtype = next(iter(weights.values())).dtype
-    others = {name: x.astype(dtype) if x.dtype == np.float64 else x for name, x in buffers(config).items()}
-    return others | weights
+    entries = buffers(config)
+    exact = {"rms_targets": entries["rms_targets"]}
+    others = {name: x.astype(dtype) if x.dtype == np.float64 else x for name, x in entries.items()}
+    exported = others | exact | weights
+    to_params(config, exported)
+    return exported
 
 
 def buffers(config: ModelConfig) -> StateDict:

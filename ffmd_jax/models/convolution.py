@@ -118,6 +118,14 @@ def edge_convolution(
     return by_blocks(features, edges, radial, paths, block)
 
 
+def shapes(features: Features, edges: Edges, radial: RadialWeights, paths: Sequence[Path]) -> Features:
+    """Zeros of the shapes of `edge_convolution`."""
+    some = next(iter(features.values()))
+    return concatenate_paths(
+        paths, [jnp.zeros((len(some), path.out.dim, some.shape[-1]), some.dtype) for path in paths]
+    )
+
+
 def kernel_serves(lmax: int) -> bool:
     """True if `edge_convolution` has a kernel for tables and features up to ``lmax`` here."""
     return jax.default_backend() == "cpu" and lmax <= cpu_kernel.LMAX and cpu_kernel.available()

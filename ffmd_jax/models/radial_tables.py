@@ -5,6 +5,7 @@ and `cpu_kernel` makes them where it uses them.  Parameters with splines in them
 `layers.RadialNetwork` sees which they are.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.core import neighbors
-from ffmd_jax.core.state import State, cast, make_system
+from ffmd_jax.core.state import Array, State, cast, make_system
 from ffmd_jax.models import layers, splines, trajcast
 from ffmd_jax.models.config import Architecture, ModelConfig
 
@@ -30,19 +31,25 @@ def tabulate(config: ModelConfig, params: Any, tolerance: float = 1e-5) -> Any:
         tolerance: largest error of any weight of an edge, relative to the RMS of all weights of the layer.
     """
     sizes, start, roots = config.architecture, config.splines_from, params["bessel_roots"]
-    tabulated = dict(params)
-    for name in (f"layer{i}" for i in range(sizes.layers)):
-        network = params[name]["radial"]
-        if "spline" in network:
-            continue
-        if sizes.radial_intervals:
-            knots = jnp.linspace(start, sizes.cutoff, sizes.radial_intervals + 1, dtype=network["layer0"].dtype)
-            table = layers.spline_coefficients(_network(sizes, roots, network, knots), sizes.channels)
-        else:
-            table = resolved(sizes, start, roots, network, tolerance)
-        if table is not None:
-            tabulated[name] = params[name] | {"radial": {"spline": table}}
-    return tabulated
+    networks = {name: params[name]["radial"] for name in (f"layer{i}" for i in range(sizes.layers))}
+    networks = {name: network for name, network in networks.items() if "spline" not in network}
+    if sizes.radial_intervals:
+        tables = _through_knots(sizes, start, roots, networks)
+    else:
+        tables = {name: resolved(sizes, start, roots, network, tolerance) for name, network in networks.items()}
+    made = {name: params[name] | {"radial": {"spline": table}} for name, table in tables.items() if table is not None}
+    return {**params, **made}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))  # one program: each operation alone would be compiled, too
+def _through_knots(sizes: Architecture, start: float, roots: Any, networks: dict[str, Any]) -> dict[str, Array]:
+    """The splines that define the radial functions of a model with ``radial_intervals``."""
+
+    def table(network: Any) -> Array:
+        knots = jnp.linspace(start, sizes.cutoff, sizes.radial_intervals + 1, dtype=network["layer0"].dtype)
+        return layers.spline_coefficients(_network(sizes, roots, network, knots), sizes.channels)
+
+    return {name: table(network) for name, network in networks.items()}
 
 
 def resolved(sizes: Architecture, start: float, roots: Any, network: Any, tolerance: float) -> jax.Array | None:

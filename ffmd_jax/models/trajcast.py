@@ -139,14 +139,12 @@ class TrajCast(nn.Module):
 def shapes(config: ModelConfig, dtype=jnp.float32) -> Params:
     """Shapes and types of the weights, without computing anything."""
     n_atoms = 2
-    zeros = jnp.zeros((n_atoms, 3), dtype)
-    system = System(jnp.full(n_atoms, config.elements[0]), jnp.ones(n_atoms, dtype))
-    state = State(zeros, zeros, jnp.eye(3, dtype=dtype))
-    graph = Graph(
-        jnp.zeros((n_atoms, 1), jnp.int32), jnp.zeros((n_atoms, 1, 3), jnp.int8), jnp.zeros((n_atoms, 1), bool)
-    )
-    network = TrajCast(config)
-    return jax.eval_shape(lambda: network.init(jax.random.key(0), system, state, graph))["params"]
+    zeros = np.zeros((n_atoms, 3), dtype)  # numpy: arrays of jax cost a compilation each
+    system = System(np.full(n_atoms, config.elements[0]), np.ones(n_atoms, dtype))
+    graph = Graph(np.zeros((n_atoms, 1), np.int32), np.zeros((n_atoms, 1, 3), np.int8), np.zeros((n_atoms, 1), bool))
+    network, cell = TrajCast(config, convolutions.shapes), np.eye(3, dtype=dtype)
+    make = lambda r: network.init(jax.random.key(0), system, State(r, r, cell), graph)  # noqa: E731
+    return jax.eval_shape(make, zeros)["params"]
 
 
 def init(key: Array, config: ModelConfig, dtype=jnp.float32) -> Params:

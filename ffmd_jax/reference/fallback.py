@@ -9,8 +9,6 @@ import numpy as np
 from ffmd_jax.core.state import Array, State, System
 from ffmd_jax.dynamics.ensemble import Ensemble
 from ffmd_jax.dynamics.rollout import Block
-from ffmd_jax.formats import ase_files
-from ffmd_jax.reference import ase_engine, production, systems
 from ffmd_jax.reference.engine import ReferenceEngine
 
 
@@ -34,6 +32,9 @@ def make(name: str, arguments: dict[str, Any], system: System, state: State, tim
     Raises:
         ValueError: no such reference, one that is not for these atoms, or whose time step does not divide Δt.
     """
+    from ffmd_jax.formats import ase_files
+    from ffmd_jax.reference import ase_engine, production, systems  # seconds, and few rollouts have a fallback
+
     state = jax.tree.map(lambda values: np.asarray(values, np.float64), state)
     if ":" in name:
         atoms = ase_files.to_atoms(system, state)
