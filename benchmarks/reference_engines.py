@@ -14,7 +14,7 @@ import numpy as np
 
 from ffmd_jax.core import units
 from ffmd_jax.core.state import State
-from ffmd_jax.reference import molecular, opls, silica, silicon, systems, water
+from ffmd_jax.reference_md import molecular, opls, silica, silicon, systems, water
 
 KCAL = units.KCAL_PER_MOL_IN_EV
 

@@ -30,7 +30,7 @@ from reference_engines import Engine, jax_md, lammps, openmm
 
 from ffmd_jax.core import units
 from ffmd_jax.core.state import State
-from ffmd_jax.reference import production, systems
+from ffmd_jax.reference_md import production, systems
 
 TEMPERATURE = {"argon": 60.0}  # K; others 300
 

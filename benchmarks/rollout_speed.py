@@ -31,7 +31,7 @@ from ffmd_jax.core.state import State, cast
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.models import config, layers, model_files, radial_tables, trajcast
 from ffmd_jax.models import convolution as convolutions
-from ffmd_jax.reference import integrator, systems
+from ffmd_jax.reference_md import integrator, systems
 
 PREPARED = {
     "paracetamol-20": ("paracetamol", {}),

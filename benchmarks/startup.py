@@ -21,7 +21,7 @@ import numpy as np
 from ffmd_jax.core import mechanics
 from ffmd_jax.core.state import State
 from ffmd_jax.formats import trajectory
-from ffmd_jax.reference import systems
+from ffmd_jax.reference_md import systems
 
 COMMANDS = {
     "help": ["--help"],

@@ -38,7 +38,7 @@ def pairs_of(name: str, n_pairs: int):
     from ffmd_jax.core import mechanics
     from ffmd_jax.core.state import State
     from ffmd_jax.data import dataset
-    from ffmd_jax.reference import systems
+    from ffmd_jax.reference_md import systems
 
     prepared_name, size, _, _, time_step = SYSTEMS[name]
     prepared = systems.get(prepared_name, **size)

@@ -21,7 +21,7 @@ from ffmd_jax.formats.trajectory import Trajectory
 from ffmd_jax.models import model_files
 from ffmd_jax.models.config import SMALL, Architecture
 from ffmd_jax.models.model import Model
-from ffmd_jax.reference import production, sets, systems
+from ffmd_jax.reference_md import production, sets, systems
 from ffmd_jax.simulation.result import Run
 from ffmd_jax.simulation.simulate import simulate
 from ffmd_jax.training import losses, runs
@@ -244,7 +244,7 @@ def reference(
     Returns:
         the files.
     """
-    from ffmd_jax.reference import ase_engine
+    from ffmd_jax.reference_md import ase_engine
 
     kelvin = ensemble.temperature_K if isinstance(ensemble, NVT) else temperature_K
     bath = {}

@@ -13,21 +13,33 @@ import numpy as np
 import pytest
 
 from ffmd_jax import __main__ as entry
-from ffmd_jax.core import neighbors, state, units
+from ffmd_jax.core import caches, neighbors, state, units
 from ffmd_jax.data import dataset
 from ffmd_jax.formats import trajectory
-from ffmd_jax.models import config, trajcast
+from ffmd_jax.models import config, cpu_kernel, trajcast
 
 HEXAGONAL = np.array([[4.9134, 0, 0], [-2.4567, 4.2551, 0], [0, 0, 5.4052]])
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Compilation is most of the time of the tests: the same program is compiled once, for all workers."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    jax.config.update("jax_compilation_cache_dir", str(shared / "compilations"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+def compilation_cache(pytestconfig, tmp_path_factory):
+    """Compilation is most of the time of the tests: the same program is compiled once, for all workers and runs.
+
+    Programs are kept in pytest's cache, of each jax and processor apart; ``pytest --cache-clear`` removes them.
+    """
+    if pytestconfig.pluginmanager.has_plugin("cacheprovider"):
+        folder = pytestconfig.cache.mkdir(f"compilations-{jax.__version__}-{caches.folder().name}")
+    else:
+        folder = tmp_path_factory.mktemp("compilations")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_logging_level", "CRITICAL")  # of programs from the cache, see `caches.hide_false_alarms`
+
+
+def pytest_runtest_setup(item):
+    """Skips what needs the compiled kernel without it; it is compiled when the first such test runs, not before."""
+    if item.get_closest_marker("kernel") and not cpu_kernel.available():
+        pytest.skip("no C++ compiler")
 
 
 @pytest.fixture(autouse=True)

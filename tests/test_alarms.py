@@ -15,7 +15,7 @@ from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.dynamics import alarms, monitors, rollout
 from ffmd_jax.dynamics.ensemble import NVE, NVT
 from ffmd_jax.models import config, trajcast
-from ffmd_jax.reference import integrator, systems
+from ffmd_jax.reference_md import integrator, systems
 from ffmd_jax.training import calibration, loop
 
 DT = 4.0

@@ -17,7 +17,7 @@ from ffmd_jax.dynamics import rollout
 from ffmd_jax.formats import ase_files, trajectory
 from ffmd_jax.models import config, trajcast
 from ffmd_jax.models.model import Model
-from ffmd_jax.reference import systems
+from ffmd_jax.reference_md import systems
 
 STEP_FS = 40.0
 

@@ -16,7 +16,7 @@ from conftest import fails, ffmd, random_params, small_config
 from ffmd_jax.core import neighbors, progress
 from ffmd_jax.formats import ase_files, trajectory
 from ffmd_jax.models import model, model_files
-from ffmd_jax.reference import free_runs, systems
+from ffmd_jax.reference_md import free_runs, systems
 
 TINY = ["--config.cutoff", "5", "--config.lmax", "1", "--config.channels", "4", "--config.layers", "1"]
 TINY += ["--config.radial-hidden", "4", "--config.speed-hidden", "4", "--config.velocity-input"]

@@ -11,7 +11,7 @@ import pytest
 from ffmd_jax.core import mechanics, neighbors, units
 from ffmd_jax.core.state import Graph, State, make_system
 from ffmd_jax.dynamics import rollout
-from ffmd_jax.reference import coulomb, energies, images, molecular, opls, production, systems, water
+from ffmd_jax.reference_md import coulomb, energies, images, molecular, opls, production, systems, water
 
 DATA = Path(__file__).parent / "data"
 KCAL = units.KCAL_PER_MOL_IN_EV

@@ -28,7 +28,7 @@ ROOMS = [
     "dynamics",
     "data",
     "training",
-    "reference",
+    "reference_md",
     "interop",
     "simulation",
     "api",

@@ -14,7 +14,6 @@ from ffmd_jax.core.state import Graph, cast
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import cpu_kernel, layers, radial_tables, splines
 
-needs_kernel = pytest.mark.skipif(not cpu_kernel.available(), reason="no C++ compiler")
 IRREPS = [e3nn.Irrep(l, p) for l in range(3) for p in (-1, 1)]
 N_ATOMS, N_NEIGHBORS, CHANNELS, N_RADIAL, N_INTERVALS = 7, 5, 3, 4, 6
 
@@ -77,14 +76,14 @@ def test_blocks_of_any_size_give_the_numbers_and_gradients_of_e3nn(kind, block):
     assert_same(gradient_and_outputs(blocks, kind), gradient_and_outputs(convolutions.by_e3nn, kind))
 
 
-@needs_kernel
+@pytest.mark.kernel
 @pytest.mark.parametrize("systems", [0, 3])
 def test_the_kernel_gives_the_numbers_and_gradients_of_e3nn(systems):
     found, expected = (gradient_and_outputs(f, systems=systems) for f in (convolutions.by_kernel, convolutions.by_e3nn))
     assert_same(found, expected)
 
 
-@needs_kernel
+@pytest.mark.kernel
 def test_gradients_of_several_systems_where_only_some_outputs_are_used():
     # The gradient of the others is a zero without the systems' axis.
     features, edges, radial, paths = random_inputs()
@@ -102,7 +101,7 @@ def test_gradients_of_several_systems_where_only_some_outputs_are_used():
         np.testing.assert_allclose(values, others, atol=1e-12 * np.abs(others).max())
 
 
-@needs_kernel
+@pytest.mark.kernel
 @pytest.mark.parametrize(("l", "channels"), [(1, 16), (1, 40), (3, 17)])
 def test_the_kernel_takes_any_channels_and_l_up_to_three_in_single_precision(l, channels):
     irreps = [e3nn.Irrep(k, (-1) ** k) for k in range(l + 1)]
@@ -115,14 +114,14 @@ def test_the_kernel_takes_any_channels_and_l_up_to_three_in_single_precision(l, 
         np.testing.assert_allclose(found[irrep], values, atol=1e-5 * np.abs(values).max())
 
 
-@needs_kernel
+@pytest.mark.kernel
 def test_arrays_of_different_precision_are_refused_in_one_line():
     features, edges, radial, paths = random_inputs()
     with pytest.raises(ValueError, match="features are float64, distances float32, weights float32"):
         convolutions.by_kernel(features, edges, cast(radial, jnp.float32), paths)
 
 
-@needs_kernel
+@pytest.mark.kernel
 def test_tables_on_cpus_run_the_kernel_and_repeat_bit_for_bit():
     features, edges, radial, paths = random_inputs()
     program = jax.jit(lambda *x: convolutions.edge_convolution(*x, paths)).lower(features, edges, radial)
@@ -135,7 +134,7 @@ def test_tables_on_cpus_run_the_kernel_and_repeat_bit_for_bit():
         jax.tree.map(np.testing.assert_array_equal, gradient(features, radial), first)
 
 
-@needs_kernel
+@pytest.mark.kernel
 def test_the_kernel_gives_nan_where_a_distance_is_no_number():
     # An exploded roll-out meets neighbours that were found before; an index made of a NaN would be anywhere.
     features, edges, radial, paths = random_inputs()
@@ -169,7 +168,7 @@ def test_without_a_compiler_xla_does_it(monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "convolution"),
     [("mixture", convolutions.by_blocks), ("table", convolutions.by_blocks),
-     pytest.param("table", convolutions.by_kernel, marks=needs_kernel)],
+     pytest.param("table", convolutions.by_kernel, marks=pytest.mark.kernel)],
 )  # fmt: skip
 def test_memory_holds_no_array_of_edges_paths_and_channels(kind, convolution):
     n_atoms, n_neighbors, channels = 2048, 16, 16

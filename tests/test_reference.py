@@ -11,7 +11,7 @@ import pytest
 
 from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import State, make_system
-from ffmd_jax.reference import energies, production, silicon, systems
+from ffmd_jax.reference_md import energies, production, silicon, systems
 
 DATA = Path(__file__).parent / "data"
 

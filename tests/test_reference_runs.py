@@ -21,8 +21,8 @@ from ffmd_jax.core.state import State, make_system
 from ffmd_jax.data import nve
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.formats import trajectory
-from ffmd_jax.reference import ase_engine, drift, jax_md_adapter, production, sampling, systems
-from ffmd_jax.reference.engine import Bath
+from ffmd_jax.reference_md import ase_engine, drift, jax_md_adapter, production, sampling, systems
+from ffmd_jax.reference_md.engine import Bath
 
 EMT = "ase.calculators.emt:EMT"
 

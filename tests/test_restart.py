@@ -23,7 +23,7 @@ from ffmd_jax.formats import trajectory
 from ffmd_jax.formats.journal import JournaledFile, journal_of
 from ffmd_jax.models import model_files
 from ffmd_jax.models.model import Model
-from ffmd_jax.reference import integrator, systems
+from ffmd_jax.reference_md import integrator, systems
 
 pytestmark = pytest.mark.usefixtures("restore_precision")
 

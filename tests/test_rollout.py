@@ -11,7 +11,7 @@ from ffmd_jax.core.state import State, cast, make_system
 from ffmd_jax.dynamics import rollout, stepping
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.models import convolution, model_files, radial_tables, trajcast
-from ffmd_jax.reference import energies, integrator, production, systems
+from ffmd_jax.reference_md import energies, integrator, production, systems
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from ffmd_jax.formats import trajectory
 from ffmd_jax.models import config as configs
 from ffmd_jax.models import model_files, trajcast
 from ffmd_jax.models.model import Model
-from ffmd_jax.reference import integrator, systems
+from ffmd_jax.reference_md import integrator, systems
 
 pytestmark = pytest.mark.usefixtures("restore_precision")
 

@@ -17,7 +17,7 @@ from ffmd_jax.formats.trajectory import Trajectory
 from ffmd_jax.models import config, model_files, trajcast
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models.model import Model
-from ffmd_jax.reference import production, systems
+from ffmd_jax.reference_md import production, systems
 from ffmd_jax.training import batches, loop, losses, optimizer, parallel, settings
 from ffmd_jax.training import states as states_module
 

@@ -54,7 +54,7 @@ def demo(
 
     from ffmd_jax.formats import trajectory
     from ffmd_jax.models import model as models
-    from ffmd_jax.reference import free_runs
+    from ffmd_jax.reference_md import free_runs
 
     friction = _FRICTION_TAU_FS[system] if friction_tau_fs is None else friction_tau_fs
     from ffmd_jax.dynamics.ensemble import NVT
@@ -111,7 +111,7 @@ class _Case(NamedTuple):
 
 def _case(out: Path, name: str, ensemble: Any, seed: int, length_ps: float) -> _Case:
     from ffmd_jax.models import model_files
-    from ffmd_jax.reference import systems
+    from ffmd_jax.reference_md import systems
 
     model = model_files.load(name)
     n_frames = round(length_ps * units.PS / model.config.time_step_fs)
@@ -126,7 +126,7 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
 
     from ffmd_jax.analysis import report
     from ffmd_jax.formats import trajectory
-    from ffmd_jax.reference import free_runs
+    from ffmd_jax.reference_md import free_runs
 
     facts = case.facts()
     settings = {
@@ -154,7 +154,7 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
 
 
 def _equilibrate(prepared, temperature: float, key):
-    from ffmd_jax.reference import production
+    from ffmd_jax.reference_md import production
 
     length_ps, state = 3.0, None
     for block in progress.follow(
@@ -167,7 +167,7 @@ def _equilibrate(prepared, temperature: float, key):
 def _force_free(case: _Case, start) -> float:
     """Runs the model, writes its frames with reference energies, and returns ns/day without compilation."""
     from ffmd_jax.formats import trajectory
-    from ffmd_jax.reference import production
+    from ffmd_jax.reference_md import production
     from ffmd_jax.simulation.simulate import simulate
 
     done: list[tuple[float, float]] = []
@@ -196,7 +196,7 @@ def _force_free(case: _Case, start) -> float:
 def _reference(case: _Case, start, key) -> float:
     """Runs the reference from the same start with the same thermostat; returns ns/day without compilation."""
     from ffmd_jax.formats import trajectory
-    from ffmd_jax.reference import production
+    from ffmd_jax.reference_md import production
 
     prepared = case.prepared
     every = round(case.config.time_step_fs / prepared.dt)

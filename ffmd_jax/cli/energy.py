@@ -18,7 +18,7 @@ def energy(system: Positional[str], structure: Positional[Path], /, json: bool =
     """
     common.use_double_precision()
     from ffmd_jax.formats import trajectory
-    from ffmd_jax.reference import production, systems
+    from ffmd_jax.reference_md import production, systems
 
     atoms, state = trajectory.read_start(structure, need_velocities=False)
     prepared = systems.get(system, structure=(atoms, state))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from ffmd_jax.reference.sets import Settings
+from ffmd_jax.reference_md.sets import Settings
 
 
 def reference(
@@ -44,6 +44,6 @@ def reference(
         resume: Keep finished files of this set and continue with the first missing one.
         overwrite: Replace existing files.
     """
-    from ffmd_jax.reference import sets
+    from ffmd_jax.reference_md import sets
 
     sets.produce(system, out, settings, resume=resume, overwrite=overwrite, say=print)

@@ -114,7 +114,7 @@ def rollout(
         raise FileExistsError(f"{out} exists already; choose another --out, or say --resume or --overwrite")
     files.check_output(out, overwrite=True)
     _check(settings)
-    from ffmd_jax.reference import ase_engine
+    from ffmd_jax.reference_md import ase_engine
     from ffmd_jax.simulation.simulate import simulate
 
     arguments = ase_engine.parse_arguments(settings.fallback_args) if settings.fallback_args else None

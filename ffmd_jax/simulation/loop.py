@@ -21,7 +21,7 @@ from ffmd_jax.dynamics.ensemble import Ensemble
 from ffmd_jax.dynamics.monitors import Alarm
 from ffmd_jax.models import model as models
 from ffmd_jax.models.model import Model
-from ffmd_jax.reference import fallback as fallbacks
+from ffmd_jax.reference_md import fallback as fallbacks
 from ffmd_jax.simulation.result import Run
 from ffmd_jax.simulation.starts import Begin
 

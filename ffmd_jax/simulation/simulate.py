@@ -16,7 +16,7 @@ from ffmd_jax.dynamics import restart, rollout
 from ffmd_jax.dynamics.ensemble import NVT, Ensemble
 from ffmd_jax.models import model_files
 from ffmd_jax.models.model import Model
-from ffmd_jax.reference import fallback as fallbacks
+from ffmd_jax.reference_md import fallback as fallbacks
 from ffmd_jax.simulation import starts
 from ffmd_jax.simulation.loop import Plan, Until, produce
 from ffmd_jax.simulation.result import Run

@@ -6,7 +6,7 @@ import jax
 
 from ffmd_jax.core import units
 from ffmd_jax.core.state import Energy, Graph, Propagate, State, System
-from ffmd_jax.reference.energies import forces
+from ffmd_jax.reference_md.energies import forces
 
 
 @functools.cache  # one function, one compilation

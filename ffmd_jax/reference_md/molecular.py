@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.core.state import Array, State, System
-from ffmd_jax.reference.coulomb import invert
+from ffmd_jax.reference_md.coulomb import invert
 
 
 def bonds(vectors: Array, k: Array | float, length: Array | float) -> Array:

@@ -17,7 +17,7 @@ from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.ensemble import NVE, Ensemble
 from ffmd_jax.formats import ase_files, common, h5md, trajectory
-from ffmd_jax.reference.engine import FORCES, ReferenceEngine
+from ffmd_jax.reference_md.engine import FORCES, ReferenceEngine
 
 MakeCalculator = Callable[[], Any]
 

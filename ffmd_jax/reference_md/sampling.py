@@ -10,7 +10,7 @@ from ffmd_jax.core import mechanics
 from ffmd_jax.core.state import Array, State, System, take
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.dynamics.rollout import Block
-from ffmd_jax.reference.engine import ReferenceEngine
+from ffmd_jax.reference_md.engine import ReferenceEngine
 
 _FRAME_FS = 10.0
 _SEARCHED = 0.5  # share of the spacing in which a start state is looked for

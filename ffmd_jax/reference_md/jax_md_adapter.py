@@ -1,7 +1,7 @@
 """Any energy function of jax-md as a reference engine, with the neighbour tables and integrator of this package.
 
     from jax_md import energy, space
-    from ffmd_jax.reference import jax_md_adapter, production
+    from ffmd_jax.reference_md import jax_md_adapter, production
 
     box = state.cell.T  # jax-md's lattice vectors are columns
     displacement, _ = space.periodic_general(box, fractional_coordinates=False)
@@ -24,7 +24,7 @@ import numpy as np
 
 from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import Array, Energy, Graph, State, System
-from ffmd_jax.reference.systems import Reference
+from ffmd_jax.reference_md.systems import Reference
 
 
 def reference(

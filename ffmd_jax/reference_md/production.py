@@ -10,11 +10,11 @@ from ffmd_jax.core import mechanics, neighbors, units
 from ffmd_jax.core.state import Array, Energy, Graph, State, System, cast, take
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
-from ffmd_jax.reference import sampling
-from ffmd_jax.reference.energies import forces
-from ffmd_jax.reference.engine import FORCES, ReferenceEngine
-from ffmd_jax.reference.integrator import drift_kick_drift
-from ffmd_jax.reference.systems import Reference
+from ffmd_jax.reference_md import sampling
+from ffmd_jax.reference_md.energies import forces
+from ffmd_jax.reference_md.engine import FORCES, ReferenceEngine
+from ffmd_jax.reference_md.integrator import drift_kick_drift
+from ffmd_jax.reference_md.systems import Reference
 
 
 @functools.cache  # one function, one compilation

@@ -11,7 +11,7 @@ import numpy as np
 
 from ffmd_jax.core import units
 from ffmd_jax.core.state import Array, Energy, Graph, State, System
-from ffmd_jax.reference import energies, molecular
+from ffmd_jax.reference_md import energies, molecular
 
 COULOMB = 332.06371 * units.KCAL_PER_MOL_IN_EV  # eV Å/e², the constant that the parameters are stated with
 
@@ -48,7 +48,7 @@ def load(name: str) -> Parameters:
 
     OPLS-AA after Jorgensen, Maxwell & Tirado-Rives 1996 (doi:10.1021/ja9621760) and later sets; the file says more.
     """
-    text = resources.files("ffmd_jax.reference").joinpath("data", f"opls_{name}.json").read_text(encoding="utf-8")
+    text = resources.files("ffmd_jax.reference_md").joinpath("data", f"opls_{name}.json").read_text(encoding="utf-8")
     table = {key: np.asarray(value) for key, value in json.loads(text).items()}
     kcal = units.KCAL_PER_MOL_IN_EV
     k, sign, n = table["improper_k_d_n"].T

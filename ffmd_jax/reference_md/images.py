@@ -13,8 +13,8 @@ import numpy as np
 
 from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import Array
-from ffmd_jax.reference.coulomb import invert
-from ffmd_jax.reference.energies import with_gradient
+from ffmd_jax.reference_md.coulomb import invert
+from ffmd_jax.reference_md.energies import with_gradient
 
 
 def all_pairs(pair_energy: Callable[[Array], Array], strengths, cutoff: float, cell) -> Callable[[Array, Array], Array]:

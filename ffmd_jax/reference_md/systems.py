@@ -12,7 +12,7 @@ import numpy as np
 
 from ffmd_jax.core.state import Energy, State, System, make_system
 from ffmd_jax.formats import ase_files
-from ffmd_jax.reference import energies, molecular, opls, silica, silicon, water
+from ffmd_jax.reference_md import energies, molecular, opls, silica, silicon, water
 
 Structure = tuple[System, State]
 

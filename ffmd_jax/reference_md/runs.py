@@ -19,8 +19,8 @@ from ffmd_jax.core.state import State, take
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
 from ffmd_jax.formats import trajectory
-from ffmd_jax.reference import drift, sampling
-from ffmd_jax.reference.engine import FORCES, ReferenceEngine
+from ffmd_jax.reference_md import drift, sampling
+from ffmd_jax.reference_md.engine import FORCES, ReferenceEngine
 
 _EQUILIBRATION_TAU_FS = 100.0
 _TRIAL_FS = 500.0

@@ -13,8 +13,8 @@ import tyro
 from ffmd_jax.core import files as outputs
 from ffmd_jax.core import units
 from ffmd_jax.dynamics.ensemble import NVE, NVT
-from ffmd_jax.reference import production, runs, systems
-from ffmd_jax.reference.engine import ReferenceEngine
+from ffmd_jax.reference_md import production, runs, systems
+from ffmd_jax.reference_md.engine import ReferenceEngine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _engine(system: str, settings: Settings) -> ReferenceEngine:
 
 
 def _ase_engine(settings: Settings) -> ReferenceEngine:
-    from ffmd_jax.reference import ase_engine
+    from ffmd_jax.reference_md import ase_engine
 
     if settings.calculator is None or settings.start is None:
         raise ValueError("the system ase needs --calculator module:Class and --start structure")

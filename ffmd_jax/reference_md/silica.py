@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.core.state import Array, Energy, Graph, State, System
-from ffmd_jax.reference import coulomb, energies
+from ffmd_jax.reference_md import coulomb, energies
 
 CHARGES = {8: -1.2, 14: 2.4}  # e
 # A (eV), b (1/Å), C (eV Å⁶) by the number of Si atoms in the pair; Si–Si has none.

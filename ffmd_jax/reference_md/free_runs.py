@@ -12,8 +12,8 @@ from ffmd_jax.core import neighbors, progress
 from ffmd_jax.core.state import Propagate, State, System, cast, take
 from ffmd_jax.dynamics import stepping
 from ffmd_jax.models.config import ModelConfig
-from ffmd_jax.reference import integrator
-from ffmd_jax.reference.systems import Reference
+from ffmd_jax.reference_md import integrator
+from ffmd_jax.reference_md.systems import Reference
 
 N_STARTS, N_STEPS = 8, 128
 

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from ffmd_jax.core import units
 from ffmd_jax.core.state import Array, Energy, Graph, State, System, make_system
-from ffmd_jax.reference import coulomb, energies, images, molecular
+from ffmd_jax.reference_md import coulomb, energies, images, molecular
 
 CUTOFF = 9.0  # Å, of Lennard-Jones and of the Coulomb pairs
 CHARGES = {1: 0.41, 8: -0.82}  # e

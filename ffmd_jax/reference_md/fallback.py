@@ -9,7 +9,7 @@ import numpy as np
 from ffmd_jax.core.state import Array, State, System
 from ffmd_jax.dynamics.ensemble import Ensemble
 from ffmd_jax.dynamics.rollout import Block
-from ffmd_jax.reference.engine import ReferenceEngine
+from ffmd_jax.reference_md.engine import ReferenceEngine
 
 
 class Fallback(NamedTuple):
@@ -33,7 +33,7 @@ def make(name: str, arguments: dict[str, Any], system: System, state: State, tim
         ValueError: no such reference, one that is not for these atoms, or whose time step does not divide Δt.
     """
     from ffmd_jax.formats import ase_files
-    from ffmd_jax.reference import ase_engine, production, systems  # seconds, and few rollouts have a fallback
+    from ffmd_jax.reference_md import ase_engine, production, systems  # seconds, and few rollouts have a fallback
 
     state = jax.tree.map(lambda values: np.asarray(values, np.float64), state)
     if ":" in name:
