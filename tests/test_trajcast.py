@@ -243,13 +243,12 @@ def random_model(seed):
              "radial_hidden": pick((), (3, 2)), "speed_hidden": pick((), (2,)), "cutoff_power": pick(2, 5),
              "speed_basis": pick(1, 2), "harmonics_lmax": pick(-1, lmax), "radial_intervals": 0}  # fmt: skip
     sizes |= {name: value for name, value in foreign.items() if name != "speed_limits"}
-    known = configs.Calibration(0.1, 0.2, (0.3, 0.4), 0.5, (0.6, 0.7), 300.0)
     scales = rng.uniform(0.001, 0.1, 4).tolist()
     config = configs.ModelConfig(
         (8, 14), pick((15.999, 28.085), (17.0, 30.1)), rng.uniform(5, 30), *scales, angular,
         speed_limits=foreign.get("speed_limits", ()), shortest_distance=pick(0.0, 0.8),
         architecture=configs.Architecture(**sizes), net_linear_momentum=pick(None, (0.0, 0.0, 0.0), (0.1, -0.2, 0.3)),
-        net_angular_momentum=pick(None, (0.3, 0.0, 1 / 3)) if angular else None, calibration=pick(None, known),
+        net_angular_momentum=pick(None, (0.3, 0.0, 1 / 3)) if angular else None,
     )  # fmt: skip
     dtype = pick(np.float32, np.float64)
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(dtype), trajcast.shapes(config))
@@ -268,8 +267,8 @@ def test_export_is_the_inverse_of_import_or_names_what_the_other_code_lacks(seed
     options = json.loads(json.dumps(options))
     again, params_again = interop.import_model(options, weights, config.elements, config.time_step_fs, config.masses)
     sizes = dataclasses.replace(again.architecture, harmonics_lmax=config.architecture.harmonics_lmax)
-    data = {"calibration": config.calibration, "shortest_distance": config.shortest_distance}  # of no weight
-    assert dataclasses.replace(again, architecture=sizes, **data) == config
+    known = dataclasses.replace(again, shortest_distance=config.shortest_distance)  # of the data, of no weight
+    assert dataclasses.replace(known, architecture=sizes) == config
     assert sizes.lmax_harmonics == again.architecture.lmax_harmonics
     jax.tree.map(np.testing.assert_array_equal, params_again, params)
     assert {x.dtype for x in jax.tree.leaves(params_again)} == {x.dtype for x in jax.tree.leaves(params)}
