@@ -27,8 +27,8 @@ def free_flight(n_frames=12, interval=5.0) -> trajectory.Trajectory:
     velocities = rng.normal(size=(9, 3)) * 0.03
     times = interval * np.arange(n_frames)
     positions = ORIGIN + rng.uniform(0, 1, (9, 3)) @ CELL + velocities * times[:, None, None]
-    frames = State(positions, np.broadcast_to(velocities, positions.shape).copy())
-    system = make_system(species, np.where(species == 14, 28.085, 15.999), CELL, True)
+    frames = State(positions, np.broadcast_to(velocities, positions.shape).copy(), np.tile(CELL, (n_frames, 1, 1)))
+    system = make_system(species, np.where(species == 14, 28.085, 15.999), True)
     return trajectory.Trajectory(system, frames, times, {}, {})
 
 
@@ -43,8 +43,8 @@ def bounds_of(cell):
 def dump(original, columns="id type x y z vx vy vz", scale=1e3, header=(), steps_per_frame=10, cells=None) -> list[str]:
     """The text of each frame of a LAMMPS dump, atoms in random order, velocities in Å/fs × scale."""
     texts, rng = [], np.random.default_rng(1)
-    for i, (r, v) in enumerate(zip(*original.frames, strict=True)):
-        cell = original.system.cell if cells is None else cells[i]
+    for i, (r, v, cell) in enumerate(zip(*original.frames, strict=True)):
+        cell = cell if cells is None else cells[i]
         fractional = (r - ORIGIN) @ np.linalg.inv(cell)
         image = np.floor(fractional)
         wrapped = r - image @ cell
@@ -68,13 +68,14 @@ def dump(original, columns="id type x y z vx vy vz", scale=1e3, header=(), steps
 def assert_same_motion(found, expected, atol=1e-9):
     """Equal but for the lattice translations of the first frame."""
     first = found.frames.positions[0] - expected.frames.positions[0]
-    shift = first @ np.linalg.inv(expected.system.cell)
+    shift = first @ np.linalg.inv(expected.frames.cell[0])
     np.testing.assert_allclose(shift, np.round(shift), atol=1e-6)
     np.testing.assert_allclose(found.frames.positions - first, expected.frames.positions, atol=atol)
     np.testing.assert_allclose(found.frames.velocities, expected.frames.velocities, atol=atol / 10)
     np.testing.assert_allclose(found.times - found.times[0], expected.times - expected.times[0], atol=1e-9)
     np.testing.assert_array_equal(found.system.species, expected.system.species)
-    np.testing.assert_allclose(found.system.cell, expected.system.cell, atol=1e-6)
+    assert found.frames.cell.shape == (len(found.times), 3, 3)
+    np.testing.assert_allclose(found.frames.cell, expected.frames.cell, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_lammps_stated_times_and_shrink_wrapped_directions(tmp_path):
     slab = [t.replace("pp pp pp", "pp pp ss") for t in dump(original, "id type xu yu zu vx vy vz", cells=cells)]
     (tmp_path / "slab.dump").write_text("".join(slab))
     found = trajectory.read(tmp_path / "slab.dump", hints=METAL)
-    np.testing.assert_array_equal(found.system.pbc, [True, True, False])
+    assert found.system.pbc == (True, True, False)
     np.testing.assert_allclose(found.frames.positions, original.frames.positions, atol=1e-9)
 
 
@@ -133,7 +134,7 @@ def test_lammps_reader_agrees_with_ase(tmp_path):
     found = trajectory.read(tmp_path / "a.dump", hints=METAL)
     images = ase.io.read(tmp_path / "a.dump", ":", format="lammps-dump-text", units="metal")
     for i in (0, 11):
-        np.testing.assert_allclose(images[i].cell.array, found.system.cell, atol=1e-9)
+        np.testing.assert_allclose(images[i].cell.array, found.frames.cell[i], atol=1e-9)
         np.testing.assert_allclose(
             images[i].get_velocities() * units.ASE_VELOCITY, found.frames.velocities[i], atol=1e-12
         )
@@ -264,7 +265,7 @@ def test_mdanalysis_trajectories_are_read(gromacs):
     np.testing.assert_allclose(found.frames.positions - found.frames.positions[0], moved, atol=1e-4)
     np.testing.assert_allclose(found.frames.velocities, original.frames.velocities, atol=1e-7)
     np.testing.assert_allclose(found.times, original.times, atol=1e-4)
-    np.testing.assert_allclose(found.system.cell, CELL, atol=1e-4)
+    np.testing.assert_allclose(found.frames.cell, np.tile(CELL, (12, 1, 1)), atol=1e-4)
     np.testing.assert_array_equal(found.system.species, original.system.species)
     state = trajectory.read_start(folder / "run.trr", hints=Hints(topology=folder / "topology.pdb"))[1]
     np.testing.assert_array_equal(state.positions, found.frames.positions[-1])
@@ -300,7 +301,8 @@ def test_central_differences_are_as_wrong_as_they_say(tmp_path):
     positions = 5 * np.eye(9, 3) + 0.1 * np.sin(omega * times[:, None, None] + phase)
     velocities = 0.1 * omega * np.cos(omega * times[:, None, None] + phase)
     original = free_flight()
-    whole = original._replace(frames=State(positions, 0 * positions), times=times)
+    cells = np.tile(CELL, (400, 1, 1))
+    whole = original._replace(frames=State(positions, 0 * positions, cells), times=times)
     trajectory.write(tmp_path / "a.h5", whole)
     found = trajectory.read(tmp_path / "a.h5", hints=Hints(velocities="central-difference"))
     np.testing.assert_array_equal(found.times, times[1:-1])

@@ -25,7 +25,7 @@ from ffmd_jax.core import state as states
 from ffmd_jax.formats import trajectory
 from ffmd_jax.interop import trajcast as interop
 from ffmd_jax.models import config as configs
-from ffmd_jax.models import layers, model_files, radial_tables, trajcast
+from ffmd_jax.models import layers, model, model_files, radial_tables, trajcast
 
 DATA = Path(__file__).parent / "data"
 NAMES = ["benzene_l2", "quartz_l1"]
@@ -39,8 +39,8 @@ def golden(name):
     reference_config = json.loads(str(data["config"]))
     state_dict = interop.read_weights(DATA / f"{name}.npz")
     config, params = interop.import_model(reference_config, state_dict, data["elements"].tolist(), 7.0)
-    system = states.make_system(data["atomic_numbers"], data["masses"], data["cell"], data["pbc"])
-    start = states.State(data["positions"], data["velocities"])
+    system = states.make_system(data["atomic_numbers"], data["masses"], data["pbc"])
+    start = states.State(data["positions"], data["velocities"], states.make_cell(data["cell"], data["pbc"]))
     return types.SimpleNamespace(**locals())
 
 
@@ -65,10 +65,10 @@ def compiled(config, search, system):
     network, correct = trajcast.TrajCast(config), trajcast.correction(config)
 
     def step(params, state):
-        graph = neighbors.build(search, system, state.positions).graph
+        graph = neighbors.build(search, system, state).graph
         output, inner = network.apply({"params": params}, system, state, graph, capture_intermediates=True)
         moved = state.positions + config.displacement_rms * output[:, 0]
-        after = correct(system, state, states.State(moved, config.velocity_rms * output[:, 1]))
+        after = correct(system, state, states.State(moved, config.velocity_rms * output[:, 1], state.cell))
         return after, inner["intermediates"], graph.mask.sum()
 
     return jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})  # compiles faster
@@ -79,8 +79,8 @@ def compiled(config, search, system):
 def test_features_target_and_three_steps_are_those_of_the_reference(name, precision):
     gold = golden(name)
     config, data = gold.config, gold.data
-    system, state = states.cast(trajcast.isolate(config, gold.system, gold.start), jnp.dtype(precision))
-    search = neighbors.plan(gold.system, gold.start.positions, config.architecture.cutoff)
+    system, state = states.cast(model.isolate(config, gold.system, gold.start), jnp.dtype(precision))
+    search = neighbors.plan(gold.system, gold.start, config.architecture.cutoff)
     step = compiled(config, search, system)
     names = {"initial": "LinearInit", "compress": "LinearCompression", "readout": "LinearReadOut"}
     names |= {f"layer{i}": f"mp_layer_{i}" for i in range(config.architecture.layers)}
@@ -98,7 +98,7 @@ def test_features_target_and_three_steps_are_those_of_the_reference(name, precis
             # In float64 also after a float32 network: the difference of two rounded positions has few digits.
             output = np.asarray(features["readout"]["__call__"][0][layers.VECTOR], np.float64)
             moved = gold.start.positions + config.displacement_rms * output[..., 0]
-            after = states.State(moved, config.velocity_rms * output[..., 1])
+            after = states.State(moved, config.velocity_rms * output[..., 1], gold.start.cell)
             after = trajcast.correction(config)(states.cast(system, jnp.float64), gold.start, after)
             moved = (after.positions - gold.start.positions) / config.displacement_rms
             target = np.concatenate([moved, after.velocities / config.velocity_rms], axis=-1)
@@ -146,24 +146,25 @@ def test_start_files_give_velocities_in_angstrom_per_fs(column, tmp_path):
 
 def test_molecule_in_a_box_is_isolated_even_across_the_boundary():
     gold = golden("benzene_l2")
-    system, whole = trajcast.isolate(gold.config, gold.system, gold.start)
-    assert not system.pbc.any()
+    system, whole = model.isolate(gold.config, gold.system, gold.start)
+    assert states.is_isolated(system)
     np.testing.assert_array_equal(whole.positions, gold.start.positions)
     cut = gold.start._replace(positions=(gold.start.positions + np.array([10.0, 0.0, 9.0])) % 20.0)
-    _, joined = trajcast.isolate(gold.config, gold.system, cut)
+    _, joined = model.isolate(gold.config, gold.system, cut)
     np.testing.assert_allclose(joined.positions - joined.positions[0], whole.positions - whole.positions[0], atol=1e-12)
     with pytest.raises(ValueError, match="see periodic images"):
-        trajcast.isolate(gold.config, gold.system._replace(cell=np.diag([20.0, 20.0, 4.5])), gold.start)
-    system, _ = trajcast.isolate(golden("quartz_l1").config, gold.system, gold.start)
-    assert system.pbc.all()
+        model.isolate(gold.config, gold.system, gold.start._replace(cell=np.diag([20.0, 20.0, 4.5])))
+    system, _ = model.isolate(golden("quartz_l1").config, gold.system, gold.start)
+    assert system.pbc == (True, True, True)
 
 
 def test_fixed_momenta_are_imposed_and_move_the_centre_of_mass():
     system, before = perturbed(periodic=False)
     rng = np.random.default_rng(5)
-    after = states.State(before.positions + rng.normal(size=(9, 3)), jnp.asarray(rng.normal(size=(9, 3))))
+    moved = before.positions + rng.normal(size=(9, 3))
+    after = states.State(moved, jnp.asarray(rng.normal(size=(9, 3))), before.cell)
     momentum, spin = (0.1, -0.2, 0.3), (1.0, 0.5, -0.7)
-    fixed = conservation.linear_and_angular(10.0, momentum, spin)(system, before, after)
+    fixed = conservation.momenta(10.0, momentum, spin)(system, before, after)
     np.testing.assert_allclose(mechanics.linear_momentum(system, fixed.velocities), momentum, atol=1e-12)
     np.testing.assert_allclose(mechanics.angular_momentum(system, fixed), spin, atol=1e-12)
     moved = mechanics.center_of_mass(system, fixed.positions - before.positions)
@@ -172,9 +173,9 @@ def test_fixed_momenta_are_imposed_and_move_the_centre_of_mass():
 
 
 def plain_from_state(options, weights, elements, system, state):
-    search = neighbors.plan(system, state.positions, options["edge_cutoff"])
-    graph = jax.jit(lambda x: neighbors.build(search, system, x).graph)(state.positions)
-    vectors = np.asarray(neighbors.vectors(system, state.positions, graph))
+    search = neighbors.plan(system, state, options["edge_cutoff"])
+    graph = jax.jit(lambda state: neighbors.build(search, system, state).graph)(state)
+    vectors = np.asarray(neighbors.vectors(state, graph))
     receivers, column = np.nonzero(graph.mask)
     one_hot = (np.asarray(system.species)[:, None] == np.asarray(elements)).astype(float)
     velocities = np.asarray(state.velocities)
@@ -242,13 +243,12 @@ def random_model(seed):
              "radial_hidden": pick((), (3, 2)), "speed_hidden": pick((), (2,)), "cutoff_power": pick(2, 5),
              "speed_basis": pick(1, 2), "harmonics_lmax": pick(-1, lmax), "radial_intervals": 0}  # fmt: skip
     sizes |= {name: value for name, value in foreign.items() if name != "speed_limits"}
-    known = configs.Calibration(0.1, 0.2, (0.3, 0.4), 0.5, (0.6, 0.7), 300.0)
     scales = rng.uniform(0.001, 0.1, 4).tolist()
     config = configs.ModelConfig(
         (8, 14), pick((15.999, 28.085), (17.0, 30.1)), rng.uniform(5, 30), *scales, angular,
         speed_limits=foreign.get("speed_limits", ()), shortest_distance=pick(0.0, 0.8),
         architecture=configs.Architecture(**sizes), net_linear_momentum=pick(None, (0.0, 0.0, 0.0), (0.1, -0.2, 0.3)),
-        net_angular_momentum=pick(None, (0.3, 0.0, 1 / 3)) if angular else None, calibration=pick(None, known),
+        net_angular_momentum=pick(None, (0.3, 0.0, 1 / 3)) if angular else None,
     )  # fmt: skip
     dtype = pick(np.float32, np.float64)
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(dtype), trajcast.shapes(config))
@@ -267,8 +267,8 @@ def test_export_is_the_inverse_of_import_or_names_what_the_other_code_lacks(seed
     options = json.loads(json.dumps(options))
     again, params_again = interop.import_model(options, weights, config.elements, config.time_step_fs, config.masses)
     sizes = dataclasses.replace(again.architecture, harmonics_lmax=config.architecture.harmonics_lmax)
-    data = {"calibration": config.calibration, "shortest_distance": config.shortest_distance}  # of no weight
-    assert dataclasses.replace(again, architecture=sizes, **data) == config
+    known = dataclasses.replace(again, shortest_distance=config.shortest_distance)  # of the data, of no weight
+    assert dataclasses.replace(known, architecture=sizes) == config
     assert sizes.lmax_harmonics == again.architecture.lmax_harmonics
     jax.tree.map(np.testing.assert_array_equal, params_again, params)
     assert {x.dtype for x in jax.tree.leaves(params_again)} == {x.dtype for x in jax.tree.leaves(params)}
@@ -298,9 +298,10 @@ def test_npz_files_are_read_in_their_precision(container, tmp_path):
     config, params = interop.import_model(gold.reference_config, read, ["O", "Si"], 7.0)
     assert config.displacement_rms == pytest.approx(gold.config.displacement_rms, rel=1e-7)
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
-    model_files.save_model(tmp_path / "model", config, params)
-    jax.tree.map(np.testing.assert_array_equal, model_files.load_model(tmp_path / "model")[1], params)
-    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(model_files.load_model(tmp_path / "model")[1]))
+    model_files.save(tmp_path / "model", model.Model(config, params))
+    again = model_files.load(tmp_path / "model").params
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(again))
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -318,7 +319,7 @@ def test_torch_files_are_read(wrapped, tmp_path):
 def test_commands_export_what_they_import(tmp_path, monkeypatch):
     gold = golden("benzene_l2")
     monkeypatch.chdir(tmp_path)
-    model_files.save_model(Path("model"), gold.config, gold.params)
+    model_files.save(Path("model"), model.Model(gold.config, gold.params))
     main(["export-trajcast", "model", "--out", "weights.npz"])
     assert json.loads(Path("weights.json").read_text()) == gold.reference_config
     with np.load("weights.npz") as file:
