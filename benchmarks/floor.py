@@ -1,6 +1,6 @@
 """The least that a step of a network costs: multiplications and additions, and bytes that must come from memory.
 
-Counted for the way of `products.by_kernel`: weights of edges from four spline coefficients each, the products of real
+Counted for the way of the compiled kernel of `models.convolution`: weights of edges from four spline coefficients each, the products of real
 neighbours only, no intermediate that leaves the caches.  `rollout_speed.py` divides by what the machine reaches in one
 large matrix product in the same run.
 """
@@ -13,7 +13,6 @@ import numpy as np
 
 from ffmd_jax.models import convolution, layers
 from ffmd_jax.models.config import ModelConfig
-from ffmd_jax.models.irreps import Irrep
 
 
 def count(config: ModelConfig, tables, n_atoms: int, n_edges: int) -> tuple[float, float]:

@@ -154,8 +154,8 @@ class Stages:
     def transfer(self) -> None:
         """NVT of 2 × 2 × 2 cells with friction, from eight copies of a state of the small one with other velocities."""
         of, start = self.experiment, self.runs / "start_222.extxyz"
-        atoms, state = trajectory.read_start(self.data / "nvt.h5", need_velocities=False)
-        small = Atoms(atoms.species, state.positions, cell=atoms.cell, pbc=atoms.pbc, masses=atoms.masses)
+        system, state = trajectory.read_start(self.data / "nvt.h5", need_velocities=False)
+        small = Atoms(system.species, state.positions, cell=state.cell, pbc=system.pbc, masses=system.masses)
         write(start, small.repeat((2, 2, 2)))
         reference = self.data / "nvt.h5"
         if of.large_reference and not self.smoke:
@@ -256,7 +256,8 @@ def _hours(training: Path) -> float:
 
 def _digest(model: str) -> str:
     """What tells a model (folder, or a shipped name) from others."""
-    return restart.fingerprint(*model_files.load_model(model))
+    found = model_files.load(model)
+    return restart.fingerprint(found.config, found.params)
 
 
 def _ffmd(*arguments, json_line: bool = False, may_alarm: bool = False):
