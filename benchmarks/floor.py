@@ -7,6 +7,7 @@ large matrix product in the same run.
 
 import time
 
+import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,7 @@ def count(config: ModelConfig, tables, n_atoms: int, n_edges: int) -> tuple[floa
     """Floating-point operations and compulsory bytes (float32) of a step; ``tables`` are the tabulated parameters."""
     sizes = config.architecture
     width, n_species = sizes.channels, len(config.elements)
-    irreps = [Irrep(l, (-1) ** l) for l in range(sizes.lmax + 1)]
+    irreps = [e3nn.Irrep(l, (-1) ** l) for l in range(sizes.lmax + 1)]
     multiplications = 0.0
     features = sum(irrep.dim for irrep in irreps) * width
     moved = float(features)
