@@ -1,0 +1,98 @@
+"""The documentation holds what the package does: tables, command lines, and the Python code of the README."""
+
+import re
+import runpy
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import ffmd
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PAGES = sorted([README, *(ROOT / "docs").rglob("*.md")])
+COMMAND = re.compile(r"\bffmd ([a-z][a-z-]+)((?:[^`\n\\]|\\\n)*)")
+
+pytestmark = pytest.mark.usefixtures("restore_precision")
+
+
+def code(text):
+    """Fenced, indented and inline code of a page."""
+    fenced = re.findall(r"```.*?\n(.*?)```", text, flags=re.S)
+    rest = re.sub(r"```.*?```", "", text, flags=re.S)
+    return [*fenced, *re.findall(r"(?:^ {4,}.*\n)+", rest, flags=re.M), *re.findall(r"`([^`\n]+)`", rest)]
+
+
+def command_lines(path):
+    """Commands and their words on a page."""
+    for block in code(path.read_text()):
+        for name, words in COMMAND.findall(block):
+            yield name, words.replace("\\\n", " ")
+
+
+@cache
+def help_of(command):
+    import contextlib
+    import io
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), pytest.raises(SystemExit) as stop:
+        ffmd(command, "--help")
+    assert stop.value.code == 0
+    return set(re.findall(r"--[a-z0-9.-]+", said.getvalue()))
+
+
+def test_tables_are_generated():
+    generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    assert set(generate["FILES"]) == {README, ROOT / "docs" / "results.md"}
+    for path in generate["FILES"]:
+        text = path.read_text()
+        assert generate["filled"](text) == text, f"{path.name}: run python docs/generate.py"
+    named = re.findall(r"<!-- begin (\S+) -->", "".join(path.read_text() for path in generate["FILES"]))
+    assert sorted(named) == sorted(generate["blocks"]())
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 150
+
+
+def test_tables_have_at_most_five_columns():
+    for path in PAGES:
+        for line in path.read_text().splitlines():
+            assert not re.match(r"\|(-+:?\|){6,}$", line), f"{path.relative_to(ROOT)}: a table of more than five columns"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_options_in_command_lines_exist(path):
+    for name, words in command_lines(path):
+        if name == "debug":
+            continue
+        known = help_of(name) | {"--debug", "--help"}
+        for option in re.findall(r"(?<![\w-])--[a-z0-9.-]+", words.split("#")[0]):
+            assert option in known, f"{path.relative_to(ROOT)}: ffmd {name} has no {option}"
+
+
+def test_the_options_of_a_command_are_found():
+    assert "--time-step" in help_of("train") and "--noise" not in help_of("train")
+    names = {name for path in PAGES for name, _ in command_lines(path)}
+    assert {"demo", "reference", "dataset", "train", "rollout", "analyze"} <= names
+    assert all(shlex.split(words.split("#")[0]) or True for path in PAGES for _, words in command_lines(path))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text()):
+        if not re.match(r"\w+:", target):
+            assert (path.parent / target).exists(), f"{path.relative_to(ROOT)} links to {target}"
+
+
+@pytest.mark.slow
+def test_python_code_of_the_readme_runs(tmp_path, monkeypatch):
+    (text,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
+    for given, small in (("length_ps=15", "length_ps=0.6, equilibrate_ps=0.3"), ("steps=500", "steps=20")):
+        assert given in text
+        text = text.replace(given, small)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(text, "README.md", "exec"), {})
+    assert (tmp_path / "report" / "report.html").exists()
