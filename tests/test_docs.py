@@ -94,3 +94,19 @@ def test_python_code_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(text, "README.md", "exec"), {})
     assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code():
+    sources = "\n".join(path.read_text() for path in sorted((ROOT / "ffmd_jax").rglob("*.py")))
+    joined = re.sub(r'"\s*\n?\s*f?"', "", sources)
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    for row in re.findall(r"^\| (`.*?) \|", page, flags=re.M):
+        for message in re.findall(r"`([^`]+)`", row):
+            for part in re.split(r"\s*…\s*", message):
+                assert part in joined, f"no message holds: {part}"
+
+
+def test_pages_are_in_the_navigation():
+    listed = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.M)
+    docs = ROOT / "docs"
+    assert sorted(listed) == sorted(str(path.relative_to(docs)) for path in docs.rglob("*.md"))
