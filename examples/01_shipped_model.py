@@ -13,9 +13,9 @@
 # %% [markdown]
 # # A shipped model in ten lines
 #
-# The model `quartz` steps 162 atoms of α-quartz by 30 fs at 300 K. A reference run with the BKS force field and steps of
-# 1 fs is made first, to start from and to compare with. One CPU core needs about two minutes, or a few seconds with
-# `FFMD_SMALL=1`.
+# The model `quartz` steps 162 atoms of α-quartz by 30 fs at 300 K. A reference run with the BKS force field and steps
+# of 1 fs is made first, to start from and to compare with. One CPU core needs about two minutes, or a few seconds
+# with `FFMD_SMALL=1`.
 
 # %%
 import os
@@ -67,8 +67,8 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# The report compares temperatures, vibrations, structure and drifts. Its verdict says what agrees, what differs, and what
-# cannot be told because the runs are too short.
+# The report compares temperatures, vibrations, structure and drifts. Its verdict says what agrees, what differs, and
+# what cannot be told because the runs are too short.
 
 # %%
 report = ffmd.analyze(run, reference)

@@ -14,9 +14,9 @@
 # %% [markdown]
 # # Your own molecule, from an ASE calculator to the report
 #
-# Ethanol with GFN2-xTB if tblite is installed (`pip install -e ".[xtb]"`), otherwise a cluster of 13 copper atoms with
-# EMT. Any other ASE calculator works the same way. The settings here are for a demonstration that takes a quarter of an
-# hour on one core. For production use five runs of 20–100 ps and one to two hours of training.
+# Ethanol with GFN2-xTB if tblite is installed (`pip install -e ".[xtb]"`), otherwise a cluster of 13 copper atoms
+# with EMT. Any other ASE calculator works the same way. The settings here are for a demonstration that takes a
+# quarter of an hour on one core. For production use five runs of 20–100 ps and one to two hours of training.
 
 # %%
 import importlib.util
@@ -71,8 +71,8 @@ files = ffmd.reference(
 # %% [markdown]
 # ## Dataset and training
 #
-# The last run is the test set, the one before it the validation set. With one more argument, `time_step_fs`, `train` takes
-# any multiple of the frame interval.
+# The last run is the test set, the one before it the validation set. With one more argument, `time_step_fs`, `train`
+# takes any multiple of the frame interval.
 
 # %%
 data = ffmd.make_dataset(files, time_step_fs, out=FOLDER / "data.h5", overwrite=True, progress=False)
@@ -104,8 +104,8 @@ plt.show()
 # %% [markdown]
 # ## Rollout and report
 #
-# A model that has been trained for so short a time may raise alarms. `on_alarm="warn"` lets the run continue here. For
-# production keep the default, "stop".
+# A model that has been trained for so short a time may raise alarms. `on_alarm="warn"` lets the run continue here.
+# For production keep the default, "stop".
 
 # %%
 run = ffmd.simulate(

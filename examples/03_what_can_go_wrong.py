@@ -14,8 +14,8 @@
 # %% [markdown]
 # # What can go wrong, and what the monitors say
 #
-# 1. An untrained model. 2. A run that is hotter than the training data. 3. A run in which no monitor raises an alarm, and
-# in which one element is still too hot: look at the temperature of each element.
+# 1. An untrained model. 2. A run that is hotter than the training data. 3. A run in which no monitor raises an alarm,
+# and in which one element is still too hot: look at the temperature of each element.
 
 # %%
 import dataclasses
@@ -35,7 +35,8 @@ STEPS = 60 if SMALL else 2_000
 logging.getLogger("ffmd_jax").setLevel(logging.ERROR)  # alarms are printed below
 
 # %% [markdown]
-# All runs start from the ideal crystal, with velocities drawn at 600 K: half of the kinetic energy goes into vibrations.
+# All runs start from the ideal crystal, with velocities drawn at 600 K: half of the kinetic energy goes into
+# vibrations.
 
 # %%
 prepared = systems.get("quartz")
@@ -70,8 +71,8 @@ assert stopped.ended
 # %% [markdown]
 # ## Too hot
 #
-# The model was trained at 300 K. At 1,500 K the first step raises an alarm. With `on_alarm="warn"` the run continues, and
-# its numbers are not to be trusted.
+# The model was trained at 300 K. At 1,500 K the first step raises an alarm. With `on_alarm="warn"` the run continues,
+# and its numbers are not to be trusted.
 
 # %%
 hot = run(model, 1500, 3000)
@@ -82,9 +83,9 @@ tell("1,500 K, warn", run(model, 1500, 3000, on_alarm="warn"))
 # %% [markdown]
 # ## No alarm, and still wrong
 #
-# CSVR rescales all velocities by one factor and holds the total temperature. The plain steps of this model feed energy to
-# O and take it from Si: over 150 ps O is at 304.4 ± 1.0 and Si at 291.1 ± 1.4 K. Friction of 3 ps shares the energy
-# (O 299.5 ± 0.6, Si 298.2 ± 1.0 K; `experiments/quartz/README.md`).
+# CSVR rescales all velocities by one factor and holds the total temperature. The plain steps of this model feed
+# energy to O and take it from Si: over 150 ps O is at 304.4 ± 1.0 and Si at 291.1 ± 1.4 K. Friction of 3 ps shares
+# the energy (O 299.5 ± 0.6, Si 298.2 ± 1.0 K; `experiments/quartz/README.md`).
 
 # %%
 results = {

@@ -14,7 +14,8 @@
 # %% [markdown]
 # # Force-free dynamics in ASE
 #
-# `ForceFreeDynamics` is an ASE `MolecularDynamics`: it has observers, log files and trajectories, and needs no calculator.
+# `ForceFreeDynamics` is an ASE `MolecularDynamics`: it has observers, log files and trajectories, and needs no
+# calculator.
 
 # %%
 import os
@@ -22,7 +23,8 @@ import os
 import ase.spacegroup
 import matplotlib.pyplot as plt
 import numpy as np
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase import units
+from ase.md.velocitydistribution import Stationary
 
 import ffmd_jax as ffmd
 from ffmd_jax.interop.ase import ForceFreeDynamics
@@ -31,17 +33,25 @@ SMALL = "FFMD_SMALL" in os.environ
 STEPS = 60 if SMALL else 1_000
 
 # %% [markdown]
-# α-quartz, 3 × 3 × 2 unit cells. Velocities are drawn at 600 K, because half of the kinetic energy of an ideal crystal goes
-# into vibrations.
+# α-quartz, 3 × 3 × 2 unit cells. Velocities are drawn at 600 K, because half of the kinetic energy of an ideal
+# crystal goes into vibrations.
 
 # %%
-cell = ase.spacegroup.crystal(
+unit_cell = ase.spacegroup.crystal(
     ["Si", "O"], basis=[(0.4697, 0, 1 / 3), (0.4135, 0.2669, 0.2142)], spacegroup=152,
     cellpar=[4.9134, 4.9134, 5.4052, 90, 90, 120],
 )  # fmt: skip
-atoms = cell.repeat((3, 3, 2))
-MaxwellBoltzmannDistribution(atoms, temperature_K=600, rng=np.random.default_rng(0))
-Stationary(atoms)
+atoms = unit_cell.repeat((3, 3, 2))
+
+
+def draw_momenta(kelvin, seed):
+    """Maxwell–Boltzmann momenta without a total momentum."""
+    normal = np.random.default_rng(seed).normal(size=(len(atoms), 3))
+    atoms.set_momenta(normal * np.sqrt(atoms.get_masses()[:, None] * units.kB * kelvin))
+    Stationary(atoms)
+
+
+draw_momenta(600, seed=0)
 
 # %%
 dynamics = ForceFreeDynamics(
@@ -73,7 +83,6 @@ plt.show()
 # Atoms that are changed between two steps are taken as they are. Here all momenta are drawn anew.
 
 # %%
-MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(1))
-Stationary(atoms)
+draw_momenta(300, seed=1)
 dynamics.run(5)
 print(f"{dynamics.temperature():.0f} K after {dynamics.nsteps} steps")

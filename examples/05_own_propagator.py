@@ -14,8 +14,8 @@
 # %% [markdown]
 # # A propagator of your own
 #
-# A propagator is a function `(system, state, graph) -> state`. The network is one, an integrator is one, and this notebook
-# writes two more for atoms on springs: the exact solution, and one with an error such as a network has.
+# A propagator is a function `(system, state, graph) -> state`. The network is one, an integrator is one, and this
+# notebook writes two more for atoms on springs: the exact solution, and one with an error such as a network has.
 
 # %%
 import os
@@ -56,8 +56,9 @@ def potential(system, state, graph):
 # %% [markdown]
 # ## Propagators
 #
-# Exact: each atom turns in phase space by the angle ω Δt. With an error: the angle is 1 % too large, and the velocities
-# shrink by 0.3 % in each step, as with a network that loses energy. `reversible` makes time-symmetrised steps of it.
+# Exact: each atom turns in phase space by the angle ω Δt. With an error: the angle is 1 % too large, and the
+# velocities shrink by 0.3 % in each step, as with a network that loses energy. `reversible` makes time-symmetrised
+# steps of it.
 
 
 # %%
@@ -93,7 +94,7 @@ def run(propagate, **options):
 # %% [markdown]
 # ## Energy
 #
-# The plain steps lose energy. Time symmetrisation removes the loss and leaves the wrong frequency: errors that are
+# The plain steps lose energy. Time symmetrisation removes most of the loss and leaves the wrong frequency: errors that are
 # reversible in time remain.
 
 # %%
