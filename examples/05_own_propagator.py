@@ -94,8 +94,8 @@ def run(propagate, **options):
 # %% [markdown]
 # ## Energy
 #
-# The plain steps lose energy. Time symmetrisation removes most of the loss and leaves the wrong frequency: errors that are
-# reversible in time remain.
+# The plain steps lose energy. Time symmetrisation removes most of the loss and leaves the wrong frequency: errors that
+# are reversible in time remain.
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3))
