@@ -35,13 +35,14 @@ def test_block_error_of_white_noise_and_of_degenerate_series():
 def maxwell_boltzmann_run(periodic, n_frames=400, temperature_K=300.0):
     rng = np.random.default_rng(5)
     numbers, masses = [6, 6, 8, 1, 1, 1], [12.0, 12.0, 16.0, 1.0, 1.0, 1.0]
-    system = make_system(numbers, masses, [8.0] * 3 if periodic else None, periodic)
+    system, cell = make_system(numbers, masses, periodic), 8.0 * np.eye(3)
     positions = np.array([[0, 0, 0], [1.5, 0, 0], [2, 1.3, 0], [-1, 0, 1], [0, -1, 0], [2, 2, 1.0]])
     positions = positions + 0.1 * rng.normal(size=(n_frames, 6, 3))
     keys = jax.random.split(jax.random.key(0), n_frames)
+    at_rest = make_trajectory(system, positions, cell=cell)
     draw = jax.jit(jax.vmap(mechanics.maxwell_boltzmann, in_axes=(0, None, 0, None)))
-    velocities = np.asarray(draw(keys, system, positions, temperature_K).velocities, dtype=np.float64)
-    return make_trajectory(system, positions, velocities)
+    velocities = np.asarray(draw(keys, system, at_rest.frames, temperature_K).velocities, dtype=np.float64)
+    return at_rest._replace(frames=at_rest.frames._replace(velocities=velocities))
 
 
 @pytest.mark.parametrize("periodic", [True, False])
@@ -63,9 +64,9 @@ def test_temperatures_of_maxwell_boltzmann_samples(periodic):
 
 
 def test_a_single_atom_has_no_temperature():
-    system = make_system([18], [40.0], [10.0] * 3, True)
+    system = make_system([18], [40.0], True)
     with pytest.raises(ValueError, match="no temperature"):
-        properties.analyze(make_trajectory(system, np.zeros((8, 1, 3))))
+        properties.analyze(make_trajectory(system, np.zeros((8, 1, 3)), cell=10.0 * np.eye(3)))
 
 
 def test_momentum_drift_is_zero_unless_planted():
@@ -90,10 +91,10 @@ def test_energy_drift_is_the_planted_slope():
 
 def test_error_growth_on_solvable_numbers():
     rng = np.random.default_rng(6)
-    system = make_system([1] * 5, [1.0, 2.0, 3.0, 4.0, 5.0], [5.0] * 3, True)
-    reference = State(rng.normal(size=(4, 11, 5, 3)), rng.normal(size=(4, 11, 5, 3)))
+    system, cells = make_system([1] * 5, [1.0, 2.0, 3.0, 4.0, 5.0], True), np.tile(5.0 * np.eye(3), (4, 11, 1, 1))
+    reference = State(rng.normal(size=(4, 11, 5, 3)), rng.normal(size=(4, 11, 5, 3)), cells)
     step = np.arange(11)[:, None, None]
-    scaled = State(reference.positions + np.array([0.1, 0, 0]) * step, 1.1 * reference.velocities)
+    scaled = State(reference.positions + np.array([0.1, 0, 0]) * step, 1.1 * reference.velocities, cells)
     growth = error_growth(scaled, reference, system)
     assert growth.steps.tolist() == [1, 2, 4, 8]
     assert growth.position_error_A == pytest.approx([0.1, 0.2, 0.4, 0.8])
@@ -105,11 +106,11 @@ def test_error_growth_on_solvable_numbers():
 
 def test_error_growth_standard_errors_match_the_scatter_of_repeats():
     rng = np.random.default_rng(7)
-    system = make_system([1, 8], [1.0, 16.0], [5.0] * 3, True)
+    system, cells = make_system([1, 8], [1.0, 16.0], True), np.tile(5.0 * np.eye(3), (25, 2, 1, 1))
     noise = 0.01 * rng.normal(size=(200, 25, 2, 2, 3))
     velocities = rng.normal(size=noise.shape)
     repeats = [
-        error_growth(State(x, v + 0.3 * y), State(0 * x, v), system)
+        error_growth(State(x, v + 0.3 * y, cells), State(0 * x, v, cells), system)
         for x, v, y in zip(noise, velocities, rng.normal(size=noise.shape), strict=True)
     ]
     for value, error in (
@@ -135,7 +136,7 @@ def test_compare_finds_no_difference_from_itself_and_a_planted_one():
     assert {type(x) for x in same["rdf_rmse_by_pair"].values()} == {float}
     assert set(same["rdf_rmse_by_pair"]) == {"H-H", "H-C", "H-O", "C-C", "C-O"}
     hot = run._replace(
-        frames=State(run.frames.positions, 1.1 * run.frames.velocities),
+        frames=run.frames._replace(velocities=1.1 * run.frames.velocities),
         observables={"potential_energy_eV": energies + 0.6},
     )
     found = comparison.compare(properties.analyze(hot), itself)
@@ -148,13 +149,13 @@ def test_compare_finds_no_difference_from_itself_and_a_planted_one():
 
 def test_msd_of_random_walks_gives_the_diffusion_coefficient_and_its_error():
     rng, n_frames, width = np.random.default_rng(10), 800, 0.05
-    system = make_system([18] * 20, [40.0] * 20, [20.0] * 3, True)
+    system = make_system([18] * 20, [40.0] * 20, True)
     # The centre of mass, which also drifts, is taken out: 19 of 20 degrees of freedom diffuse.
     expected = width**2 / 2 / 2.0 * 0.1 * 19 / 20  # Å²/fs in cm²/s
     deviations, errors = [], []
     for _ in range(60):
         walk = np.cumsum(width * rng.normal(size=(n_frames, 20, 3)), axis=0) + 3.0 * np.arange(n_frames)[:, None, None]
-        found = diffusion.mean_square_displacement(make_trajectory(system, walk, None, 2.0))
+        found = diffusion.mean_square_displacement(make_trajectory(system, walk, None, 2.0, 20.0 * np.eye(3)))
         value, error = diffusion.diffusion_coefficient(found)
         exact = 3 * width**2 * np.arange(len(found.lag_fs)) * 19 / 20
         deviations.append([value - expected, found.msd_A2[10] - exact[10], found.msd_A2[-1] - exact[-1]])

@@ -13,11 +13,12 @@ HEXAGONAL = np.array([[7.0, 0.0, 0.0], [-3.5, 3.5 * np.sqrt(3), 0.0], [0.0, 0.0,
 @pytest.mark.parametrize("pair", [(8, 14), (8, 8)])
 def test_rdf_of_an_ideal_gas_is_one_beyond_half_a_hexagonal_cell(pair):
     rng, n_frames = np.random.default_rng(2), 300
-    system = make_system([8] * 12 + [14] * 9, [16.0] * 12 + [28.0] * 9, HEXAGONAL, True)
+    system = make_system([8] * 12 + [14] * 9, [16.0] * 12 + [28.0] * 9, True)
     # Unwrapped atoms may be several cells away.
     positions = (rng.random((n_frames, 21, 3)) + rng.integers(-3, 4, (n_frames, 21, 3))) @ HEXAGONAL
     r_max = 6.9 if pair == (8, 8) else 12.0  # below the shortest lattice vector no atom meets its own image
-    curve = distributions.radial_distribution(make_trajectory(system, positions), pair, r_max, bin_A=r_max / 24)
+    trajectory = make_trajectory(system, positions, cell=HEXAGONAL)
+    curve = distributions.radial_distribution(trajectory, pair, r_max, bin_A=r_max / 24)
     exact = 1 - 1 / 12 if pair == (8, 8) else 1.0
     edges = np.linspace(0, r_max, 25)
     n_pairs = 12 * 11 / 2 if pair == (8, 8) else 12 * 9
@@ -31,8 +32,9 @@ def test_rdf_of_an_ideal_gas_is_one_beyond_half_a_hexagonal_cell(pair):
 def test_rdf_of_a_crystal_integrates_to_its_coordination_numbers(r_max_A):
     lattice = 4.0
     basis = lattice * np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
-    system = make_system([18] * 4, [40.0] * 4, [lattice] * 3, True)
-    curve = distributions.radial_distribution(make_trajectory(system, basis[None]), (18, 18), r_max_A, r_max_A / 400)
+    system = make_system([18] * 4, [40.0] * 4, True)
+    trajectory = make_trajectory(system, basis[None], cell=lattice * np.eye(3))
+    curve = distributions.radial_distribution(trajectory, (18, 18), r_max_A, r_max_A / 400)
     edges = np.linspace(0, r_max_A, 401)
     neighbours = np.cumsum(4 / 3 * np.pi * np.diff(edges**3) * 4 / lattice**3 * curve.g)
     for radius, number in (
@@ -59,8 +61,8 @@ def test_rdf_of_a_molecule_is_the_density_of_its_pair_distances():
 def test_rdfs_of_cells_of_different_size_lie_on_one_grid():
     curves = []
     for length in (13.33, 17.77):
-        atoms = make_system([18] * 2, [40.0] * 2, [length] * 3, True)
-        trajectory = make_trajectory(atoms, np.array([[[0, 0, 0], [3.7, 0, 0]]]))
+        atoms = make_system([18] * 2, [40.0] * 2, True)
+        trajectory = make_trajectory(atoms, np.array([[[0, 0, 0], [3.7, 0, 0]]]), cell=length * np.eye(3))
         curves.append(distributions.radial_distribution(trajectory, (18, 18)))
     small, large = curves
     assert len(large.r_A) > len(small.r_A) and np.array_equal(small.r_A, large.r_A[: len(small.r_A)])
@@ -89,12 +91,12 @@ def test_vdos_of_oscillators_peaks_at_their_wave_numbers_and_counts_them(n_frame
 
 def test_vdos_integral_is_exact_for_white_noise_and_uniform_motion():
     rng = np.random.default_rng(4)
-    system = make_system([1, 1], [1.0, 1.0], [10.0] * 3, True)
+    system = make_system([1, 1], [1.0, 1.0], True)
     for velocities, error in (
         (rng.normal(size=(40000, 2, 3)), 5 * np.sqrt(2 / 240000) * 3),
         (np.ones((4000, 2, 3)), 1e-6),
     ):
-        spectrum = spectra.vdos(make_trajectory(system, velocities, velocities))
+        spectrum = spectra.vdos(make_trajectory(system, velocities, velocities, cell=10.0 * np.eye(3)))
         assert np.trapezoid(spectrum.density, spectrum.wavenumber_per_cm) == pytest.approx(3, abs=error)
 
 
@@ -119,11 +121,11 @@ def test_vdos_overlap_of_identical_is_one_and_of_disjoint_zero():
 
 
 def test_errors_of_rdf_cover_the_scatter_between_runs_of_an_ideal_gas():
-    rng, system = np.random.default_rng(5), make_system([8] * 20, [16.0] * 20, HEXAGONAL, True)
+    rng, system = np.random.default_rng(5), make_system([8] * 20, [16.0] * 20, True)
     deviations = []
     for _ in range(6):
         positions = rng.uniform(size=(400, 20, 3)) @ HEXAGONAL
-        curve, _ = distributions._of_parts(make_trajectory(system, positions), (8, 8))
+        curve, _ = distributions._of_parts(make_trajectory(system, positions, cell=HEXAGONAL), (8, 8))
         far = curve.r_A > 2.0  # bins with many pairs; 1 − 1/N, but at lattice vectors
         inside = far & (curve.r_A < 6.0)
         deviations.append((curve.g[inside] - 0.95) / curve.error[inside])

@@ -20,9 +20,9 @@ from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import State, make_system
 from ffmd_jax.data import nve
 from ffmd_jax.dynamics import rollout
+from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory
 from ffmd_jax.reference_md import ase_engine, drift, jax_md_adapter, production, sampling, systems
-from ffmd_jax.reference_md.engine import Bath
 
 EMT = "ase.calculators.emt:EMT"
 
@@ -37,8 +37,8 @@ def cluster():
     return atoms
 
 
-def emt_teacher(dt=2.0):
-    return ase_engine.teacher("EMT", cluster(), ase_engine.make_calculator(EMT, {}), dt)
+def emt_engine(dt=2.0):
+    return ase_engine.engine("EMT", cluster(), ase_engine.make_calculator(EMT, {}), dt)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_prepared_systems_give_independent_nve_runs(tmp_path, capsys):
         nve.check(run)
         np.testing.assert_allclose(run.times, 20 * np.arange(1, 201))
         assert abs(np.einsum("i,tix->tx", run.system.masses, run.frames.velocities)).max() < 1e-6
-        kinetic = sampling.kinetic_energies(run.system, run.frames.velocities)
+        kinetic = mechanics.kinetic_energy(run.system, run.frames.velocities)
         potential, total = (run.observables[f"{name}_energy_eV"] for name in ("potential", "total"))
         np.testing.assert_allclose(potential + kinetic, total, atol=1e-6)
     assert abs(runs[0].frames.positions[0] - runs[1].frames.positions[0]).max() > 0.1
@@ -75,24 +75,24 @@ def test_prepared_systems_give_independent_nve_runs(tmp_path, capsys):
 
 
 def test_start_states_are_apart_near_the_mean_energy_and_at_rest():
-    teacher = emt_teacher(dt=2.0)
+    engine = emt_engine(dt=2.0)
     options = {"equilibrate_fs": 500.0, "spacing_fs": 200.0}
-    blocks = list(sampling.heat(teacher, Bath("langevin", 300.0, 100.0), 50 + 6 * 30, jax.random.key(0)))
-    starts = sampling.choose(teacher.system, blocks, n_starts=6, **options)
+    blocks = list(sampling.heat(engine, NVT(300.0, 100.0, "langevin"), 50 + 6 * 30, jax.random.key(0)))
+    starts = sampling.choose(engine.system, blocks, n_starts=6, **options)
     assert starts.times_fs[0] >= 700 and np.diff(starts.times_fs).min() >= 200
     for i, energy in enumerate(starts.total_energies_eV):
         state = State(*(values[i] for values in starts.states))
-        assert abs(mechanics.linear_momentum(teacher.system, state.velocities)).max() < 1e-12
-        assert abs(mechanics.angular_momentum(teacher.system, state)).max() < 1e-12
-        whole = rollout.gather(teacher.run(state, n_steps=1, every=1, key=jax.random.key(0)))
+        assert abs(mechanics.linear_momentum(engine.system, state.velocities)).max() < 1e-12
+        assert abs(mechanics.angular_momentum(engine.system, state)).max() < 1e-12
+        whole = rollout.gather(engine.run(state, n_steps=1, every=1, key=jax.random.key(0)))
         assert whole.observables["total_energy_eV"][0] == pytest.approx(energy, abs=1e-3)
     # Canonical: σ² = f k²T² for f harmonic degrees of freedom; ten frames to choose from leave about σ/10.
     canonical = np.sqrt(9) * units.BOLTZMANN * 300
     assert np.sqrt(np.mean((starts.total_energies_eV - starts.mean_energy_eV) ** 2)) < 0.6 * canonical
-    fewer = sampling.choose(teacher.system, blocks, n_starts=2, **options)
+    fewer = sampling.choose(engine.system, blocks, n_starts=2, **options)
     np.testing.assert_array_equal(fewer.states.positions, starts.states.positions[:2])
     with pytest.raises(ValueError, match="gives 6 start states, 9 are needed"):
-        sampling.choose(teacher.system, blocks, n_starts=9, **options)
+        sampling.choose(engine.system, blocks, n_starts=9, **options)
 
 
 def oscillators(dt, n_steps=4000):
@@ -144,11 +144,11 @@ def test_drift_is_fitted_with_its_error_and_refused_where_it_heats():
 
 
 def test_csvr_of_ase_counts_rotations_out():
-    teacher = emt_teacher(dt=4.0)
-    start = mechanics.maxwell_boltzmann(jax.random.key(1), teacher.system, jnp.asarray(teacher.positions), 300.0)
-    blocks = teacher.run(start, n_steps=2500, every=1, key=jax.random.key(2), bath=Bath("csvr", 300.0, 2.0))
+    engine = emt_engine(dt=4.0)
+    start = mechanics.maxwell_boltzmann(jax.random.key(1), engine.system, engine.state, 300.0)
+    blocks = engine.run(start, n_steps=2500, every=1, key=jax.random.key(2), ensemble=NVT(300.0, 2.0))
     run = rollout.gather(blocks)
-    kinetic = sampling.kinetic_energies(teacher.system, run.frames.velocities)[20:]
+    kinetic = mechanics.kinetic_energy(engine.system, run.frames.velocities)[20:]
     expected = 0.5 * 9 * units.BOLTZMANN * 300
     # Correlated over τ = 2 fs, half a frame.  3N − 3 degrees of freedom: a mean of 4/3, a variance of 3/4 (of 16/9).
     error = expected * np.sqrt(2 / 9) / np.sqrt(len(kinetic))
@@ -168,9 +168,9 @@ class Remembering(ase.calculators.emt.EMT):
 
 
 def test_a_run_does_not_depend_on_those_before_it():
-    teacher = ase_engine.teacher("remembering", cluster(), Remembering, 2.0)
-    start = mechanics.maxwell_boltzmann(jax.random.key(1), teacher.system, jnp.asarray(teacher.positions), 300.0)
-    one, other = (rollout.gather(teacher.run(start, n_steps=20, every=5, key=jax.random.key(0))) for _ in range(2))
+    engine = ase_engine.engine("remembering", cluster(), Remembering, 2.0)
+    start = mechanics.maxwell_boltzmann(jax.random.key(1), engine.system, engine.state, 300.0)
+    one, other = (rollout.gather(engine.run(start, n_steps=20, every=5, key=jax.random.key(0))) for _ in range(2))
     np.testing.assert_array_equal(one.frames.positions, other.frames.positions)
 
 
@@ -191,8 +191,8 @@ def interrupt_in_run(monkeypatch, number):
     """Ctrl-C after a block of that run has been written."""
     original = trajectory.Writer.append
 
-    def append(self, *arguments):
-        original(self, *arguments)
+    def append(self, *arguments, **options):
+        original(self, *arguments, **options)
         if self._path.name == f"ref_{number}.h5.partial":
             raise KeyboardInterrupt
 
@@ -302,8 +302,9 @@ def test_jax_md_energies_run_as_prepared_systems():
     from jax_md import energy, smap, space
 
     argon = systems.argon((4, 4, 4))
-    positions = argon.positions + np.random.default_rng(0).normal(scale=0.1, size=argon.positions.shape)
-    distance = space.metric(space.periodic(np.diag(argon.system.cell))[0])
+    away = np.random.default_rng(0).normal(scale=0.1, size=argon.state.positions.shape)
+    state = argon.state._replace(positions=argon.state.positions + away)
+    distance = space.metric(space.periodic(np.diag(state.cell))[0])
     epsilon, sigma = 0.010323, 3.405
 
     def pair(r, **_):
@@ -311,21 +312,21 @@ def test_jax_md_energies_run_as_prepared_systems():
         shifted = 4 * epsilon * (inverse**12 - inverse**6 - 2.5**-12 + 2.5**-6)
         return jnp.where(r < 2.5 * sigma, shifted, 0.0)
 
-    expected, forces = production.energy_and_forces(argon, argon.system, positions)
+    expected, forces = production.energy_and_forces(argon, state)
     for name in ("Dense", "OrderedSparse"):
         energy_fn = smap.pair_neighbor_list(pair, distance)
         wrapped = jax_md_adapter.reference(
-            "argon", argon.system, positions, energy_fn, cutoff=2.5 * sigma, dt=4.0, skin=0.5, format=name
+            "argon", argon.system, state, energy_fn, cutoff=2.5 * sigma, dt=4.0, skin=0.5, format=name
         )
-        value, found = production.energy_and_forces(wrapped, argon.system, positions)
+        value, found = production.energy_and_forces(wrapped, state)
         assert float(value) == pytest.approx(float(expected), abs=1e-9)
         np.testing.assert_allclose(found, forces, atol=1e-9)
-    plain = jax_md_adapter.reference("argon", argon.system, positions, smap.pair(pair, distance), cutoff=None, dt=4.0)
-    value = plain.energy(argon.system, State(jnp.asarray(positions), jnp.asarray(positions)), None)
+    plain = jax_md_adapter.reference("argon", argon.system, state, smap.pair(pair, distance), cutoff=None, dt=4.0)
+    value = plain.energy(argon.system, jax.tree.map(jnp.asarray, state), None)
     assert float(value) == pytest.approx(float(expected), abs=1e-9)
     small = systems.argon((3, 3, 3))
     with pytest.raises(ValueError, match="take a larger cell"):
-        jax_md_adapter.reference("argon", small.system, small.positions, energy.lennard_jones, cutoff=8.0, dt=4.0)
+        jax_md_adapter.reference("argon", small.system, small.state, energy.lennard_jones, cutoff=8.0, dt=4.0)
 
 
 def test_xtb_teaches_ethanol(tmp_path, capsys):

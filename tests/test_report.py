@@ -17,13 +17,14 @@ from ffmd_jax.analysis.error_growth import error_growth
 from ffmd_jax.analysis.report import Report
 from ffmd_jax.core import files, units
 from ffmd_jax.core.state import State, make_system
+from ffmd_jax.formats import trajectory
 from ffmd_jax.formats.trajectory import Trajectory
 
 
 def make_trajectory(seed, temperature_K=300.0, shift_eV=0.0, hot_hydrogen=1.0, n_frames=3000):
     """Oscillators damped and driven by noise about the sites of 12 molecules: stationary, with known T."""
     rng = np.random.default_rng(seed)
-    system = make_system([8, 1, 1] * 12, [16.0, 1.0, 1.0] * 12, [7.0, 7.0, 7.0], True)
+    system = make_system([8, 1, 1] * 12, [16.0, 1.0, 1.0] * 12, True)
     sites = np.random.default_rng(0).random((12, 1, 3)) * 7 + np.array([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
     sites = sites.reshape(36, 3)
     omega = 2 * np.pi * np.tile([600.0, 1600.0, 3000.0], 12)[:, None] / (1000 * units.TERAHERTZ_IN_PER_CM)
@@ -41,7 +42,7 @@ def make_trajectory(seed, temperature_K=300.0, shift_eV=0.0, hot_hydrogen=1.0, n
     energy[1::2] = np.nan
     return Trajectory(
         system,
-        State(np.array(positions), np.array(velocities)),
+        State(np.array(positions), np.array(velocities), np.tile(7.0 * np.eye(3), (n_frames, 1, 1))),
         np.arange(n_frames) * 1.0,
         {"potential_energy_eV": energy},
         {"ensemble": "nvt", "temperature_K": temperature_K},
@@ -59,10 +60,10 @@ def runs():
 @pytest.fixture(scope="module")
 def growth():
     rng = np.random.default_rng(4)
-    system = make_system([8, 1], [16.0, 1.0], [7.0] * 3, True)
-    reference = State(rng.normal(size=(8, 257, 2, 3)), rng.normal(size=(8, 257, 2, 3)))
+    system, cells = make_system([8, 1], [16.0, 1.0], True), np.tile(7.0 * np.eye(3), (8, 257, 1, 1))
+    reference = State(rng.normal(size=(8, 257, 2, 3)), rng.normal(size=(8, 257, 2, 3)), cells)
     noise = 0.01 * np.cumsum(rng.normal(size=(8, 257, 2, 3)), axis=1)
-    return error_growth(State(*(x + noise for x in reference)), reference, system)
+    return error_growth(State(*(x + noise for x in reference[:2]), cells), reference, system)
 
 
 def with_temperature(analysis, mean, error, length_ps=None, **metadata):
@@ -126,9 +127,11 @@ def test_runs_of_the_required_length_can_tell(runs):
 
 
 def test_the_noise_between_runs_follows_from_their_halves():
-    rng, system = np.random.default_rng(6), make_system([8] * 12, [16.0] * 12, [7.0] * 3, True)
+    rng, system = np.random.default_rng(6), make_system([8] * 12, [16.0] * 12, True)
     found = [
-        distributions.radial_distributions(trajectory_of(system, 7.0 * rng.random((length, 12, 3))))
+        distributions.radial_distributions(
+            trajectory_of(system, 7.0 * rng.random((length, 12, 3)), cell=7.0 * np.eye(3))
+        )
         for length in (80, 80, 80, 240, 240, 240)
     ]
     ratios = [
@@ -177,7 +180,9 @@ def test_unlike_ensembles_are_compared_in_structure_and_vibrations_only(runs):
 
 def test_spectra_that_sparse_frames_have_folded_are_not_compared(runs):
     dense, _, reference = runs
-    sparse = properties.analyze(frames.part(make_trajectory(1), slice(None, None, 15)))  # resolves 1,112 of 3,000 /cm
+    sparse = properties.analyze(
+        trajectory.part(make_trajectory(1), slice(None, None, 15))
+    )  # resolves 1,112 of 3,000 /cm
     found = Report(sparse, reference)
     json.dumps(found.summary, allow_nan=False)
     assert "cannot be compared" in found.verdict and "vibrational spectra overlap" not in found.verdict
@@ -190,7 +195,7 @@ def test_runs_of_different_length_have_spectra_of_one_resolution():
     found = report.make(make_trajectory(1, n_frames=400), make_trajectory(2, n_frames=700))
     assert found.reference is not None
     np.testing.assert_array_equal(found.analysis.vdos.wavenumber_per_cm, found.reference.vdos.wavenumber_per_cm)
-    sparse = frames.part(make_trajectory(2, n_frames=700), slice(None, None, 40))
+    sparse = trajectory.part(make_trajectory(2, n_frames=700), slice(None, None, 40))
     assert report.make(make_trajectory(1, n_frames=60), sparse).outcome  # windows of 30 fs hold no frame of the other
 
 
@@ -279,10 +284,10 @@ def test_the_movie_is_small_and_shows_forty_frames(runs):
 
 
 def test_large_systems_have_no_movie_but_a_reason():
-    system = make_system([18] * 2001, [40.0] * 2001, [40.0] * 3, True)
-    large = trajectory_of(system, np.zeros((8, 2001, 3)))
+    system = make_system([18] * 2001, [40.0] * 2001, True)
+    large = trajectory_of(system, np.zeros((8, 2001, 3)), cell=40.0 * np.eye(3))
     assert len(frames.snapshots(large).times_fs) == 0
-    small = frames.part(make_trajectory(1, n_frames=8), slice(None))
+    small = trajectory.part(make_trajectory(1, n_frames=8), slice(None))
     analysis = properties.analyze(small)._replace(system=system, snapshots=frames.snapshots(large))
     assert movie.render(analysis) is None and "2001 atoms" in movie.reason(analysis)
 
@@ -334,6 +339,6 @@ def test_a_molecule_shows_the_distribution_of_its_pair_distances():
     system = make_system([8, 1, 1], [16.0, 1.0, 1.0])
     positions = np.array([[0, 0, 0], [0.96, 0, 0], [0, 0.96, 0.0]]) + 0.05 * rng.normal(size=(64, 3, 3))
     velocities = 0.01 * rng.normal(size=(64, 3, 3))
-    run = Trajectory(system, State(positions, velocities), 2.0 * np.arange(64), {}, {})
+    run = trajectory_of(system, positions, velocities, 2.0)
     figure = figures.rdf(properties.analyze(run))
     assert figure.axes[0].get_ylabel() == "density / Å⁻¹"
