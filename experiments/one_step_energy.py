@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
 
-from ffmd_jax.core.state import cast
-from ffmd_jax.data import dataset
-from ffmd_jax.models import model_files, radial_tables, trajcast
+from ffmd_jax.core import neighbors
+from ffmd_jax.core.state import take
+from ffmd_jax.data import dataset_file
+from ffmd_jax.data import pairs as pair_sets
+from ffmd_jax.models import model, model_files
 from ffmd_jax.training import batches, losses
 
 N_PAIRS, N_BLOCKS = 1000, 10
@@ -26,20 +28,20 @@ def main() -> None:
     parser.add_argument("model", help="folder, or name of a shipped model")
     parser.add_argument("data", help="dataset made by `ffmd dataset`")
     options = parser.parse_args()
-    config, params = model_files.load_model(options.model)
-    data = dataset.read(options.data)
-    pairs = jax.tree.map(lambda x: x[:N_PAIRS], data.validation)
-    table = batches.make(data.system, pairs, config.architecture.cutoff)
-    propagate = trajcast.make_propagate(config, cast(radial_tables.tabulate(config, params), jnp.float32))
-    system = losses.single(data.system)
+    used = model_files.load(options.model)
+    data = pair_sets.form(dataset_file.read(options.data))
+    losses.check_fits(used.config, data)
+    pairs = take(data.validation, slice(N_PAIRS))
+    search = batches.search(data.system, pairs, used.config.architecture.cutoff)
+    propagate, system = model.propagator(used), losses.single(data.system)
 
-    def one(pair):
-        return propagate(system._replace(cell=pair.cell), pair.before, pair.graph_before)
+    def one(state):
+        return propagate(system, state, neighbors.build(search, system, state).graph)
 
-    step = jax.jit(lambda all: jax.lax.map(one, all))
-    predicted = np.asarray(step(jax.tree.map(jnp.asarray, table)).velocities, float)
+    step = jax.jit(lambda states: jax.lax.map(one, states))
+    predicted = np.asarray(step(jax.tree.map(jnp.asarray, pairs.state)).velocities, float)
     print("| element | kinetic energy over the true one, − 1 | squared error over the true square |\n|---|---|---|")
-    for element in config.elements:
+    for element in used.config.elements:
         members = np.asarray(data.system.species) == element
         found, true = predicted[:, members], pairs.velocities[:, members].astype(float)
         gain, error = (np.sum(x, axis=(1, 2)) for x in (found**2 - true**2, (found - true) ** 2))

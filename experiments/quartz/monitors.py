@@ -6,6 +6,7 @@
 Ten minutes on one core.  Prints a table; the runs are kept in runs/monitors/.
 """
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -25,13 +26,14 @@ NVT, NVE = ("--temperature", "300", "--tau-fs", "3000"), ("--ensemble", "nve")
 
 def damaged_models() -> None:
     """An untrained model, and the shipped one with its largest weight of a layer changed by a factor."""
-    config, params = model_files.load_model("quartz")
-    model_files.save_model(RUNS / "untrained", config, trajcast.init(jax.random.key(0), config))
+    quartz = model_files.load("quartz")
+    untrained = trajcast.init(jax.random.key(0), quartz.config)
+    model_files.save(RUNS / "untrained", dataclasses.replace(quartz, params=untrained))
     for (layer, irrep), factor in PERTURBED:
-        weights = np.array(params[layer][irrep])
+        weights = np.array(quartz.params[layer][irrep])
         weights[np.unravel_index(np.argmax(abs(weights)), weights.shape)] *= factor
-        changed = params | {layer: params[layer] | {irrep: weights}}
-        model_files.save_model(RUNS / f"{layer}_{factor}", config, changed)
+        changed = quartz.params | {layer: quartz.params[layer] | {irrep: weights}}
+        model_files.save(RUNS / f"{layer}_{factor}", dataclasses.replace(quartz, params=changed))
 
 
 def rollout(name: str, model_name: str, steps: int, *options: str) -> None:
