@@ -1,26 +1,26 @@
 """The least that a step of a network costs: multiplications and additions, and bytes that must come from memory.
 
-Counted for the way of `products.by_kernel`: weights of edges from four spline coefficients each, the products of real
-neighbours only, no intermediate that leaves the caches.  `rollout_speed.py` divides by what the machine reaches in one
-large matrix product in the same run.
+Counted for the way of `convolution.by_kernel`: weights of edges from four spline coefficients each, the products of
+real neighbours only, no intermediate that leaves the caches.  `rollout_speed.py` divides by what the machine reaches in
+one large matrix product in the same run.
 """
 
 import time
 
+import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.models import convolution, layers
 from ffmd_jax.models.config import ModelConfig
-from ffmd_jax.models.irreps import Irrep
 
 
 def count(config: ModelConfig, tables, n_atoms: int, n_edges: int) -> tuple[float, float]:
     """Floating-point operations and compulsory bytes (float32) of a step; ``tables`` are the tabulated parameters."""
     sizes = config.architecture
     width, n_species = sizes.channels, len(config.elements)
-    irreps = [Irrep(l, (-1) ** l) for l in range(sizes.lmax + 1)]
+    irreps = [e3nn.Irrep(l, (-1) ** l) for l in range(sizes.lmax + 1)]
     multiplications = 0.0
     features = sum(irrep.dim for irrep in irreps) * width
     moved = float(features)

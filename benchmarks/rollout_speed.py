@@ -16,6 +16,7 @@ time of a step's operations, ``GFLOP``, at the speed of one large matrix product
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
 import time
@@ -27,8 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.core import mechanics, neighbors, units
-from ffmd_jax.core.state import State, cast
-from ffmd_jax.dynamics import rollout
+from ffmd_jax.core.state import Graph, State, cast
+from ffmd_jax.dynamics import stepping
 from ffmd_jax.models import config, layers, model_files, radial_tables, trajcast
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.reference_md import integrator, systems
@@ -54,17 +55,19 @@ CONVOLUTIONS = {
 
 
 class Potential(nn.Module):
-    """Energy, eV, of the layers of `model.TrajCast` without what depends on velocities."""
+    """Energy, eV, of the layers of `trajcast.TrajCast` without what depends on velocities."""
 
     config: config.ModelConfig
 
     @nn.compact
-    def __call__(self, system, positions, graph):
+    def __call__(self, system, state, graph):
         sizes = self.config.architecture
-        one_hot = (jnp.asarray(system.species)[:, None] == jnp.asarray(self.config.elements)).astype(positions.dtype)
-        vectors = neighbors.vectors(system, positions, graph)
+        one_hot = (jnp.asarray(system.species)[:, None] == jnp.asarray(self.config.elements)).astype(
+            state.positions.dtype
+        )
+        vectors = neighbors.vectors(state, graph)
         distances = layers.norm(vectors)
-        roots = jnp.asarray(np.pi * np.arange(1, sizes.radial_basis + 1), positions.dtype)
+        roots = jnp.asarray(np.pi * np.arange(1, sizes.radial_basis + 1), state.positions.dtype)
         waves = layers.bessel_basis(distances, roots, sizes.cutoff, sizes.cutoff_power)
         lengths = layers.Lengths(distances, jnp.where(graph.mask[..., None], waves, 0.0), at_knots=False)
         edges = convolutions.Edges(graph, layers.spherical_harmonics(vectors, sizes.lmax))
@@ -90,8 +93,8 @@ def network_of(name: str, prepared) -> tuple[config.ModelConfig, dict] | None:
     """Configuration and weights: random ones at paper size, or a shipped model, if it is for these elements."""
     elements = tuple(sorted(set(np.asarray(prepared.system.species).tolist())))
     if name != "paper":
-        found, params = model_files.load_model(name)
-        return (found, cast(params, jnp.float32)) if found.elements == elements else None
+        used = model_files.load(name)
+        return (used.config, cast(used.params, jnp.float32)) if used.config.elements == elements else None
     cutoff, time_step = PAPER[prepared.name]
     masses = [float(prepared.system.masses[prepared.system.species == z][0]) for z in elements]
     molecule = not bool(np.any(prepared.system.pbc))
@@ -105,10 +108,10 @@ def network_of(name: str, prepared) -> tuple[config.ModelConfig, dict] | None:
 def measure(propagate, prepared, state, cutoff: float, select: bool, seconds: float) -> dict:
     """ms per step of a block of steps, compilation and memory; the best of three blocks."""
     system = cast(prepared.system, state.positions.dtype)
-    search = neighbors.plan(system, state.positions, cutoff, neighbors.SKIN if select else prepared.skin, 1.15, select)
+    search = neighbors.plan(system, state, cutoff, neighbors.SKIN if select else prepared.skin, 1.15, select)
     build = jax.jit(neighbors.build, static_argnums=0)
-    step = rollout.make_step(system, propagate, search)
-    carry = rollout.start(search, system, state, jax.random.key(0))
+    step = stepping.make_step(stepping.Run(system, propagate), search)
+    carry = stepping.start(search, system, state, jax.random.key(0))
 
     def block(carry, n_steps):
         return jax.lax.fori_loop(0, n_steps, lambda _, carry: step(carry), carry)
@@ -126,10 +129,10 @@ def measure(propagate, prepared, state, cutoff: float, select: bool, seconds: fl
 
     n_steps = max(1, min(10_000, int(seconds / timed(compiled, carry, 1))))
     best = min(timed(compiled, carry, n_steps) for _ in range(3)) / n_steps
-    timed(build, search, system, state.positions)
+    timed(build, search, system, state)
     return {
         "ms_per_step": 1e3 * best,
-        "rebuild_ms": 1e3 * timed(build, search, system, state.positions),
+        "rebuild_ms": 1e3 * timed(build, search, system, state),
         "compile_s": compile_s,
         "peak_MiB": held / 2**20,
         "neighbors": search.selected or search.capacity,
@@ -140,11 +143,14 @@ def measure_one(system_name: str, network: str, formulation: str, seconds: float
     """One line of the table; None where a shipped model is for other elements."""
     name, size = PREPARED[system_name]
     prepared = systems.get(name, **size)
-    start = mechanics.maxwell_boltzmann(
-        jax.random.key(1), prepared.system, jnp.asarray(prepared.positions, jnp.float32), 300.0
-    )
-    start = cast(start, jnp.float32)
-    facts = {"system": system_name, "n_atoms": len(prepared.positions), "network": network, "formulation": formulation}
+    at_rest = cast(prepared.state, jnp.float32)
+    start = cast(mechanics.maxwell_boltzmann(jax.random.key(1), prepared.system, at_rest, 300.0), jnp.float32)
+    facts = {
+        "system": system_name,
+        "n_atoms": len(prepared.system.species),
+        "network": network,
+        "formulation": formulation,
+    }
     if formulation == "reference":
         verlet = integrator.drift_kick_drift(prepared.energy, prepared.dt)
         double = cast(start, jnp.float64)
@@ -165,7 +171,7 @@ def measure_one(system_name: str, network: str, formulation: str, seconds: float
             weights["params"][name] = {"spline": table}
 
         def energy(system, state, graph):
-            return potential.apply(weights, system, state.positions, graph)
+            return potential.apply(weights, system, state, graph)
 
         propagate, time_step = integrator.drift_kick_drift(energy, prepared.dt), prepared.dt
     else:
@@ -182,9 +188,9 @@ def measure_one(system_name: str, network: str, formulation: str, seconds: float
 def least(found_config: config.ModelConfig, weights, prepared, start: State) -> dict:
     """The floor of a step (see floor.py), from the speed of a matrix product now."""
     system = cast(prepared.system, jnp.float32)
-    search = neighbors.plan(system, start.positions, found_config.architecture.cutoff)
-    graph = jax.jit(neighbors.build, static_argnums=0)(search, system, start.positions).graph
-    operations, moved = floor.count(found_config, weights, len(prepared.positions), int(jnp.sum(graph.mask)))
+    search = neighbors.plan(system, start, found_config.architecture.cutoff)
+    graph = jax.jit(neighbors.build, static_argnums=0)(search, system, start).graph
+    operations, moved = floor.count(found_config, weights, len(prepared.system.species), int(jnp.sum(graph.mask)))
     speed = floor.flops_per_second()
     return {
         "GFLOP": operations / 1e9,
@@ -198,9 +204,10 @@ def potential_weights(potential: Potential, prepared, start: State):
     """Random weights of a potential, cut from one draw."""
     few = slice(0, 2)
     system = cast(prepared.system, jnp.float32)
-    system = system._replace(species=system.species[few], masses=system.masses[few])
-    graph = neighbors.Graph(jnp.zeros((2, 1), jnp.int32), jnp.zeros((2, 1, 3), jnp.int8), jnp.zeros((2, 1), bool))
-    shapes = jax.eval_shape(lambda: potential.init(jax.random.key(0), system, start.positions[few], graph))
+    system = dataclasses.replace(system, species=system.species[few], masses=system.masses[few])
+    state = State(start.positions[few], start.velocities[few], start.cell)
+    graph = Graph(jnp.zeros((2, 1), jnp.int32), jnp.zeros((2, 1, 3), jnp.int8), jnp.zeros((2, 1), bool))
+    shapes = jax.eval_shape(lambda: potential.init(jax.random.key(0), system, state, graph))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
 

@@ -19,7 +19,6 @@ import jax
 import numpy as np
 
 from ffmd_jax.core import mechanics
-from ffmd_jax.core.state import State
 from ffmd_jax.formats import trajectory
 from ffmd_jax.reference_md import systems
 
@@ -33,10 +32,8 @@ COMMANDS = {
 def write_start(path: Path) -> None:
     """Quartz at 300 K on its lattice sites."""
     reference = systems.quartz()
-    drawn = mechanics.maxwell_boltzmann(
-        jax.random.key(0), reference.system, jax.numpy.asarray(reference.positions), 300
-    )
-    frames = State(*(np.asarray(values)[None] for values in drawn))
+    drawn = mechanics.maxwell_boltzmann(jax.random.key(0), reference.system, reference.state, 300.0)
+    frames = jax.tree.map(lambda values: np.asarray(values)[None], drawn)
     trajectory.write(path, trajectory.Trajectory(reference.system, frames, np.zeros(1), {}, {}))
 
 

@@ -51,7 +51,7 @@ def main() -> None:
         for name, layout in LAYOUTS.items():
             out = Path(folder) / name.replace(" ", "_")
             train(sys.argv[1], out, *layout, sys.argv[2:])
-            weights = jax.tree.leaves(model_files.load_model(out)[1])
+            weights = jax.tree.leaves(model_files.load(out).params)
             first = weights if first is None else first
             differences = [
                 np.max(np.abs(a - b)) / np.sqrt(np.mean(np.square(b))) for a, b in zip(weights, first, strict=True)

@@ -37,22 +37,23 @@ def pairs_of(name: str, n_pairs: int):
 
     from ffmd_jax.core import mechanics
     from ffmd_jax.core.state import State
-    from ffmd_jax.data import dataset
+    from ffmd_jax.data import pairs
     from ffmd_jax.reference_md import systems
 
     prepared_name, size, _, _, time_step = SYSTEMS[name]
     prepared = systems.get(prepared_name, **size)
     rng = np.random.default_rng(0)
-    positions = prepared.positions + rng.normal(scale=0.05, size=(n_pairs, *prepared.positions.shape))
+    sites = prepared.state.positions
+    positions = sites + rng.normal(scale=0.05, size=(n_pairs, *sites.shape))
     keys = jax.random.split(jax.random.key(0), 2 * n_pairs)
 
     def velocities(key):
-        return mechanics.maxwell_boltzmann(key, prepared.system, prepared.positions, 300.0).velocities
+        return mechanics.maxwell_boltzmann(key, prepared.system, prepared.state, 300.0).velocities
 
     before, after = np.asarray(jax.lax.map(velocities, keys), np.float32).reshape(2, n_pairs, -1, 3)
-    start = State(np.float32(positions), before)
-    part = dataset.Pairs(start, 0.5 * time_step * (before + after), after, dataset.same_cells(prepared.system, n_pairs))
-    return dataset.Dataset(prepared.system, time_step, part, part, part)
+    cells = np.broadcast_to(np.float32(prepared.state.cell), (n_pairs, 3, 3))
+    part = pairs.Pairs(State(np.float32(positions), before, cells), 0.5 * time_step * (before + after), after)
+    return pairs.PairSets(prepared.system, time_step, part, part, part)
 
 
 def measure(name: str, network: str, formulation: str, seconds: float) -> dict:
@@ -60,7 +61,7 @@ def measure(name: str, network: str, formulation: str, seconds: float) -> dict:
     import jax
     import numpy as np
 
-    from ffmd_jax.models import config, trajcast
+    from ffmd_jax.models import config, convolution, trajcast
     from ffmd_jax.training import batches, loop, losses, optimizer, parallel, settings
 
     devices = parallel.mesh()
@@ -70,15 +71,13 @@ def measure(name: str, network: str, formulation: str, seconds: float) -> dict:
         data, config.Architecture(cutoff=cutoff, radial_intervals=128 * (formulation == "fast"), **NETWORKS[network])
     )
     training = settings.Training(batch_size=batch, optimizer="adam", learning_rate=1e-4)
-    convolution = getattr(products, FORMULATIONS[formulation])
     together = formulation == "e3nn" or trajcast.batches_together(model_config)
     system = losses.single(data.system)
-    loss = losses.make_loss(model_config, system, convolution)
-    prepare = losses.make_prepare(model_config, system, training, convolution)
-    step = loop.make_train_step(loss, prepare, training, optimizer.make(training, 10_000), devices, together)
+    search = batches.search(data.system, data.train, cutoff)
+    loss = losses.make_loss(model_config, system, search, getattr(convolution, FORMULATIONS[formulation]))
+    step = loop.make_train_step(loss, training, optimizer.make(training, 10_000), devices, together)
     state = loop.initial(model_config, training, 10_000)
-    table = batches.make(data.system, data.train, cutoff)
-    block = next(batches.blocks(table, batches.chains(data.train, 1), training, 0, BLOCK_STEPS, devices))
+    block = next(batches.blocks(data.train, training, 0, BLOCK_STEPS, devices))
     began = time.perf_counter()
     run = loop.make_block(step, devices).lower(state, block.batches, np.int32(1)).compile()
     compile_s = time.perf_counter() - began
