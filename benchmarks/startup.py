@@ -32,7 +32,7 @@ COMMANDS = {
 def write_start(path: Path) -> None:
     """Quartz at 300 K on its lattice sites."""
     reference = systems.quartz()
-    drawn = mechanics.maxwell_boltzmann(jax.random.key(0), reference.system, reference.state, 300.0)
+    drawn = mechanics.maxwell_boltzmann(jax.random.key(0), reference.system, reference.state, 300)
     frames = jax.tree.map(lambda values: np.asarray(values)[None], drawn)
     trajectory.write(path, trajectory.Trajectory(reference.system, frames, np.zeros(1), {}, {}))
 

@@ -22,6 +22,7 @@ from ffmd_jax.models import model_files
 from ffmd_jax.models.config import SMALL, Architecture
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import production, sets, systems
+from ffmd_jax.reference_md.settings import Settings
 from ffmd_jax.simulation.result import Run
 from ffmd_jax.simulation.simulate import simulate
 from ffmd_jax.training import losses, runs
@@ -239,7 +240,7 @@ def reference(
         resume: keep finished files of this set and continue.
         overwrite: replace existing files.
         progress: show bars.
-        options: further settings of `reference.sets.Settings`, for example ``seed=1`` or ``repeat=(2, 2, 2)``.
+        options: further settings of `reference_md.settings.Settings`, for example ``seed=1`` or ``repeat=(2, 2, 2)``.
 
     Returns:
         the files.
@@ -262,7 +263,7 @@ def reference(
         named = {"calculator": name}
     elif system == "ase":
         named = {"calculator": calculator, "start": None if start is None else Path(start)}
-    settings = sets.Settings(
+    settings = Settings(
         temperature=kelvin, length_ps=length_ps, frame_fs=frame_fs, runs=runs, **bath, **named, **options
     )
     return sets.produce(

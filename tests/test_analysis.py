@@ -35,14 +35,13 @@ def test_block_error_of_white_noise_and_of_degenerate_series():
 def maxwell_boltzmann_run(periodic, n_frames=400, temperature_K=300.0):
     rng = np.random.default_rng(5)
     numbers, masses = [6, 6, 8, 1, 1, 1], [12.0, 12.0, 16.0, 1.0, 1.0, 1.0]
-    system, cell = make_system(numbers, masses, periodic), 8.0 * np.eye(3)
+    system = make_system(numbers, masses, periodic)
     positions = np.array([[0, 0, 0], [1.5, 0, 0], [2, 1.3, 0], [-1, 0, 1], [0, -1, 0], [2, 2, 1.0]])
     positions = positions + 0.1 * rng.normal(size=(n_frames, 6, 3))
     keys = jax.random.split(jax.random.key(0), n_frames)
-    at_rest = make_trajectory(system, positions, cell=cell)
     draw = jax.jit(jax.vmap(mechanics.maxwell_boltzmann, in_axes=(0, None, 0, None)))
-    velocities = np.asarray(draw(keys, system, at_rest.frames, temperature_K).velocities, dtype=np.float64)
-    return at_rest._replace(frames=at_rest.frames._replace(velocities=velocities))
+    run = make_trajectory(system, positions, cell=8.0 * np.eye(3))
+    return run._replace(frames=jax.tree.map(np.asarray, draw(keys, system, run.frames, temperature_K)))
 
 
 @pytest.mark.parametrize("periodic", [True, False])
@@ -66,7 +65,7 @@ def test_temperatures_of_maxwell_boltzmann_samples(periodic):
 def test_a_single_atom_has_no_temperature():
     system = make_system([18], [40.0], True)
     with pytest.raises(ValueError, match="no temperature"):
-        properties.analyze(make_trajectory(system, np.zeros((8, 1, 3)), cell=10.0 * np.eye(3)))
+        properties.analyze(make_trajectory(system, np.zeros((8, 1, 3))))
 
 
 def test_momentum_drift_is_zero_unless_planted():
@@ -91,10 +90,11 @@ def test_energy_drift_is_the_planted_slope():
 
 def test_error_growth_on_solvable_numbers():
     rng = np.random.default_rng(6)
-    system, cells = make_system([1] * 5, [1.0, 2.0, 3.0, 4.0, 5.0], True), np.tile(5.0 * np.eye(3), (4, 11, 1, 1))
-    reference = State(rng.normal(size=(4, 11, 5, 3)), rng.normal(size=(4, 11, 5, 3)), cells)
+    system = make_system([1] * 5, [1.0, 2.0, 3.0, 4.0, 5.0], True)
+    reference = State(rng.normal(size=(4, 11, 5, 3)), rng.normal(size=(4, 11, 5, 3)), np.tile(np.eye(3), (4, 11, 1, 1)))
     step = np.arange(11)[:, None, None]
-    scaled = State(reference.positions + np.array([0.1, 0, 0]) * step, 1.1 * reference.velocities, cells)
+    moved = reference.positions + np.array([0.1, 0, 0]) * step
+    scaled = reference._replace(positions=moved, velocities=1.1 * reference.velocities)
     growth = error_growth(scaled, reference, system)
     assert growth.steps.tolist() == [1, 2, 4, 8]
     assert growth.position_error_A == pytest.approx([0.1, 0.2, 0.4, 0.8])
@@ -106,9 +106,9 @@ def test_error_growth_on_solvable_numbers():
 
 def test_error_growth_standard_errors_match_the_scatter_of_repeats():
     rng = np.random.default_rng(7)
-    system, cells = make_system([1, 8], [1.0, 16.0], True), np.tile(5.0 * np.eye(3), (25, 2, 1, 1))
+    system = make_system([1, 8], [1.0, 16.0], True)
     noise = 0.01 * rng.normal(size=(200, 25, 2, 2, 3))
-    velocities = rng.normal(size=noise.shape)
+    velocities, cells = rng.normal(size=noise.shape), np.tile(np.eye(3), (25, 2, 1, 1))
     repeats = [
         error_growth(State(x, v + 0.3 * y, cells), State(0 * x, v, cells), system)
         for x, v, y in zip(noise, velocities, rng.normal(size=noise.shape), strict=True)

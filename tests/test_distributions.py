@@ -17,8 +17,8 @@ def test_rdf_of_an_ideal_gas_is_one_beyond_half_a_hexagonal_cell(pair):
     # Unwrapped atoms may be several cells away.
     positions = (rng.random((n_frames, 21, 3)) + rng.integers(-3, 4, (n_frames, 21, 3))) @ HEXAGONAL
     r_max = 6.9 if pair == (8, 8) else 12.0  # below the shortest lattice vector no atom meets its own image
-    trajectory = make_trajectory(system, positions, cell=HEXAGONAL)
-    curve = distributions.radial_distribution(trajectory, pair, r_max, bin_A=r_max / 24)
+    run = make_trajectory(system, positions, cell=HEXAGONAL)
+    curve = distributions.radial_distribution(run, pair, r_max, bin_A=r_max / 24)
     exact = 1 - 1 / 12 if pair == (8, 8) else 1.0
     edges = np.linspace(0, r_max, 25)
     n_pairs = 12 * 11 / 2 if pair == (8, 8) else 12 * 9
@@ -33,8 +33,8 @@ def test_rdf_of_a_crystal_integrates_to_its_coordination_numbers(r_max_A):
     lattice = 4.0
     basis = lattice * np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
     system = make_system([18] * 4, [40.0] * 4, True)
-    trajectory = make_trajectory(system, basis[None], cell=lattice * np.eye(3))
-    curve = distributions.radial_distribution(trajectory, (18, 18), r_max_A, r_max_A / 400)
+    run = make_trajectory(system, basis[None], cell=lattice * np.eye(3))
+    curve = distributions.radial_distribution(run, (18, 18), r_max_A, r_max_A / 400)
     edges = np.linspace(0, r_max_A, 401)
     neighbours = np.cumsum(4 / 3 * np.pi * np.diff(edges**3) * 4 / lattice**3 * curve.g)
     for radius, number in (

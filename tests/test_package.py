@@ -153,7 +153,7 @@ def test_stderr_stays_a_terminal():
     assert found.stdout.split() == ["True", "True"]
 
 
-HEAVY = ["jax_md", "orbax", "optax", "matplotlib", "scipy.stats", "scipy.signal", "ase.build"]
+HEAVY = ["jax_md", "orbax", "optax", "matplotlib", "ase.build"]
 
 
 @pytest.mark.parametrize(

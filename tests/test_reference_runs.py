@@ -17,7 +17,7 @@ import pytest
 from conftest import fails, ffmd
 
 from ffmd_jax.core import mechanics, units
-from ffmd_jax.core.state import State, make_system
+from ffmd_jax.core.state import make_system, take
 from ffmd_jax.data import nve
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.ensemble import NVT
@@ -74,6 +74,18 @@ def test_prepared_systems_give_independent_nve_runs(tmp_path, capsys):
     assert capsys.readouterr().out.count("meV/atom/ps, energy fluctuation") == 2
 
 
+def test_forces_of_frames_are_stored_where_they_are_asked_for(tmp_path):
+    ffmd("reference", "argon", "--repeat", 2, 2, 2, "--temperature", 60, "--out", tmp_path / "ref.h5", "--forces",
+         "--length-ps", 0.2, "--equilibrate-ps", 0.2, "--spacing-ps", 0.1, "--frame-fs", 20)  # fmt: skip
+    run = trajectory.read(tmp_path / "ref.h5")
+    argon = systems.argon((2, 2, 2))
+    for i in (0, 9):
+        value, forces = production.energy_and_forces(argon, take(run.frames, i))
+        np.testing.assert_allclose(run.forces[i], forces, atol=1e-5)  # stored in single precision, as positions are
+        assert run.observables["potential_energy_eV"][i] == pytest.approx(float(value), abs=1e-5)
+    assert np.abs(run.forces).max() > 1e-3
+
+
 def test_start_states_are_apart_near_the_mean_energy_and_at_rest():
     engine = emt_engine(dt=2.0)
     options = {"equilibrate_fs": 500.0, "spacing_fs": 200.0}
@@ -81,7 +93,7 @@ def test_start_states_are_apart_near_the_mean_energy_and_at_rest():
     starts = sampling.choose(engine.system, blocks, n_starts=6, **options)
     assert starts.times_fs[0] >= 700 and np.diff(starts.times_fs).min() >= 200
     for i, energy in enumerate(starts.total_energies_eV):
-        state = State(*(values[i] for values in starts.states))
+        state = take(starts.states, i)
         assert abs(mechanics.linear_momentum(engine.system, state.velocities)).max() < 1e-12
         assert abs(mechanics.angular_momentum(engine.system, state)).max() < 1e-12
         whole = rollout.gather(engine.run(state, n_steps=1, every=1, key=jax.random.key(0)))
@@ -180,7 +192,7 @@ def test_ase_runs_conserve_energy_and_momenta(structure, tmp_path, capsys):
     run = trajectory.read(tmp_path / "ref.h5")
     nve.check(run)
     for i in (0, -1):
-        state = State(*(values[i] for values in run.frames))
+        state = take(run.frames, i)
         assert abs(mechanics.linear_momentum(run.system, state.velocities)).max() < 1e-5
         assert abs(mechanics.angular_momentum(run.system, state)).max() < 1e-5
     assert np.std(run.observables["total_energy_eV"]) < 1e-3
@@ -302,8 +314,8 @@ def test_jax_md_energies_run_as_prepared_systems():
     from jax_md import energy, smap, space
 
     argon = systems.argon((4, 4, 4))
-    away = np.random.default_rng(0).normal(scale=0.1, size=argon.state.positions.shape)
-    state = argon.state._replace(positions=argon.state.positions + away)
+    moves = np.random.default_rng(0).normal(scale=0.1, size=argon.state.positions.shape)
+    state = argon.state._replace(positions=argon.state.positions + moves)
     distance = space.metric(space.periodic(np.diag(state.cell))[0])
     epsilon, sigma = 0.010323, 3.405
 

@@ -60,7 +60,8 @@ def runs():
 @pytest.fixture(scope="module")
 def growth():
     rng = np.random.default_rng(4)
-    system, cells = make_system([8, 1], [16.0, 1.0], True), np.tile(7.0 * np.eye(3), (8, 257, 1, 1))
+    system = make_system([8, 1], [16.0, 1.0], True)
+    cells = np.tile(7.0 * np.eye(3), (8, 257, 1, 1))
     reference = State(rng.normal(size=(8, 257, 2, 3)), rng.normal(size=(8, 257, 2, 3)), cells)
     noise = 0.01 * np.cumsum(rng.normal(size=(8, 257, 2, 3)), axis=1)
     return error_growth(State(*(x + noise for x in reference[:2]), cells), reference, system)
@@ -339,6 +340,5 @@ def test_a_molecule_shows_the_distribution_of_its_pair_distances():
     system = make_system([8, 1, 1], [16.0, 1.0, 1.0])
     positions = np.array([[0, 0, 0], [0.96, 0, 0], [0, 0.96, 0.0]]) + 0.05 * rng.normal(size=(64, 3, 3))
     velocities = 0.01 * rng.normal(size=(64, 3, 3))
-    run = trajectory_of(system, positions, velocities, 2.0)
-    figure = figures.rdf(properties.analyze(run))
+    figure = figures.rdf(properties.analyze(trajectory_of(system, positions, velocities, 2.0)))
     assert figure.axes[0].get_ylabel() == "density / Å⁻¹"

@@ -39,7 +39,7 @@ def test_torsions_are_those_of_bonds_outside_rings():
     system = make_system(butane.numbers, butane.get_masses())
     carbon = [d[0] for d in torsions.dihedrals(system, butane.positions) if all(butane.numbers[list(d[0])] == 6)]
     assert abs(torsions.angles(butane.positions[None], carbon[0])[0]) == pytest.approx(np.pi, abs=1e-3)
-    assert torsions.dihedrals(dataclasses.replace(system, pbc=(True, True, True)), butane.positions) == []
+    assert torsions.dihedrals(dataclasses.replace(system, pbc=(True,) * 3), butane.positions) == []
     for given in np.linspace(-3, 3, 7):
         butane.set_dihedral(*carbon[0], np.degrees(given))
         expected = (butane.get_dihedral(*carbon[0]) + 180) % 360 - 180

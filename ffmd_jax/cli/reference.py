@@ -5,7 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from ffmd_jax.reference_md.sets import Settings
+from ffmd_jax.reference_md.settings import Settings
 
 
 def reference(

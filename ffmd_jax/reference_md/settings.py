@@ -1,0 +1,53 @@
+"""What determines a set of reference runs: a frozen dataclass, stored with every file."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What determines the trajectories.
+
+    Attributes:
+        ensemble: nve, or nvt with a CSVR thermostat.
+        temperature: Temperature of the start states and of nvt, K.
+        length_ps: Length of each production run, ps.
+        frame_fs: Interval of the stored frames, fs; a multiple of the time step.
+        runs: Independent production runs; more than one writes ref_0.h5, ref_1.h5, … for --out ref.h5.
+        spacing_ps: Smallest time between two start states in the run that they are taken from, ps.
+        equilibrate_ps: Equilibration before the first start state, ps.
+        equilibrate_with: Heat bath of equilibration and start states, τ = 100 fs.
+        tau_fs: Relaxation time of the thermostat in nvt, fs.
+        friction_tau_fs: Relaxation time 1/γ of Langevin friction and noise besides, in nvt, fs, as of ffmd rollout.
+        dt: Time step of the integrator, fs (default: the system's; quartz, silicon 1, water, paracetamol 0.5, argon 4;
+            ase 0.5 with hydrogen, else 1).
+        repeat: Unit cells along each lattice vector (default: quartz 3 3 2, silicon 2 2 2, argon 3 3 3).
+        molecules: Molecules of water (default: 64).
+        calculator: ase: module:Class, or module:function that returns a calculator.
+        calculator_args: ase: its arguments, key=value,key=value.
+        start: ase: structure to start from, any file that ASE reads; its cell and periodic directions are kept.
+        forces: Store the forces, too, for potentials to be trained on them.
+        seed: Seed of velocities and thermostats.
+    """
+
+    ensemble: Literal["nve", "nvt"] = "nve"
+    temperature: Annotated[float, tyro.conf.arg(metavar="K")] = 300.0
+    length_ps: float = 20.0
+    frame_fs: float = 10.0
+    runs: int = 1
+    spacing_ps: float = 1.0
+    equilibrate_ps: float = 5.0
+    equilibrate_with: Literal["langevin", "csvr"] = "langevin"
+    tau_fs: float = 100.0
+    friction_tau_fs: float | None = None
+    dt: float | None = None
+    repeat: tuple[int, int, int] | None = None
+    molecules: int | None = None
+    calculator: str | None = None
+    calculator_args: str = ""
+    start: Path | None = None
+    forces: bool = False
+    seed: int = 0
