@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("data", help="dataset made by `ffmd dataset`")
     options = parser.parse_args()
     used = model_files.load(options.model)
-    data = pair_sets.form(dataset_file.read(options.data))
+    data = pair_sets.form(dataset_file.read(options.data), used.config.time_step_fs)
     losses.check_fits(used.config, data)
     pairs = take(data.validation, slice(N_PAIRS))
     search = batches.search(data.system, pairs, used.config.architecture.cutoff)
