@@ -7,6 +7,7 @@ import ase.io
 import h5py
 import numpy as np
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from ffmd_jax.core import units
 from ffmd_jax.core.state import State, make_cell, make_system, take
@@ -87,6 +88,70 @@ def test_float64_files_are_exact(tmp_path):
     found = trajectory.read(tmp_path / "a.h5")
     for one, other in zip(found.frames, original.frames, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def pushed(original, seed=1):
+    """The trajectory with some forces, eV/Å."""
+    forces = np.random.default_rng(seed).normal(size=original.frames.positions.shape)
+    return original._replace(forces=forces)
+
+
+def test_forces_are_kept_where_they_are_known(tmp_path, written):
+    original = pushed(make_trajectory())
+    trajectory.write(tmp_path / "a.h5", original)
+    found = trajectory.read(tmp_path / "a.h5")
+    assert_same(found, original, atol=1e-5)
+    assert found.forces.dtype == np.float64
+    np.testing.assert_allclose(found.forces, original.forces, rtol=1e-6)
+    np.testing.assert_array_equal(trajectory.read(tmp_path / "a.h5", every=5).forces, found.forces[::5])
+    np.testing.assert_array_equal(trajectory.part(found, slice(3, 9)).forces, found.forces[3:9])
+    assert trajectory.read(written).forces is None
+    assert trajectory.part(trajectory.read(written), [1, 2]).forces is None
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_eV_per_A"),
+    [("kJ mol-1 nm-1", 964.8533212), ("kcal mol-1 Angstrom-1", 23.06054783), ("eV/nm", 10.0), ("eV Angstrom-1", 1.0)],
+)
+def test_forces_of_other_programs_are_in_their_units(tmp_path, unit, per_eV_per_A):
+    original = pushed(make_trajectory())
+    trajectory.write(tmp_path / "a.h5", original)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["ffmd_jax"]
+        force = file["particles/all/force/value"]
+        force[...] = per_eV_per_A * original.forces
+        force.attrs["unit"] = unit
+    found = trajectory.read(tmp_path / "a.h5")
+    np.testing.assert_allclose(found.forces, original.forces, rtol=1e-6)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["particles/all/force/value"].attrs["unit"]
+    with pytest.raises(ValueError, match=r"a\.h5: .*force/value has no unit"):
+        trajectory.read(tmp_path / "a.h5")
+
+
+def test_forces_that_do_not_fit_are_refused(tmp_path):
+    original = pushed(make_trajectory())
+    bad = np.array(original.forces)
+    bad[5, 2] = np.nan
+    for forces in (original.forces[:, :8], original.forces[:22], bad):
+        with (
+            pytest.raises(ValueError, match="force"),
+            trajectory.Writer(tmp_path / "a.h5", original.system, {}) as writer,
+        ):
+            writer.append(original.frames, original.times, {}, forces=forces)
+        assert not (tmp_path / "a.h5").exists()
+    first, second = (trajectory.part(original, chosen) for chosen in (slice(0, 9), slice(9, 23)))
+    for one, other in ((first.forces, None), (None, second.forces)):
+        with trajectory.Writer(tmp_path / "a.h5", original.system, {}, overwrite=True) as writer:
+            writer.append(first.frames, first.times, {}, forces=one)
+            with pytest.raises(ValueError, match="force"):
+                writer.append(second.frames, second.times, {}, forces=other)
+        assert len(trajectory.read(tmp_path / "a.h5").times) == 9
+    trajectory.write(tmp_path / "b.h5", original)
+    with h5py.File(tmp_path / "b.h5", "r+") as file:
+        file["particles/all/force/value"][5, 2] = np.nan
+    with pytest.raises(ValueError, match=r"b\.h5: forces hold NaN .* atom 2 of frame 5"):
+        trajectory.read(tmp_path / "b.h5")
 
 
 def test_blocks_equal_one_write_and_every_counts_frames(tmp_path, written):
@@ -309,6 +374,24 @@ def test_ase_momenta_are_read(tmp_path, name):
     assert_same(trajectory.read(tmp_path / name), original)
 
 
+@pytest.mark.parametrize("name", ["a.extxyz", "a.traj"])
+def test_ase_forces_are_read_where_all_frames_have_them(tmp_path, name):
+    original = pushed(make_trajectory())
+    images = make_atoms(original, wrap=True)
+    for atoms, energy, forces in zip(images, original.observables["potential_energy_eV"], original.forces, strict=True):
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    ase.io.write(tmp_path / name, images)
+    found = trajectory.read(tmp_path / name)
+    np.testing.assert_allclose(found.forces, original.forces, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(
+        found.observables["potential_energy_eV"], original.observables["potential_energy_eV"], rtol=0, atol=1e-7
+    )
+    np.testing.assert_array_equal(trajectory.read(tmp_path / name, every=4).forces, found.forces[::4])
+    images[7].calc = SinglePointCalculator(images[7], energy=0.0)
+    ase.io.write(tmp_path / name, images)
+    assert trajectory.read(tmp_path / name).forces is None
+
+
 def test_momenta_and_velocity_column_agree(tmp_path):
     original = make_trajectory()
     for i, (momenta, column) in enumerate(((False, True), (True, True))):
@@ -342,6 +425,8 @@ def test_start_is_the_chosen_frame(tmp_path, written):
             np.testing.assert_allclose(state.positions, original.frames.positions[frame], atol=1e-5)
             np.testing.assert_allclose(state.velocities, original.frames.velocities[frame], atol=1e-7)
             np.testing.assert_array_equal(system.species, original.system.species)
+            assert state.cell.shape == (3, 3)
+            np.testing.assert_allclose(state.cell, QUARTZ_CELL, atol=1e-6)
         with pytest.raises(ValueError, match=path.name):
             trajectory.read_start(path, frame=99)
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from ffmd_jax import __version__
-from ffmd_jax.core.state import State, System, check_state, is_isolated
+from ffmd_jax.core.state import State, System, check_forces, check_state, is_isolated
 from ffmd_jax.formats import common
 from ffmd_jax.formats.journal import JournaledFile
 
@@ -209,6 +209,10 @@ class _Group:
             shape = (len(times), n_atoms, 3) if name.startswith("particles") else times.shape
             if values.shape != shape or times.ndim != 1 or not len(times):
                 raise ValueError(f"{name} is {values.shape} for times {times.shape}; {shape} with frames is needed")
+        force = f"{self._particles}/force/value"
+        check_forces(block.get(force))
+        if self.n_frames and (force in block) != (force in self._columns):
+            raise ValueError(f"{force} must be in each block or in none, as in the first")
         names = {name for name in self._columns if name.startswith("observables")}
         if self.n_frames and names != {name for name in block if name.startswith("observables")}:
             raise ValueError(f"observables must be those of the first block, {sorted(names)}")

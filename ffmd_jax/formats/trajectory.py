@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ffmd_jax.core.state import State, System, check_state, take
+from ffmd_jax.core.state import State, System, check_forces, check_state, take
 from ffmd_jax.formats import Hints, ase_files, common, h5md, lammps, mdanalysis
 from ffmd_jax.formats.h5md_writer import Writer
 
@@ -98,6 +98,7 @@ def read(path, *, every: int = 1, hints: Hints = _NO_HINTS) -> Trajectory:
     with common.errors_name(path):
         content = _reader(path, hints)(path, hints)
         check_state(content.system, content.frames)
+        check_forces(content.forces)
         stated = hints.frame_interval_fs
         if len(content.times) > 1:
             interval = frame_interval(content.times)
