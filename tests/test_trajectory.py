@@ -65,7 +65,7 @@ def written(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("pbc", [True, False, (True, True, False)])
+@pytest.mark.parametrize("pbc", [True, False, (True, True, False), (False, True, False)])
 def test_h5md_round_trip(tmp_path, pbc):
     original = make_trajectory(cell=None if pbc is False else QUARTZ_CELL, pbc=pbc)
     trajectory.write(tmp_path / "a.h5", original)
@@ -79,6 +79,31 @@ def test_h5md_round_trip(tmp_path, pbc):
         np.testing.assert_array_equal(found.observables[name], values)
     assert found.metadata == METADATA
     assert all(values.dtype == np.float64 for values in found.frames)
+
+
+def test_every_frame_has_its_cell_in_memory_and_in_the_file(tmp_path, written):
+    original, whole = make_trajectory(), trajectory.read(written)
+    assert whole.frames.cell.shape == (23, 3, 3)
+    np.testing.assert_array_equal(whole.frames.cell, original.frames.cell)
+    with h5py.File(written) as file:
+        box = file["particles/all/box"]
+        assert list(box.attrs["boundary"]) == ["periodic"] * 3 and box["edges/value"].attrs["unit"] == "Angstrom"
+        np.testing.assert_array_equal(box["edges/value"], original.frames.cell)
+        np.testing.assert_array_equal(box["edges/time"], original.times)
+    assert trajectory.read(written, every=5).frames.cell.shape == (5, 3, 3)
+    np.testing.assert_array_equal(trajectory.read_start(written, frame=4)[1].cell, QUARTZ_CELL)
+    trajectory.write(tmp_path / "b.h5", whole)
+    np.testing.assert_array_equal(trajectory.read(tmp_path / "b.h5").frames.cell, whole.frames.cell)
+    ase.io.write(tmp_path / "a.extxyz", make_atoms(original))
+    np.testing.assert_allclose(trajectory.read(tmp_path / "a.extxyz").frames.cell, original.frames.cell, atol=1e-7)
+    # A cell without a frame axis, or of another number of frames, is no trajectory's.
+    for cell in (QUARTZ_CELL, original.frames.cell[:22]):
+        with (
+            pytest.raises(ValueError, match=r"the cell must be finite and \[23, 3, 3\]"),
+            trajectory.Writer(tmp_path / "c.h5", original.system, {}) as writer,
+        ):
+            writer.append(original.frames._replace(cell=cell), original.times, {})
+        assert not (tmp_path / "c.h5").exists()
 
 
 def test_float64_files_are_exact(tmp_path):
