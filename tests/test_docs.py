@@ -60,7 +60,9 @@ def test_the_readme_is_short():
 def test_tables_have_at_most_five_columns():
     for path in PAGES:
         for line in path.read_text().splitlines():
-            assert not re.match(r"\|(-+:?\|){6,}$", line), f"{path.relative_to(ROOT)}: a table of more than five columns"
+            assert not re.match(r"\|(-+:?\|){6,}$", line), (
+                f"{path.relative_to(ROOT)}: a table of more than five columns"
+            )
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
