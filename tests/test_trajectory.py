@@ -1,5 +1,7 @@
 """Files give back what was written, in the right units, and refuse what they cannot mean."""
 
+import shutil
+import tracemalloc
 import warnings
 
 import ase
@@ -196,6 +198,71 @@ def test_blocks_equal_one_write_and_every_counts_frames(tmp_path, written):
         np.testing.assert_array_equal(one, other[::5])
     np.testing.assert_array_equal(strided.times, whole.times[::5])
     np.testing.assert_array_equal(strided.observables["total_energy_eV"], np.ones(5))
+
+
+def test_strided_reading_and_summaries_hold_few_frames_in_memory(tmp_path):
+    original, path = make_trajectory(20_000), tmp_path / "long.h5"
+    trajectory.write(path, original)
+
+    def peak(function):
+        tracemalloc.start()
+        try:
+            found = function()
+            return found, tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    whole, bytes_whole = peak(lambda: trajectory.read(path))
+    strided, bytes_strided = peak(lambda: trajectory.read(path, every=200))
+    np.testing.assert_array_equal(strided.frames.positions, whole.frames.positions[::200])
+    summary, bytes_summary = peak(lambda: trajectory.summary(path))
+    np.testing.assert_array_equal(summary.times, original.times)
+    np.testing.assert_array_equal(summary.cell, original.frames.cell[0])
+    assert summary.observables == sorted(original.observables) and not summary.forces
+    assert summary.metadata == METADATA and summary.system.pbc == original.system.pbc
+    assert max(bytes_strided, bytes_summary) < bytes_whole / 5
+
+
+def test_a_run_killed_many_times_is_no_larger_on_disk(tmp_path):
+    """Each kill leaves the space that HDF5 had set aside; resuming gives it back."""
+    original = make_trajectory(4000, speed=0.3)  # images are stored, too
+    scalars = original.observables
+
+    def append(writer, first, last):
+        chosen = slice(first, last)
+        block = {name: values[chosen] for name, values in scalars.items()}
+        writer.append(take(original.frames, chosen), original.times[chosen], block)
+
+    def blocks(writer, first, last):
+        for i in range(first, last, 20):
+            append(writer, i, i + 20)
+
+    with trajectory.Writer(tmp_path / "whole.h5", original.system, METADATA) as writer:
+        blocks(writer, 0, 4000)
+    path, sizes = tmp_path / "killed.h5", []
+    with trajectory.Writer(path, original.system, METADATA) as writer:
+        blocks(writer, 0, 100)
+    for kept in range(100, 4000, 100):
+        live = tmp_path / "live.h5"
+        shutil.copy(path, live)
+        writer = trajectory.Writer(live, original.system, METADATA, keep_frames=(kept,))
+        blocks(writer, kept, min(kept + 160, 4000))
+        shutil.copy(live, path)  # as a kill leaves it: not closed, and with frames that no restart file knows
+        writer.close()
+        sizes.append(path.stat().st_size)
+    with trajectory.Writer(path, original.system, METADATA, keep_frames=(4000,)):
+        pass
+    whole = (tmp_path / "whole.h5").stat().st_size
+    assert path.stat().st_size < 1.3 * whole + 2**18
+    assert max(sizes) < 1.6 * whole + 2**19
+    found, expected = trajectory.read(path), trajectory.read(tmp_path / "whole.h5")
+    for one, other in zip(found.frames, expected.frames, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(found.observables["potential_energy_eV"], scalars["potential_energy_eV"])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["killed.h5", "live.h5", "whole.h5"]
+    with h5py.File(path) as file:  # still one dataset of times, with several names
+        assert file["particles/all/velocity/time"] == file["particles/all/position/time"]
+        assert file["observables/total_energy_eV/time"] == file["particles/all/position/time"]
 
 
 def test_mdanalysis_reads_the_files(written):
