@@ -2,7 +2,6 @@
 
 import re
 import runpy
-import shlex
 from functools import cache
 from pathlib import Path
 
@@ -68,8 +67,6 @@ def test_tables_have_at_most_five_columns():
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_options_in_command_lines_exist(path):
     for name, words in command_lines(path):
-        if name == "debug":
-            continue
         known = help_of(name) | {"--debug", "--help"}
         for option in re.findall(r"(?<![\w-])--[a-z0-9.-]+", words.split("#")[0]):
             assert option in known, f"{path.relative_to(ROOT)}: ffmd {name} has no {option}"
@@ -79,7 +76,6 @@ def test_the_options_of_a_command_are_found():
     assert "--time-step" in help_of("train") and "--noise" not in help_of("train")
     names = {name for path in PAGES for name, _ in command_lines(path)}
     assert {"demo", "reference", "dataset", "train", "rollout", "analyze"} <= names
-    assert all(shlex.split(words.split("#")[0]) or True for path in PAGES for _, words in command_lines(path))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -98,3 +94,19 @@ def test_python_code_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(text, "README.md", "exec"), {})
     assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code():
+    sources = "\n".join(path.read_text() for path in sorted((ROOT / "ffmd_jax").rglob("*.py")))
+    joined = re.sub(r'"\s*\n?\s*f?"', "", sources)
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    for row in re.findall(r"^\| (`.*?) \|", page, flags=re.M):
+        for message in re.findall(r"`([^`]+)`", row):
+            for part in re.split(r"\s*…\s*", message):
+                assert part in joined, f"no message holds: {part}"
+
+
+def test_pages_are_in_the_navigation():
+    listed = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.M)
+    docs = ROOT / "docs"
+    assert sorted(listed) == sorted(str(path.relative_to(docs)) for path in docs.rglob("*.md"))

@@ -40,8 +40,10 @@ class ForceFreeDynamics(MolecularDynamics):
         reversible: time-symmetrised steps; as of ``ffmd rollout``.
         seed: of the thermostat.
         on_alarm: "stop" raises where a monitor alarms, before atoms are moved; "ignore" goes on, and `alarms` tells.
-        trajectory, logfile, loginterval: as in ASE; the log has time, kinetic energy and temperature, which counts the
-            degrees of freedom that are left without the total momenta.
+        trajectory: as in ASE.
+        logfile: as in ASE; it has time, kinetic energy and temperature, which counts the degrees of freedom that are
+            left without the total momenta.
+        loginterval: as in ASE.
 
     Raises:
         ValueError: atoms that the model is not for, or with constraints.
