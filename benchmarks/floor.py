@@ -1,8 +1,8 @@
 """The least that a step of a network costs: multiplications and additions, and bytes that must come from memory.
 
-Counted for the way of the compiled kernel of `models.convolution`: weights of edges from four spline coefficients each, the products of real
-neighbours only, no intermediate that leaves the caches.  `rollout_speed.py` divides by what the machine reaches in one
-large matrix product in the same run.
+Counted for the way of `convolution.by_kernel`: weights of edges from four spline coefficients each, the products of
+real neighbours only, no intermediate that leaves the caches.  `rollout_speed.py` divides by what the machine reaches in
+one large matrix product in the same run.
 """
 
 import time

@@ -33,7 +33,7 @@ def jax_md(reference: systems.Reference, start: State) -> Engine | None:
         return None
     from jax_md import simulate, space
 
-    box = float(reference.system.cell[0, 0])
+    box = float(reference.state.cell[0, 0])
     displacement, shift = space.periodic(jnp.asarray(box))
     energy_fn, neighbors, note = _jax_md_potential(reference.name, start.positions % box, displacement, box)
     init, apply = simulate.nve(energy_fn, shift, dt=reference.dt)
@@ -114,11 +114,11 @@ def _lammps_data(reference: systems.Reference, start: State, velocity_unit: floa
     elements = np.unique(system.species)
     types, charges = np.searchsorted(elements, system.species) + 1, np.zeros(len(positions))
     masses = {int(t): float(m) for t, m in zip(types, system.masses, strict=True)}
-    cell, terms = system.cell, {}
+    cell, terms = np.asarray(start.cell), {}
     if reference.name == "quartz":
         charges = np.array([silica.CHARGES[int(z)] for z in system.species])
     elif reference.name.startswith("water"):
-        charges, molecules = water.charges_of(system), water.find_molecules(system, positions) + 1
+        charges, molecules = water.charges_of(system), water.find_molecules(system, start) + 1
         bonds = molecules[:, [[0, 1], [0, 2]]].reshape(-1, 2)
         terms = {"bond": (bonds, np.ones(len(bonds), int)), "angle": (molecules[:, [1, 0, 2]], [1] * len(molecules))}
     elif reference.name == "paracetamol":
@@ -208,7 +208,7 @@ def openmm(reference: systems.Reference, start: State) -> Engine | None:
         nonbonded.addException(int(i), int(j), product, sigma / 10, epsilon * kilojoule)
     note = "float32"
     if reference.name == "water":
-        box = reference.system.cell / 10
+        box = reference.state.cell / 10
         system.setDefaultPeriodicBoxVectors(*box)
         nonbonded.setNonbondedMethod(module.NonbondedForce.PME)
         nonbonded.setCutoffDistance(0.499 * box[0, 0])
@@ -257,7 +257,7 @@ def _openmm_terms(reference: systems.Reference) -> dict[str, list]:
     oxygen, hydrogen = (water.CHARGES[8], water.EPSILON, water.SIGMA), (water.CHARGES[1], 0.0, 1.0)
     terms: dict[str, list] = {"bonds": [], "angles": [], "exceptions": []}
     terms["atoms"] = [oxygen if z == 8 else hydrogen for z in reference.system.species]
-    for o, first, second in water.find_molecules(reference.system, reference.positions):
+    for o, first, second in water.find_molecules(reference.system, reference.state):
         terms["bonds"] += [((o, h), (water.BOND_K, water.BOND_LENGTH)) for h in (first, second)]
         terms["angles"].append(((first, o, second), (water.ANGLE_K, water.ANGLE)))
         terms["exceptions"] += [(pair, (0.0, 0.0, 1.0)) for pair in ((o, first), (o, second), (first, second))]

@@ -37,7 +37,7 @@ TEMPERATURE = {"argon": 60.0}  # K; others 300
 
 def own(reference: systems.Reference, start: State) -> Engine:
     """The whole loop of `production.run`: neighbour updates and a frame with energies every 20 steps."""
-    _, forces = production.energy_and_forces(reference, reference.system, start.positions)
+    _, forces = production.energy_and_forces(reference, start)
 
     def run(n_steps: int) -> float:
         n_blocks = -(-n_steps // 200) + 1
@@ -64,7 +64,7 @@ def measure(reference: systems.Reference, engine: Engine, ours: np.ndarray, leng
     """Numbers of one engine; `ours` are the forces of this package."""
     seconds = engine.run(max(1, round(length_ps * units.PS / reference.dt)))
     return {
-        "n_atoms": len(reference.positions),
+        "n_atoms": len(reference.system.species),
         "dt_fs": reference.dt,
         "ms_per_step": round(1e3 * seconds, 5),
         "seconds_per_100_ps": round(seconds * 100 * units.PS / reference.dt, 2),

@@ -16,6 +16,7 @@ time of a step's operations, ``GFLOP``, at the speed of one large matrix product
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
 import time
@@ -26,11 +27,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import ffmd_jax as ffmd
 from ffmd_jax.core import mechanics, neighbors, units
-from ffmd_jax.core.state import State, System, cast
+from ffmd_jax.core.state import Graph, State, cast
 from ffmd_jax.dynamics import stepping
-from ffmd_jax.models import config, layers, radial_tables, trajcast
+from ffmd_jax.models import config, layers, model_files, radial_tables, trajcast
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.reference_md import integrator, systems
 
@@ -62,11 +62,12 @@ class Potential(nn.Module):
     @nn.compact
     def __call__(self, system, state, graph):
         sizes = self.config.architecture
-        dtype = state.positions.dtype
-        one_hot = (jnp.asarray(system.species)[:, None] == jnp.asarray(self.config.elements)).astype(dtype)
+        one_hot = (jnp.asarray(system.species)[:, None] == jnp.asarray(self.config.elements)).astype(
+            state.positions.dtype
+        )
         vectors = neighbors.vectors(state, graph)
         distances = layers.norm(vectors)
-        roots = jnp.asarray(np.pi * np.arange(1, sizes.radial_basis + 1), dtype)
+        roots = jnp.asarray(np.pi * np.arange(1, sizes.radial_basis + 1), state.positions.dtype)
         waves = layers.bessel_basis(distances, roots, sizes.cutoff, sizes.cutoff_power)
         lengths = layers.Lengths(distances, jnp.where(graph.mask[..., None], waves, 0.0), at_knots=False)
         edges = convolutions.Edges(graph, layers.spherical_harmonics(vectors, sizes.lmax))
@@ -92,8 +93,8 @@ def network_of(name: str, prepared) -> tuple[config.ModelConfig, dict] | None:
     """Configuration and weights: random ones at paper size, or a shipped model, if it is for these elements."""
     elements = tuple(sorted(set(np.asarray(prepared.system.species).tolist())))
     if name != "paper":
-        model = ffmd.load(name)
-        return (model.config, cast(model.params, jnp.float32)) if model.config.elements == elements else None
+        used = model_files.load(name)
+        return (used.config, cast(used.params, jnp.float32)) if used.config.elements == elements else None
     cutoff, time_step = PAPER[prepared.name]
     masses = [float(prepared.system.masses[prepared.system.species == z][0]) for z in elements]
     molecule = not bool(np.any(prepared.system.pbc))
@@ -110,7 +111,7 @@ def measure(propagate, prepared, state, cutoff: float, select: bool, seconds: fl
     search = neighbors.plan(system, state, cutoff, neighbors.SKIN if select else prepared.skin, 1.15, select)
     build = jax.jit(neighbors.build, static_argnums=0)
     step = stepping.make_step(stepping.Run(system, propagate), search)
-    carry = jax.tree.map(jnp.asarray, stepping.start(search, system, state, jax.random.key(0)))
+    carry = stepping.start(search, system, state, jax.random.key(0))
 
     def block(carry, n_steps):
         return jax.lax.fori_loop(0, n_steps, lambda _, carry: step(carry), carry)
@@ -142,8 +143,8 @@ def measure_one(system_name: str, network: str, formulation: str, seconds: float
     """One line of the table; None where a shipped model is for other elements."""
     name, size = PREPARED[system_name]
     prepared = systems.get(name, **size)
-    begin = cast(prepared.state, jnp.float32)
-    start = cast(mechanics.maxwell_boltzmann(jax.random.key(1), prepared.system, begin, 300.0), jnp.float32)
+    at_rest = cast(prepared.state, jnp.float32)
+    start = cast(mechanics.maxwell_boltzmann(jax.random.key(1), prepared.system, at_rest, 300.0), jnp.float32)
     facts = {
         "system": system_name,
         "n_atoms": len(prepared.system.species),
@@ -202,10 +203,10 @@ def least(found_config: config.ModelConfig, weights, prepared, start: State) -> 
 def potential_weights(potential: Potential, prepared, start: State):
     """Random weights of a potential, cut from one draw."""
     few = slice(0, 2)
-    whole = cast(prepared.system, jnp.float32)
-    system = System(whole.species[few], whole.masses[few], whole.pbc)
-    state = start._replace(positions=start.positions[few], velocities=start.velocities[few])
-    graph = neighbors.Graph(jnp.zeros((2, 1), jnp.int32), jnp.zeros((2, 1, 3), jnp.int8), jnp.zeros((2, 1), bool))
+    system = cast(prepared.system, jnp.float32)
+    system = dataclasses.replace(system, species=system.species[few], masses=system.masses[few])
+    state = State(start.positions[few], start.velocities[few], start.cell)
+    graph = Graph(jnp.zeros((2, 1), jnp.int32), jnp.zeros((2, 1, 3), jnp.int8), jnp.zeros((2, 1), bool))
     shapes = jax.eval_shape(lambda: potential.init(jax.random.key(0), system, state, graph))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)

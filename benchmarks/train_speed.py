@@ -26,33 +26,34 @@ SYSTEMS = {  # prepared system, its size, batch, cutoff Å, Δt fs
     "quartz-162": ("quartz", {"repeat": (3, 3, 2)}, 2, 4.5, 30.0),
 }
 NETWORKS = {"paper": {}, "small": {"lmax": 1, "channels": 32}}
-FORMULATIONS = {"fast": "edge_convolution", "e3nn": "by_e3nn"}  # functions of models.convolution
+FORMULATIONS = {"fast": "edge_convolution", "e3nn": "by_e3nn"}
 BLOCK_STEPS = 25
 
 
 def pairs_of(name: str, n_pairs: int):
-    """Pairs with random displacements and velocities at 300 K; what it would teach does not matter for the speed."""
+    """A dataset of random displacements and velocities at 300 K; what it would teach does not matter for the speed."""
     import jax
     import numpy as np
 
     from ffmd_jax.core import mechanics
-    from ffmd_jax.core.state import State, cast
-    from ffmd_jax.data.pairs import Pairs, PairSets
+    from ffmd_jax.core.state import State
+    from ffmd_jax.data import pairs
     from ffmd_jax.reference_md import systems
 
     prepared_name, size, _, _, time_step = SYSTEMS[name]
     prepared = systems.get(prepared_name, **size)
-    rng, begin = np.random.default_rng(0), prepared.state
-    positions = begin.positions + rng.normal(scale=0.05, size=(n_pairs, *begin.positions.shape))
+    rng = np.random.default_rng(0)
+    sites = prepared.state.positions
+    positions = sites + rng.normal(scale=0.05, size=(n_pairs, *sites.shape))
     keys = jax.random.split(jax.random.key(0), 2 * n_pairs)
 
     def velocities(key):
-        return mechanics.maxwell_boltzmann(key, prepared.system, begin, 300.0).velocities
+        return mechanics.maxwell_boltzmann(key, prepared.system, prepared.state, 300.0).velocities
 
     before, after = np.asarray(jax.lax.map(velocities, keys), np.float32).reshape(2, n_pairs, -1, 3)
-    states = cast(State(positions, before, np.tile(begin.cell, (n_pairs, 1, 1))), np.float32)
-    part = Pairs(states, 0.5 * np.float32(time_step) * (before + after), after)
-    return PairSets(prepared.system, time_step, part, part, part)
+    cells = np.broadcast_to(np.float32(prepared.state.cell), (n_pairs, 3, 3))
+    part = pairs.Pairs(State(np.float32(positions), before, cells), 0.5 * time_step * (before + after), after)
+    return pairs.PairSets(prepared.system, time_step, part, part, part)
 
 
 def measure(name: str, network: str, formulation: str, seconds: float) -> dict:
@@ -60,25 +61,23 @@ def measure(name: str, network: str, formulation: str, seconds: float) -> dict:
     import jax
     import numpy as np
 
-    from ffmd_jax.models import config, trajcast
-    from ffmd_jax.models import convolution as convolutions
+    from ffmd_jax.models import config, convolution, trajcast
     from ffmd_jax.training import batches, loop, losses, optimizer, parallel, settings
 
     devices = parallel.mesh()
     batch, cutoff = SYSTEMS[name][2] * devices.size, SYSTEMS[name][3]
-    sets = pairs_of(name, batch * BLOCK_STEPS)
+    data = pairs_of(name, batch * BLOCK_STEPS)
     model_config = loop.model_config(
-        sets, config.Architecture(cutoff=cutoff, radial_intervals=128 * (formulation == "fast"), **NETWORKS[network])
+        data, config.Architecture(cutoff=cutoff, radial_intervals=128 * (formulation == "fast"), **NETWORKS[network])
     )
     training = settings.Training(batch_size=batch, optimizer="adam", learning_rate=1e-4)
-    convolution = getattr(convolutions, FORMULATIONS[formulation])
     together = formulation == "e3nn" or trajcast.batches_together(model_config)
-    system = losses.single(sets.system)
-    search = batches.search(system, sets.train, cutoff)
-    loss = losses.make_loss(model_config, system, search, convolution, training.mass_weighting)
+    system = losses.single(data.system)
+    search = batches.search(data.system, data.train, cutoff)
+    loss = losses.make_loss(model_config, system, search, getattr(convolution, FORMULATIONS[formulation]))
     step = loop.make_train_step(loss, training, optimizer.make(training, 10_000), devices, together)
     state = loop.initial(model_config, training, 10_000)
-    block = next(batches.blocks(sets.train, training, 0, BLOCK_STEPS, devices))
+    block = next(batches.blocks(data.train, training, 0, BLOCK_STEPS, devices))
     began = time.perf_counter()
     run = loop.make_block(step, devices).lower(state, block.batches, np.int32(1)).compile()
     compile_s = time.perf_counter() - began

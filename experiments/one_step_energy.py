@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
 
-import ffmd_jax as ffmd
 from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import take
 from ffmd_jax.data import dataset_file
 from ffmd_jax.data import pairs as pair_sets
-from ffmd_jax.models.model import propagator
+from ffmd_jax.models import model, model_files
 from ffmd_jax.training import batches, losses
 
 N_PAIRS, N_BLOCKS = 1000, 10
@@ -29,10 +28,12 @@ def main() -> None:
     parser.add_argument("model", help="folder, or name of a shipped model")
     parser.add_argument("data", help="dataset made by `ffmd dataset`")
     options = parser.parse_args()
-    model = ffmd.load(options.model)
-    sets = pair_sets.form(dataset_file.read(options.data), model.config.time_step_fs)
-    pairs, system = take(sets.validation, slice(0, N_PAIRS)), losses.single(sets.system)
-    propagate, search = propagator(model), batches.search(system, pairs, model.config.architecture.cutoff)
+    used = model_files.load(options.model)
+    data = pair_sets.form(dataset_file.read(options.data), used.config.time_step_fs)
+    losses.check_fits(used.config, data)
+    pairs = take(data.validation, slice(N_PAIRS))
+    search = batches.search(data.system, pairs, used.config.architecture.cutoff)
+    propagate, system = model.propagator(used), losses.single(data.system)
 
     def one(state):
         return propagate(system, state, neighbors.build(search, system, state).graph)
@@ -40,8 +41,8 @@ def main() -> None:
     step = jax.jit(lambda states: jax.lax.map(one, states))
     predicted = np.asarray(step(jax.tree.map(jnp.asarray, pairs.state)).velocities, float)
     print("| element | kinetic energy over the true one, − 1 | squared error over the true square |\n|---|---|---|")
-    for element in model.config.elements:
-        members = np.asarray(sets.system.species) == element
+    for element in used.config.elements:
+        members = np.asarray(data.system.species) == element
         found, true = predicted[:, members], pairs.velocities[:, members].astype(float)
         gain, error = (np.sum(x, axis=(1, 2)) for x in (found**2 - true**2, (found - true) ** 2))
         mean = np.mean(np.sum(true**2, axis=(1, 2)))

@@ -14,13 +14,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ase import Atoms
 from ase.io import write
 
 from ffmd_jax.core import files as files_module
 from ffmd_jax.core import units
 from ffmd_jax.dynamics import restart
-from ffmd_jax.formats import trajectory
+from ffmd_jax.formats import ase_files, trajectory
 from ffmd_jax.models import model_files
 from ffmd_jax.training import training_log
 from ffmd_jax.training.training_log import METRICS
@@ -154,8 +153,7 @@ class Stages:
     def transfer(self) -> None:
         """NVT of 2 × 2 × 2 cells with friction, from eight copies of a state of the small one with other velocities."""
         of, start = self.experiment, self.runs / "start_222.extxyz"
-        system, state = trajectory.read_start(self.data / "nvt.h5", need_velocities=False)
-        small = Atoms(system.species, state.positions, cell=state.cell, pbc=system.pbc, masses=system.masses)
+        small = ase_files.to_atoms(*trajectory.read_start(self.data / "nvt.h5", need_velocities=False))
         write(start, small.repeat((2, 2, 2)))
         reference = self.data / "nvt.h5"
         if of.large_reference and not self.smoke:

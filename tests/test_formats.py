@@ -54,6 +54,8 @@ def dump(original, columns="id type x y z vx vy vz", scale=1e3, header=(), steps
         values |= dict(zip(("xsu", "ysu", "zsu"), fractional.T, strict=True))
         values |= dict(zip(("ix", "iy", "iz"), image.astype(int).T, strict=True))
         values |= dict(zip(("vx", "vy", "vz"), scale * v.T, strict=True))
+        if original.forces is not None:
+            values |= dict(zip(("fx", "fy", "fz"), original.forces[i].T, strict=True))
         values["id"] = np.arange(1, 10)
         values["type"] = np.where(original.system.species == 14, 1, 2)
         values["element"] = np.where(original.system.species == 14, "Si", "O")
@@ -109,6 +111,21 @@ def test_lammps_units_time_steps_and_types(tmp_path, scale, header, hints):
     with gzip.open(tmp_path / "a.lammpstrj.gz", "wt") as file:
         file.write("".join(frames))
     assert_same_motion(trajectory.read(tmp_path / "a.lammpstrj.gz", hints=hints), original)
+
+
+@pytest.mark.parametrize(("name", "per_eV_per_A"), [("real", 23.06054783), ("metal", 1.0)])
+def test_lammps_forces_are_in_the_units_of_the_dump(tmp_path, name, per_eV_per_A):
+    original = free_flight()
+    forces = np.random.default_rng(2).normal(size=original.frames.positions.shape)
+    given, scale = original._replace(forces=per_eV_per_A * forces), {"real": 1.0, "metal": 1e3}[name]
+    hints = Hints(lammps_units=name, lammps_timestep_fs=0.5, elements=("Si", "O"))
+    texts = dump(given, "id type x y z vx vy vz fx fy fz", scale)
+    (tmp_path / "a.dump").write_text("".join(texts))
+    found = trajectory.read(tmp_path / "a.dump", hints=hints)
+    assert_same_motion(found, original)
+    np.testing.assert_allclose(found.forces, forces, rtol=1e-8)
+    (tmp_path / "a.dump").write_text("".join([*texts[:-1], dump(given, scale=scale)[-1]]))
+    assert trajectory.read(tmp_path / "a.dump", hints=hints).forces is None  # the last frame has none
 
 
 def test_lammps_stated_times_and_shrink_wrapped_directions(tmp_path):

@@ -1,12 +1,14 @@
 """Temperatures, degrees of freedom and momenta."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ffmd_jax.core import mechanics, units
-from ffmd_jax.core.state import State, cast, check_state, make_cell, make_system
+from ffmd_jax.core.state import State, cast, check_state, is_isolated, make_cell, make_system
 
 
 def system_of(periodic, n_atoms=5):
@@ -75,6 +77,36 @@ def test_rotation_of_a_rigid_body_is_removed():
 def test_bad_systems_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_system(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "pbc"),
+    [
+        (True, (True, True, True)),
+        (np.False_, (False, False, False)),
+        (np.array([1, 0, 1]), (True, False, True)),
+        ([False, True, False], (False, True, False)),
+    ],
+)
+def test_periodic_directions_are_three_bools_that_programs_take_as_constants(given, pbc):
+    system = make_system([1, 8], [1.0, 16.0], given)
+    assert system.pbc == pbc and {type(one) for one in system.pbc} == {bool}
+    assert is_isolated(system) == (pbc == (False, False, False))
+    assert len(jax.tree.leaves(system)) == 2
+    traced = []
+
+    @jax.jit
+    def mass(system):
+        traced.append(system.pbc)
+        return jnp.sum(system.masses)
+
+    for one in (system, dataclasses.replace(system, masses=2 * system.masses)):
+        mass(one)
+    assert traced == [pbc]
+    mass(dataclasses.replace(system, pbc=tuple(not one for one in pbc)))
+    assert len(traced) == 2  # other directions are another program
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        system.pbc = (True, True, True)
 
 
 @pytest.mark.parametrize(

@@ -130,14 +130,15 @@ def test_the_reason_of_an_abort_is_not_lost():
     assert ended.returncode != 0 and "xla_no_such_flag" in ended.stderr
 
 
-def test_programs_are_loaded_from_the_cache_without_false_alarms(tmp_path):
+@pytest.mark.parametrize("inherited", [{}, {"TF_CPP_MIN_LOG_LEVEL": "1"}], ids=["shell", "from a process with jax"])
+def test_programs_are_loaded_from_the_cache_without_false_alarms(tmp_path, inherited):
     script = (
         "from ffmd_jax.core import caches; caches.hide_false_alarms(); caches.keep_programs(); import jax;"
         "jax.jit(lambda x: jax.numpy.sin(x) @ x)(jax.numpy.ones((8, 8))).block_until_ready()"
     )
     settings = {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     for _ in range(2):
-        ended = python(script, JAX_PLATFORMS="cpu", **settings)
+        ended = python(script, JAX_PLATFORMS="cpu", **settings, **inherited)
         assert ended.returncode == 0 and ended.stderr == ""
 
 

@@ -74,16 +74,32 @@ def test_prepared_systems_give_independent_nve_runs(tmp_path, capsys):
     assert capsys.readouterr().out.count("meV/atom/ps, energy fluctuation") == 2
 
 
-def test_forces_of_frames_are_stored_where_they_are_asked_for(tmp_path):
+@pytest.mark.parametrize("ensemble", ["nve", "nvt"])
+def test_forces_of_frames_are_stored_where_they_are_asked_for(tmp_path, ensemble):
     ffmd("reference", "argon", "--repeat", 2, 2, 2, "--temperature", 60, "--out", tmp_path / "ref.h5", "--forces",
-         "--length-ps", 0.2, "--equilibrate-ps", 0.2, "--spacing-ps", 0.1, "--frame-fs", 20)  # fmt: skip
+         "--ensemble", ensemble, "--length-ps", 0.2, "--equilibrate-ps", 0.2, "--spacing-ps", 0.1,
+         "--frame-fs", 20)  # fmt: skip
     run = trajectory.read(tmp_path / "ref.h5")
     argon = systems.argon((2, 2, 2))
     for i in (0, 9):
         value, forces = production.energy_and_forces(argon, take(run.frames, i))
         np.testing.assert_allclose(run.forces[i], forces, atol=1e-5)  # stored in single precision, as positions are
         assert run.observables["potential_energy_eV"][i] == pytest.approx(float(value), abs=1e-5)
-    assert np.abs(run.forces).max() > 1e-3
+    assert np.abs(run.forces).max() > 1e-3 and run.forces.shape == (10, 32, 3)
+
+
+def test_forces_of_calculators_are_those_of_the_stored_frames(structure, tmp_path):
+    ffmd(*emt(structure, "--out", tmp_path / "ref.h5", "--forces"))
+    ffmd(*emt(structure, "--out", tmp_path / "bare.h5"))
+    run, bare = (trajectory.read(tmp_path / name) for name in ("ref.h5", "bare.h5"))
+    assert bare.forces is None
+    np.testing.assert_array_equal(run.frames.positions, bare.frames.positions)
+    atoms = cluster()
+    atoms.calc = ase.calculators.emt.EMT()
+    for positions, forces in zip(run.frames.positions[::9], run.forces[::9], strict=True):
+        atoms.set_positions(positions)
+        np.testing.assert_allclose(forces, atoms.get_forces(), atol=1e-4)  # stored in single precision
+    assert np.abs(run.forces).max() > 0.1
 
 
 def test_start_states_are_apart_near_the_mean_energy_and_at_rest():

@@ -96,13 +96,14 @@ def test_a_killed_training_ends_with_the_same_bits(folder):
     random_moment = random.Random(7)
     killed, options = 0, []
     for n_lines in (1, 2):
-        process, _ = start_ffmd("train", folder / "data.h5", "--out", folder / "killed", *OPTIONS, *options)
+        process, errors = start_ffmd("train", folder / "data.h5", "--out", folder / "killed", *OPTIONS, *options)
         # A line is written just before the state is saved, which takes most of an epoch here.
         wait_for_metrics(process, folder / "killed", n_lines)
         time.sleep(random_moment.uniform(0, 0.4))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+        errors.close()
         killed += process.returncode == -signal.SIGKILL
         options = ["--resume"]
     assert killed  # a fast machine may be done before the second
@@ -233,8 +234,9 @@ def assert_close_training(model, other):
 
 def finish(process, errors):
     out, _ = process.communicate()
-    errors.seek(0)
-    assert process.returncode == 0, errors.read()[-2000:]
+    with errors:
+        errors.seek(0)
+        assert process.returncode == 0, errors.read()[-2000:]
     return out
 
 

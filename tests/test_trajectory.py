@@ -1,5 +1,7 @@
 """Files give back what was written, in the right units, and refuse what they cannot mean."""
 
+import shutil
+import tracemalloc
 import warnings
 
 import ase
@@ -7,6 +9,7 @@ import ase.io
 import h5py
 import numpy as np
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from ffmd_jax.core import units
 from ffmd_jax.core.state import State, make_cell, make_system, take
@@ -64,7 +67,7 @@ def written(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("pbc", [True, False, (True, True, False)])
+@pytest.mark.parametrize("pbc", [True, False, (True, True, False), (False, True, False)])
 def test_h5md_round_trip(tmp_path, pbc):
     original = make_trajectory(cell=None if pbc is False else QUARTZ_CELL, pbc=pbc)
     trajectory.write(tmp_path / "a.h5", original)
@@ -80,6 +83,31 @@ def test_h5md_round_trip(tmp_path, pbc):
     assert all(values.dtype == np.float64 for values in found.frames)
 
 
+def test_every_frame_has_its_cell_in_memory_and_in_the_file(tmp_path, written):
+    original, whole = make_trajectory(), trajectory.read(written)
+    assert whole.frames.cell.shape == (23, 3, 3)
+    np.testing.assert_array_equal(whole.frames.cell, original.frames.cell)
+    with h5py.File(written) as file:
+        box = file["particles/all/box"]
+        assert list(box.attrs["boundary"]) == ["periodic"] * 3 and box["edges/value"].attrs["unit"] == "Angstrom"
+        np.testing.assert_array_equal(box["edges/value"], original.frames.cell)
+        np.testing.assert_array_equal(box["edges/time"], original.times)
+    assert trajectory.read(written, every=5).frames.cell.shape == (5, 3, 3)
+    np.testing.assert_array_equal(trajectory.read_start(written, frame=4)[1].cell, QUARTZ_CELL)
+    trajectory.write(tmp_path / "b.h5", whole)
+    np.testing.assert_array_equal(trajectory.read(tmp_path / "b.h5").frames.cell, whole.frames.cell)
+    ase.io.write(tmp_path / "a.extxyz", make_atoms(original))
+    np.testing.assert_allclose(trajectory.read(tmp_path / "a.extxyz").frames.cell, original.frames.cell, atol=1e-7)
+    # A cell without a frame axis, or of another number of frames, is no trajectory's.
+    for cell in (QUARTZ_CELL, original.frames.cell[:22]):
+        with (
+            pytest.raises(ValueError, match=r"the cell must be finite and \[23, 3, 3\]"),
+            trajectory.Writer(tmp_path / "c.h5", original.system, {}) as writer,
+        ):
+            writer.append(original.frames._replace(cell=cell), original.times, {})
+        assert not (tmp_path / "c.h5").exists()
+
+
 def test_float64_files_are_exact(tmp_path):
     original = make_trajectory()
     with trajectory.Writer(tmp_path / "a.h5", original.system, {}, dtype=np.float64) as writer:
@@ -87,6 +115,70 @@ def test_float64_files_are_exact(tmp_path):
     found = trajectory.read(tmp_path / "a.h5")
     for one, other in zip(found.frames, original.frames, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def pushed(original, seed=1):
+    """The trajectory with some forces, eV/Å."""
+    forces = np.random.default_rng(seed).normal(size=original.frames.positions.shape)
+    return original._replace(forces=forces)
+
+
+def test_forces_are_kept_where_they_are_known(tmp_path, written):
+    original = pushed(make_trajectory())
+    trajectory.write(tmp_path / "a.h5", original)
+    found = trajectory.read(tmp_path / "a.h5")
+    assert_same(found, original, atol=1e-5)
+    assert found.forces.dtype == np.float64
+    np.testing.assert_allclose(found.forces, original.forces, rtol=1e-6)
+    np.testing.assert_array_equal(trajectory.read(tmp_path / "a.h5", every=5).forces, found.forces[::5])
+    np.testing.assert_array_equal(trajectory.part(found, slice(3, 9)).forces, found.forces[3:9])
+    assert trajectory.read(written).forces is None
+    assert trajectory.part(trajectory.read(written), [1, 2]).forces is None
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_eV_per_A"),
+    [("kJ mol-1 nm-1", 964.8533212), ("kcal mol-1 Angstrom-1", 23.06054783), ("eV/nm", 10.0), ("eV Angstrom-1", 1.0)],
+)
+def test_forces_of_other_programs_are_in_their_units(tmp_path, unit, per_eV_per_A):
+    original = pushed(make_trajectory())
+    trajectory.write(tmp_path / "a.h5", original)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["ffmd_jax"]
+        force = file["particles/all/force/value"]
+        force[...] = per_eV_per_A * original.forces
+        force.attrs["unit"] = unit
+    found = trajectory.read(tmp_path / "a.h5")
+    np.testing.assert_allclose(found.forces, original.forces, rtol=1e-6)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["particles/all/force/value"].attrs["unit"]
+    with pytest.raises(ValueError, match=r"a\.h5: .*force/value has no unit"):
+        trajectory.read(tmp_path / "a.h5")
+
+
+def test_forces_that_do_not_fit_are_refused(tmp_path):
+    original = pushed(make_trajectory())
+    bad = np.array(original.forces)
+    bad[5, 2] = np.nan
+    for forces in (original.forces[:, :8], original.forces[:22], bad):
+        with (
+            pytest.raises(ValueError, match="force"),
+            trajectory.Writer(tmp_path / "a.h5", original.system, {}) as writer,
+        ):
+            writer.append(original.frames, original.times, {}, forces=forces)
+        assert not (tmp_path / "a.h5").exists()
+    first, second = (trajectory.part(original, chosen) for chosen in (slice(0, 9), slice(9, 23)))
+    for one, other in ((first.forces, None), (None, second.forces)):
+        with trajectory.Writer(tmp_path / "a.h5", original.system, {}, overwrite=True) as writer:
+            writer.append(first.frames, first.times, {}, forces=one)
+            with pytest.raises(ValueError, match="force"):
+                writer.append(second.frames, second.times, {}, forces=other)
+        assert len(trajectory.read(tmp_path / "a.h5").times) == 9
+    trajectory.write(tmp_path / "b.h5", original)
+    with h5py.File(tmp_path / "b.h5", "r+") as file:
+        file["particles/all/force/value"][5, 2] = np.nan
+    with pytest.raises(ValueError, match=r"b\.h5: forces hold NaN .* atom 2 of frame 5"):
+        trajectory.read(tmp_path / "b.h5")
 
 
 def test_blocks_equal_one_write_and_every_counts_frames(tmp_path, written):
@@ -106,6 +198,71 @@ def test_blocks_equal_one_write_and_every_counts_frames(tmp_path, written):
         np.testing.assert_array_equal(one, other[::5])
     np.testing.assert_array_equal(strided.times, whole.times[::5])
     np.testing.assert_array_equal(strided.observables["total_energy_eV"], np.ones(5))
+
+
+def test_strided_reading_and_summaries_hold_few_frames_in_memory(tmp_path):
+    original, path = make_trajectory(20_000), tmp_path / "long.h5"
+    trajectory.write(path, original)
+
+    def peak(function):
+        tracemalloc.start()
+        try:
+            found = function()
+            return found, tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    whole, bytes_whole = peak(lambda: trajectory.read(path))
+    strided, bytes_strided = peak(lambda: trajectory.read(path, every=200))
+    np.testing.assert_array_equal(strided.frames.positions, whole.frames.positions[::200])
+    summary, bytes_summary = peak(lambda: trajectory.summary(path))
+    np.testing.assert_array_equal(summary.times, original.times)
+    np.testing.assert_array_equal(summary.cell, original.frames.cell[0])
+    assert summary.observables == sorted(original.observables) and not summary.forces
+    assert summary.metadata == METADATA and summary.system.pbc == original.system.pbc
+    assert max(bytes_strided, bytes_summary) < bytes_whole / 5
+
+
+def test_a_run_killed_many_times_is_no_larger_on_disk(tmp_path):
+    """Each kill leaves the space that HDF5 had set aside; resuming gives it back."""
+    original = make_trajectory(4000, speed=0.3)  # images are stored, too
+    scalars = original.observables
+
+    def append(writer, first, last):
+        chosen = slice(first, last)
+        block = {name: values[chosen] for name, values in scalars.items()}
+        writer.append(take(original.frames, chosen), original.times[chosen], block)
+
+    def blocks(writer, first, last):
+        for i in range(first, last, 20):
+            append(writer, i, i + 20)
+
+    with trajectory.Writer(tmp_path / "whole.h5", original.system, METADATA) as writer:
+        blocks(writer, 0, 4000)
+    path, sizes = tmp_path / "killed.h5", []
+    with trajectory.Writer(path, original.system, METADATA) as writer:
+        blocks(writer, 0, 100)
+    for kept in range(100, 4000, 100):
+        live = tmp_path / "live.h5"
+        shutil.copy(path, live)
+        writer = trajectory.Writer(live, original.system, METADATA, keep_frames=(kept,))
+        blocks(writer, kept, min(kept + 160, 4000))
+        shutil.copy(live, path)  # as a kill leaves it: not closed, and with frames that no restart file knows
+        writer.close()
+        sizes.append(path.stat().st_size)
+    with trajectory.Writer(path, original.system, METADATA, keep_frames=(4000,)):
+        pass
+    whole = (tmp_path / "whole.h5").stat().st_size
+    assert path.stat().st_size < 1.3 * whole + 2**18
+    assert max(sizes) < 1.6 * whole + 2**19
+    found, expected = trajectory.read(path), trajectory.read(tmp_path / "whole.h5")
+    for one, other in zip(found.frames, expected.frames, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(found.observables["potential_energy_eV"], scalars["potential_energy_eV"])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["killed.h5", "live.h5", "whole.h5"]
+    with h5py.File(path) as file:  # still one dataset of times, with several names
+        assert file["particles/all/velocity/time"] == file["particles/all/position/time"]
+        assert file["observables/total_energy_eV/time"] == file["particles/all/position/time"]
 
 
 def test_mdanalysis_reads_the_files(written):
@@ -309,6 +466,24 @@ def test_ase_momenta_are_read(tmp_path, name):
     assert_same(trajectory.read(tmp_path / name), original)
 
 
+@pytest.mark.parametrize("name", ["a.extxyz", "a.traj"])
+def test_ase_forces_are_read_where_all_frames_have_them(tmp_path, name):
+    original = pushed(make_trajectory())
+    images = make_atoms(original, wrap=True)
+    for atoms, energy, forces in zip(images, original.observables["potential_energy_eV"], original.forces, strict=True):
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    ase.io.write(tmp_path / name, images)
+    found = trajectory.read(tmp_path / name)
+    np.testing.assert_allclose(found.forces, original.forces, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(
+        found.observables["potential_energy_eV"], original.observables["potential_energy_eV"], rtol=0, atol=1e-7
+    )
+    np.testing.assert_array_equal(trajectory.read(tmp_path / name, every=4).forces, found.forces[::4])
+    images[7].calc = SinglePointCalculator(images[7], energy=0.0)
+    ase.io.write(tmp_path / name, images)
+    assert trajectory.read(tmp_path / name).forces is None
+
+
 def test_momenta_and_velocity_column_agree(tmp_path):
     original = make_trajectory()
     for i, (momenta, column) in enumerate(((False, True), (True, True))):
@@ -342,6 +517,8 @@ def test_start_is_the_chosen_frame(tmp_path, written):
             np.testing.assert_allclose(state.positions, original.frames.positions[frame], atol=1e-5)
             np.testing.assert_allclose(state.velocities, original.frames.velocities[frame], atol=1e-7)
             np.testing.assert_array_equal(system.species, original.system.species)
+            assert state.cell.shape == (3, 3)
+            np.testing.assert_allclose(state.cell, QUARTZ_CELL, atol=1e-6)
         with pytest.raises(ValueError, match=path.name):
             trajectory.read_start(path, frame=99)
 

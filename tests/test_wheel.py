@@ -1,6 +1,6 @@
 """What users install: the wheel holds everything, and works without the checkout."""
 
-import importlib.util
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -23,7 +23,7 @@ def run(*command, cwd, **environment):
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The wheel, made of the source distribution as for an upload, from a copy of the checkout."""
-    if importlib.util.find_spec("build") is None or not (CHECKOUT / "pyproject.toml").is_file():
+    if importlib.metadata.packages_distributions().get("build") is None or not (CHECKOUT / "pyproject.toml").is_file():
         pytest.skip("needs a checkout and the package build")
     folder = tmp_path_factory.mktemp("wheel")
     if run(sys.executable, "-m", "pip", "download", "--no-deps", "setuptools>=69", cwd=folder).returncode:

@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-import ffmd_jax as ffmd
 from ffmd_jax.analysis import drifts, temperatures
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import model_files, trajcast
@@ -27,14 +26,14 @@ NVT, NVE = ("--temperature", "300", "--tau-fs", "3000"), ("--ensemble", "nve")
 
 def damaged_models() -> None:
     """An untrained model, and the shipped one with its largest weight of a layer changed by a factor."""
-    model = ffmd.load("quartz")
-    untrained = trajcast.init(jax.random.key(0), model.config)
-    model_files.save(RUNS / "untrained", dataclasses.replace(model, params=untrained))
+    quartz = model_files.load("quartz")
+    untrained = trajcast.init(jax.random.key(0), quartz.config)
+    model_files.save(RUNS / "untrained", dataclasses.replace(quartz, params=untrained))
     for (layer, irrep), factor in PERTURBED:
-        weights = np.array(model.params[layer][irrep])
+        weights = np.array(quartz.params[layer][irrep])
         weights[np.unravel_index(np.argmax(abs(weights)), weights.shape)] *= factor
-        changed = model.params | {layer: model.params[layer] | {irrep: weights}}
-        model_files.save(RUNS / f"{layer}_{factor}", dataclasses.replace(model, params=changed))
+        changed = quartz.params | {layer: quartz.params[layer] | {irrep: weights}}
+        model_files.save(RUNS / f"{layer}_{factor}", dataclasses.replace(quartz, params=changed))
 
 
 def rollout(name: str, model_name: str, steps: int, *options: str) -> None:

@@ -8,38 +8,30 @@ One step's errors average to a number too small to see; over 64 steps what a mot
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import ffmd_jax as ffmd
 from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import State, cast, take
 from ffmd_jax.dynamics import stepping
-from ffmd_jax.models.model import propagator
+from ffmd_jax.formats import trajectory
+from ffmd_jax.models import model, model_files
+from ffmd_jax.reference_md import water
 
 DATA = Path(__file__).resolve().parent / "data" / "nve_4.h5"
 KINDS = ["translation", "rotation", "within molecules", "H", "O"]
 N_STARTS, N_STEPS = 24, 64
 
 
-def molecules(system, state: State) -> np.ndarray:
-    """Atoms O, H, H of each molecule, ``[n_molecules, 3]``."""
-    oxygens, hydrogens = (np.flatnonzero(system.species == z) for z in (8, 1))
-    away = state.positions[hydrogens] - state.positions[oxygens][:, None]
-    away -= np.round(away @ np.linalg.inv(state.cell)) @ state.cell
-    nearest = np.argsort(np.linalg.norm(away, axis=-1), axis=1)[:, :2]
-    return np.column_stack([oxygens, hydrogens[nearest]])
-
-
 def kinetic_energies(system, atoms: np.ndarray, state: State) -> np.ndarray:
     """Mean kinetic energies of `KINDS`, u Å²/fs², ``[n_states, 5]``."""
     r, v, m = state.positions[:, atoms], state.velocities[:, atoms], np.asarray(system.masses)[atoms][..., None]
     r = r - r[:, :, :1]
-    cell = state.cell[:, None]
-    r -= np.round(r @ np.linalg.inv(cell)) @ cell
+    r -= np.round(r @ np.linalg.inv(state.cell)[:, None]) @ state.cell[:, None]
     total, mean_v = m.sum(axis=1, keepdims=True), (m * v).sum(axis=2, keepdims=True) / m.sum(axis=1, keepdims=True)
     r, inner = r - (m * r).sum(axis=2, keepdims=True) / total, v - mean_v
     angular = (m * np.cross(r, inner)).sum(axis=2)
@@ -55,23 +47,25 @@ def kinetic_energies(system, atoms: np.ndarray, state: State) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder, or name of a shipped model")
-    model = ffmd.load(parser.parse_args().model)
-    reference = ffmd.read(DATA)
+    used = model_files.load(parser.parse_args().model)
+    reference = trajectory.read(DATA)
     frames, system = reference.frames, cast(reference.system, jnp.float32)
     starts = np.linspace(0, len(reference.times) - N_STEPS - 1, N_STARTS).astype(int)
-    chosen = cast(take(frames, starts), jnp.float32)
-    search = neighbors.plan(system, chosen, model.config.architecture.cutoff, 0.5, 1.5, select=True)
-    step = stepping.make_step(stepping.Run(system, propagator(model)), search)
+    few = jax.tree.map(np.float32, take(frames, starts))
+    search = neighbors.plan(system, few, used.config.architecture.cutoff, 0.5, 1.5, select=True)
+    step = stepping.make_step(stepping.Run(system, model.propagator(used), used.config.time_step_fs), search)
 
     @jax.jit
-    def free(start: State) -> State:
-        carry = stepping.start(search, system, start, jax.random.key(0))
-        return stepping.scan(step, carry, N_STEPS)[1][0]
+    def free(start: State) -> tuple[jax.Array, State]:
+        carry, (states, _) = stepping.scan(step, stepping.start(search, system, start, jax.random.key(0)), N_STEPS)
+        return carry.table.overflow, states
 
-    atoms, gains, means = molecules(reference.system, take(frames, 0)), [], []
-    for n, i in enumerate(starts):
-        found = cast(free(take(chosen, n)), np.float64)
-        found = kinetic_energies(reference.system, atoms, jax.tree.map(np.asarray, found))
+    atoms, gains, means = water.find_molecules(reference.system, take(frames, 0)), [], []
+    for i in starts:
+        lost, found = free(jax.tree.map(lambda x, i=i: jnp.asarray(x[i], jnp.float32), frames))
+        if lost:
+            sys.exit("a neighbour table was too small")
+        found = kinetic_energies(reference.system, atoms, jax.tree.map(lambda x: np.asarray(x, np.float64), found))
         right = kinetic_energies(reference.system, atoms, take(frames, slice(i + 1, i + N_STEPS + 1)))
         gains.append(found - right)
         means.append(right)

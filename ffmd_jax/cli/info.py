@@ -70,7 +70,7 @@ def _trajectory_facts(subject: str) -> dict:
     from ffmd_jax.formats import trajectory
     from ffmd_jax.models import model
 
-    found = trajectory.read(subject)
+    found = trajectory.summary(subject)
     n_frames, periodic = len(found.times), list(found.system.pbc)
     return {
         "kind": "trajectory",
@@ -79,9 +79,9 @@ def _trajectory_facts(subject: str) -> dict:
         "elements": " ".join(model.symbols(sorted(set(found.system.species.tolist())))),
         "frame_interval_fs": trajectory.frame_interval(found.times) if n_frames > 1 else None,
         "length_ps": float(found.times[-1] - found.times[0]) / 1000,
-        "cell_A": found.frames.cell[0].tolist() if any(periodic) else None,
+        "cell_A": found.cell.tolist() if any(periodic) else None,
         "periodic": periodic,
-        "observables": sorted(found.observables),
-        "forces": found.forces is not None,
+        "observables": found.observables,
+        "forces": found.forces,
         **found.metadata,
     }

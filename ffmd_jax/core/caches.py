@@ -29,9 +29,10 @@ def hide_false_alarms() -> None:
 
     XLA reports two tuning flags of its own as missing instructions at every program that it loads from the cache
     (openxla/xla#44565), pages of errors each time.  Errors that matter reach Python as exceptions.  Levels that the
-    user has set stay.
+    user has set stay, but for TF_CPP_MIN_LOG_LEVEL=1: jax itself sets it when it is imported, and commands that such a
+    process starts inherit it.
     """
-    if not os.environ.keys() & {"JAX_LOGGING_LEVEL", "TF_CPP_MIN_LOG_LEVEL"}:
+    if "JAX_LOGGING_LEVEL" not in os.environ and os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
         os.environ["JAX_LOGGING_LEVEL"] = "CRITICAL"
 
 

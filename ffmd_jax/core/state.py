@@ -170,11 +170,21 @@ def check_state(system: System, state: State) -> None:
     for name, values in (("positions", state.positions), ("velocities", state.velocities)):
         if values.shape[-2:] != (n_atoms, 3):
             raise ValueError(f"{name} must be [..., {n_atoms}, 3], not {tuple(values.shape)}")
-        bad = ~np.isfinite(np.asarray(values)).all(axis=-1)
-        if bad.any():
-            where = tuple(int(i) for i in np.argwhere(bad)[0])
-            place = f"atom {where[-1]}" + (f" of frame {where[0]}" if len(where) > 1 else "")
-            raise ValueError(f"{name} hold NaN or infinite values (first at {place})")
+        _check_finite(name, values)
     expected = (*state.positions.shape[:-2], 3, 3)
     if state.cell.shape != expected or not np.isfinite(np.asarray(state.cell)).all():
         raise ValueError(f"the cell must be finite and {list(expected)}, not {tuple(state.cell.shape)}")
+
+
+def check_forces(forces: Array | None) -> None:
+    """Raises ValueError unless forces, where they are known, are finite."""
+    if forces is not None:
+        _check_finite("forces", forces)
+
+
+def _check_finite(name: str, values: Array) -> None:
+    bad = ~np.isfinite(np.asarray(values)).all(axis=-1)
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        place = f"atom {where[-1]}" + (f" of frame {where[0]}" if len(where) > 1 else "")
+        raise ValueError(f"{name} hold NaN or infinite values (first at {place})")

@@ -66,9 +66,9 @@ def load(path: Path) -> Saved:
         ValueError: it is none, or damaged, or of another version.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            head = json.loads(str(stored["head"]))
-            leaves = [stored[f"leaf_{i}"] for i in range(len(stored.files) - 1)]
+        stored = files.read_arrays(path)
+        head = json.loads(str(stored["head"]))
+        leaves = [stored[f"leaf_{i}"] for i in range(len(stored) - 1)]
         if head["format"] == _FORMAT:
             sizes = {name: _tuples(value) for name, value in head["search"].items()}
             return Saved(head["facts"], head["notes"], tuple(head["n_frames"]), Search(**sizes), leaves)

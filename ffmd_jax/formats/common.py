@@ -26,11 +26,11 @@ class Content(NamedTuple):
 
     Attributes:
         system: what does not change.
-        frames: unwrapped Å and Å/fs, and cells, Å; the chosen frames ``[n_chosen, …]``.
-        times: fs, of *all* frames ``[n_frames]``.
-        observables: of the chosen frames ``[n_chosen]``.
+        frames: unwrapped Å and Å/fs, and cells, Å, ``[n_frames, …]``.
+        times: fs, ``[n_frames]``.
+        observables: per-frame scalars ``[n_frames]``.
         metadata: JSON-able.
-        forces: eV/Å, of the chosen frames ``[n_chosen, n_atoms, 3]``; None where they are not known.
+        forces: eV/Å, ``[n_frames, n_atoms, 3]``; None where they are not known.
     """
 
     system: System
@@ -39,6 +39,26 @@ class Content(NamedTuple):
     observables: dict[str, np.ndarray]
     metadata: dict[str, Any]
     forces: np.ndarray | None = None
+
+
+class Summary(NamedTuple):
+    """What a file holds, without its frames.
+
+    Attributes:
+        system: what does not change.
+        cell: Å, of the first frame, ``[3, 3]``.
+        times: fs, of all frames ``[n_frames]``.
+        observables: names of the per-frame scalars, sorted.
+        forces: True if the file holds forces.
+        metadata: JSON-able.
+    """
+
+    system: System
+    cell: np.ndarray
+    times: np.ndarray
+    observables: list[str]
+    forces: bool
+    metadata: dict[str, Any]
 
 
 @contextlib.contextmanager

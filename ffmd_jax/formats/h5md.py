@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from ffmd_jax.core import units
-from ffmd_jax.core.state import State, System, make_cell, make_system
+from ffmd_jax.core.state import State, System, make_cell, make_system, take
 from ffmd_jax.formats import Hints, common
 from ffmd_jax.formats.journal import JournaledFile, journal_of
 
@@ -29,42 +29,74 @@ def recognises(path: Path) -> bool:
     return path.suffix.lower() in _H5MD_ENDINGS or bool(h5py.is_hdf5(path))
 
 
-def read(path: Path, hints: Hints) -> common.Content:
-    """All that the file holds; velocities are zeros if they are absent and the hints do not want them."""
+def read(path: Path, hints: Hints, every: int = 1) -> common.Content:
+    """Every ``every``-th frame, and only these are in memory unless wrapped positions must be followed through all.
+
+    Velocities are zeros if they are absent and the hints do not want them.
+    """
     path, replica = common.split_replica(path)
     with _opened(path) as root:
         particles, ours = _particles(root, replica), "ffmd_jax" in root
-        system, frames = _frames(particles, slice(None), hints.velocities == "stored")
-        times = _times(particles["position"])
-        if "velocity" in particles and not np.array_equal(times, _times(particles["velocity"])):
-            raise ValueError("positions and velocities are stored at different times")
+        times, chosen = _checked_times(particles), slice(None, None, every)
+        wrapped = not ours and "image" not in particles
+        system, frames = _frames(particles, slice(None) if wrapped else chosen, hints.velocities == "stored")
         if not ours:
             common.check_elements(system)
-            if "image" not in particles:
-                positions = common.unwrap(system, np.asarray(frames.positions), np.asarray(frames.cell))
-                frames = frames._replace(positions=positions)
-        observed: Any = root.get("observables", {})
-        observables = _observables(
-            observed if replica is None else observed.get(common.group_of(replica), {}), len(times)
-        )
-        metadata: Any = json.loads(_text(root["ffmd_jax"].attrs["metadata"])) if ours else {"source": path.name}
-        if replica is not None:
-            metadata |= {"replica": replica, **metadata.get("of_replicas", {}).get(str(replica), {})}
-        forces = _converted(particles["force"]["value"], _FORCES, slice(None)) if "force" in particles else None
+        if wrapped:
+            positions = common.unwrap(system, np.asarray(frames.positions), np.asarray(frames.cell))
+            frames = take(frames._replace(positions=positions), chosen)
+        scalars = _observables(root, replica, len(times))
+        observables = {name: values[chosen].astype(np.float64) for name, values in scalars.items()}
+        forces = _converted(particles["force"]["value"], _FORCES, chosen) if "force" in particles else None
         if forces is not None and forces.shape != frames.positions.shape:
             raise ValueError(f"positions are {frames.positions.shape}, but forces {forces.shape}")
-    return common.Content(system, frames, times, observables, metadata, forces)
+        facts = _metadata(root, path, replica)
+    return common.Content(system, frames, times[chosen], observables, facts, forces)
 
 
-def _observables(groups: Any, n_frames: int) -> dict[str, np.ndarray]:
-    """The per-frame scalars; a unit attribute is put into the name."""
+def summary(path: Path) -> common.Summary:
+    """What the file holds; of the frames, only the first is read."""
+    path, replica = common.split_replica(path)
+    with _opened(path) as root:
+        particles = _particles(root, replica)
+        times = _checked_times(particles)
+        system, first = _frames(particles, slice(0, 1), need_velocities=False)
+        names = sorted(_observables(root, replica, len(times)))
+        facts = _metadata(root, path, replica)
+        return common.Summary(system, np.asarray(first.cell)[0], times, names, "force" in particles, facts)
+
+
+def _checked_times(particles: Any) -> np.ndarray:
+    """The times of all frames, fs; raises ValueError if velocities have others, or if their intervals differ."""
+    times = _times(particles["position"])
+    if "velocity" in particles and not np.array_equal(times, _times(particles["velocity"])):
+        raise ValueError("positions and velocities are stored at different times")
+    if len(times) > 1:
+        common.frame_interval(times)
+    return times
+
+
+def _observables(root: Any, replica: int | None, n_frames: int) -> dict[str, Any]:
+    """The datasets of per-frame scalars; a unit attribute is put into the name."""
+    groups: Any = root.get("observables", {})
+    if replica is not None:
+        groups = groups.get(common.group_of(replica), {})
     observables = {}
     for name, group in groups.items():
         values: Any = group.get("value") if isinstance(group, h5py.Group) else None
         if values is not None and values.shape == (n_frames,):
             unit = _text(values.attrs.get("unit", ""))
-            observables[f"{name}_{unit}" if unit else name] = values[()].astype(np.float64)
+            observables[f"{name}_{unit}" if unit else name] = values
     return observables
+
+
+def _metadata(root: Any, path: Path, replica: int | None) -> dict[str, Any]:
+    if "ffmd_jax" not in root:
+        return {"source": path.name}
+    found: Any = json.loads(_text(root["ffmd_jax"].attrs["metadata"]))
+    if replica is None:
+        return found
+    return found | {"replica": replica, **found.get("of_replicas", {}).get(str(replica), {})}
 
 
 def metadata(path: Path) -> dict[str, Any]:

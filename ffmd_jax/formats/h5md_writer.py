@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import h5py
 import numpy as np
 
 from ffmd_jax import __version__
-from ffmd_jax.core.state import State, System, check_state, is_isolated
+from ffmd_jax.core.state import State, System, check_forces, check_state, is_isolated
 from ffmd_jax.formats import common
 from ffmd_jax.formats.journal import JournaledFile
 
 _METADATA_LIMIT = 60_000  # bytes; HDF5 attributes end at 64 KiB
+_FREE_BYTES = 2**18  # unused in a file that is left as it is
 _UNITS = {
     "position/value": "Angstrom",
     "edges/value": "Angstrom",
@@ -152,10 +154,43 @@ class Writer:
     def _reopen(self, keep_frames: tuple[int, ...]) -> None:
         """Opens an existing file and cuts every group to the frames to keep."""
         self._open("r+")
-        for group, n_frames in zip(self._groups, keep_frames, strict=True):
-            group.find(self._opened, n_frames)
+        self._find(keep_frames)
         self._opened["ffmd_jax"].attrs["metadata"] = self._metadata
         self._commit()
+        stored = _stored_bytes(self._opened)
+        if self._path.stat().st_size > 1.25 * stored + _FREE_BYTES:
+            self._compact(keep_frames)
+
+    def _find(self, keep_frames: tuple[int, ...]) -> None:
+        for group, n_frames in zip(self._groups, keep_frames, strict=True):
+            group.find(self._opened, n_frames)
+
+    def _compact(self, keep_frames: tuple[int, ...]) -> None:
+        """Replaces the file by a copy without the space that killed processes have left unused in it."""
+        target = self._path.resolve()
+        copy = target.with_name(target.name + ".partial")
+        try:
+            with h5py.File(copy, "w") as file:
+                # The whole tree at once, so that what is linked twice stays linked.
+                self._opened.copy(self._opened["/"], file, name="whole")
+                for name in list(file["whole"]):
+                    file.move(f"whole/{name}", name)
+                del file["whole"]
+            shutil.copymode(target, copy)
+            _to_disk(copy)
+        except OSError:  # no room for a copy: the file is larger than need be, and as good
+            copy.unlink(missing_ok=True)
+            return
+        except BaseException:
+            copy.unlink(missing_ok=True)
+            raise
+        before = self._journal
+        self._opened.close()
+        os.replace(copy, target)
+        self._open("r+")
+        if before is not None:  # and with it the lock of the old file
+            before.close()
+        self._find(keep_frames)
 
     def _take_back(self) -> None:
         """Restores the file after the last complete block, or removes it if there was none."""
@@ -209,6 +244,10 @@ class _Group:
             shape = (len(times), n_atoms, 3) if name.startswith("particles") else times.shape
             if values.shape != shape or times.ndim != 1 or not len(times):
                 raise ValueError(f"{name} is {values.shape} for times {times.shape}; {shape} with frames is needed")
+        force = f"{self._particles}/force/value"
+        check_forces(block.get(force))
+        if self.n_frames and (force in block) != (force in self._columns):
+            raise ValueError(f"{force} must be in each block or in none, as in the first")
         names = {name for name in self._columns if name.startswith("observables")}
         if self.n_frames and names != {name for name in block if name.startswith("observables")}:
             raise ValueError(f"observables must be those of the first block, {sorted(names)}")
@@ -288,6 +327,18 @@ class _Group:
             group: Any = file[name].parent
             if name.endswith("/value") and group.name != f"/{self._particles}/position":
                 group["step"], group["time"] = (file[f"{self._particles}/position/{x}"] for x in ("step", "time"))
+
+
+def _stored_bytes(file: Any) -> int:
+    """What the columns of a file take, compressed."""
+    sizes = []
+    file.visititems(lambda _, item: sizes.append(item.id.get_storage_size() if hasattr(item, "chunks") else 0))
+    return sum(sizes)
+
+
+def _to_disk(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _as_json(path: Path, metadata: dict[str, Any]) -> str:

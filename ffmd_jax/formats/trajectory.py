@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ffmd_jax.core.state import State, System, check_state, take
+from ffmd_jax.core.state import State, System, check_forces, check_state, take
 from ffmd_jax.formats import Hints, ase_files, common, h5md, lammps, mdanalysis
 from ffmd_jax.formats.h5md_writer import Writer
 
@@ -25,6 +25,7 @@ __all__ = [
     "read",
     "read_metadata",
     "read_start",
+    "summary",
     "write",
 ]
 
@@ -96,17 +97,39 @@ def read(path, *, every: int = 1, hints: Hints = _NO_HINTS) -> Trajectory:
         raise ValueError(f"every must be at least 1, not {every}")
     path = Path(path)
     with common.errors_name(path):
-        content = _reader(path, hints)(path, hints)
+        reader, skipped = _reader(path, hints), 1
+        if reader is h5md.read and hints.velocities == "stored":
+            content, skipped = h5md.read(path, hints, every), every
+        else:
+            content = reader(path, hints)
         check_state(content.system, content.frames)
+        check_forces(content.forces)
         stated = hints.frame_interval_fs
         if len(content.times) > 1:
-            interval = frame_interval(content.times)
+            interval = frame_interval(content.times) / skipped
             if stated is not None and not np.isclose(stated, interval, rtol=1e-4, atol=0):
                 raise ValueError(f"the file's frame interval is {interval:g} fs, not {stated:g} fs")
         found = Trajectory(*content)
         if hints.velocities == "central-difference":
             found = central_differences(found)
-    return part(found, slice(None, None, every))
+    return part(found, slice(None, None, every // skipped))
+
+
+def summary(path) -> common.Summary:
+    """What a file holds; of H5MD without reading its frames.
+
+    Raises:
+        ValueError: as `read`.
+    """
+    path = Path(path)
+    if h5md.recognises(path):
+        with common.errors_name(path):
+            return h5md.summary(path)
+    found = read(path)
+    return common.Summary(
+        found.system, found.frames.cell[0], found.times, sorted(found.observables), found.forces is not None,
+        found.metadata,
+    )  # fmt: skip
 
 
 def central_differences(trajectory: Trajectory) -> Trajectory:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
+from ffmd_jax.core import files
 from ffmd_jax.interop import trajcast_config, trajcast_weights
 from ffmd_jax.interop.trajcast_weights import StateDict
 from ffmd_jax.models import trajcast
@@ -113,11 +114,11 @@ def read_weights(path: Path) -> StateDict:
 
 def _read_npz(path: Path) -> StateDict:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            prefixed = [name for name in file.files if name.startswith("state_dict/")]
-            return {name.removeprefix("state_dict/"): file[name] for name in prefixed or file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        arrays = files.read_arrays(path)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no readable .npz file of plain arrays: {error}") from None
+    prefixed = [name for name in arrays if name.startswith("state_dict/")]
+    return {name.removeprefix("state_dict/"): arrays[name] for name in prefixed or arrays}
 
 
 def _read_torch(path: Path) -> StateDict:

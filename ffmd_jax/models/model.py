@@ -68,8 +68,9 @@ def propagator(model: Model, dtype: Any = jnp.float32, *, tables: bool = True, r
         tables: read the radial networks from tables; False: compute them in every step.
         reversible: time-symmetrised steps, see `propagators.reversible`; three times the cost.
     """
-    params = radial_tables.tabulate(model.config, model.params) if tables else model.params
-    return trajcast.make_propagate(model.config, cast(params, dtype), reversible=reversible)
+    params = cast(model.params, dtype)
+    params = radial_tables.tabulate(model.config, params) if tables else params
+    return trajcast.make_propagate(model.config, params, reversible=reversible)
 
 
 def isolate(config: ModelConfig, system: System, state: State) -> tuple[System, State]:

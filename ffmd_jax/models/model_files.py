@@ -95,8 +95,7 @@ def load(name: str | Path) -> Model:
     if calibration is not None and {len(calibration.kinetic_drift), len(calibration.speeds)} != {len(config.elements)}:
         raise ValueError(f"{folder / CALIBRATION} must hold kinetic_drift and speeds of each element")
     try:
-        with np.load(folder / WEIGHTS, allow_pickle=False) as file:
-            stored = {key: file[key] for key in file.files}
+        stored = files.read_arrays(folder / WEIGHTS)
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{folder / WEIGHTS} cannot be read: {error}") from None
     expected = {key: leaf.shape for key, leaf in flatten(KINDS[kind].shapes(config)).items()}

@@ -74,8 +74,7 @@ def check_same(file: Path, facts: dict[str, Any]) -> None:
 
 def _stored_settings(file: Path) -> dict[str, Any]:
     if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as stored:
-            return json.loads(str(stored["settings"]))
+        return json.loads(str(files_module.read_arrays(file)["settings"]))
     with h5py.File(file, "r") as stored:
         return json.loads(str(stored["ffmd_jax"].attrs["metadata"]))["settings"]
 
@@ -118,8 +117,8 @@ def produce_missing(plan: Plan, files: list[Path], starts_file: Path) -> None:
 def _read_starts(file: Path) -> State | None:
     if not file.exists():
         return None
-    with np.load(file, allow_pickle=False) as stored:
-        return State(stored["positions"], stored["velocities"], stored["cells"])
+    stored = files_module.read_arrays(file)
+    return State(stored["positions"], stored["velocities"], stored["cells"])
 
 
 def _make_starts(plan: Plan, n_starts: int, key: Any, file: Path) -> State:
