@@ -127,7 +127,7 @@ def summary(path) -> common.Summary:
             return h5md.summary(path)
     found = read(path)
     return common.Summary(
-        found.system, found.frames.cell[0], found.times, sorted(found.observables), found.forces is not None,
+        found.system, np.asarray(found.frames.cell)[0], found.times, sorted(found.observables), found.forces is not None,
         found.metadata,
     )  # fmt: skip
 
