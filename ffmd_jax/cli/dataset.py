@@ -28,7 +28,7 @@ def dataset(
 
     Reads H5MD, extxyz and .traj (ASE, with momenta or a column velocities in Å/fs), LAMMPS custom dumps (with
     --lammps-units, --lammps-timestep-fs and, without a column element, --elements), and with --topology what MDAnalysis
-    reads.  Positions are unwrapped.  Refuses, with the number that gives it away: velocities that do not fit the
+    reads.  Positions are unwrapped.  Refuses, and says by what number: velocities that do not fit the
     displacements, thermostatted runs, changing cells, lost, repeated or damaged frames, a Δt that the frame interval
     does not divide.
 

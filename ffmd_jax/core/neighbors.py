@@ -15,7 +15,7 @@ import numpy as np
 
 from ffmd_jax.core.state import Array, Graph, State, System, full_precision, is_isolated
 
-SKIN = 1.0  # Å, for roll-outs of models, whose steps move the fastest atoms by a tenth of it or more
+SKIN = 1.0  # Å, for rollouts of models, whose steps move the fastest atoms by a tenth of it or more
 
 
 @dataclasses.dataclass(frozen=True)

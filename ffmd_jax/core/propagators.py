@@ -8,7 +8,7 @@ def reversible(propagate: Propagate) -> Propagate:
 
     A step, and from its end, with velocities reversed, a step back, miss the start.  The step that starts half of that
     miss on the other side is, to first order, the mean of the step and of the inverse of the step back.  What the
-    propagator's error does in both directions cancels: gains and losses of energy, which in a roll-out add up.  Of the
+    propagator's error does in both directions cancels: gains and losses of energy, which in a rollout add up.  Of the
     other errors half of the square is left, if those of the two are independent.
 
     Like other reversible integrators it has resonances: a vibration whose period is Δt or 2 Δt, to within the error of

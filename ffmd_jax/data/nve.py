@@ -1,6 +1,6 @@
 """Can these frames come from one NVE run?  Positions, velocities and energies must belong together.
 
-A propagator can only learn what the state at t determines.  `check` refuses, with the number that gives it away, other
+A propagator can only learn what the state at t determines.  `check` refuses, and names the number that shows it, other
 velocity units and times, half-step velocities, and velocities that a thermostat changed.  Where potential energies are
 stored, the total energy decides.  Otherwise the trajectory itself is asked, and what that can see was measured on BKS
 quartz (72 atoms, 300 K, 12 ps) and Lennard-Jones argon (32 atoms, 60 K, 20 ps):
@@ -35,7 +35,7 @@ _SEGMENT = 64  # frames of one spectrum
 
 
 def check(trajectory: Trajectory) -> None:
-    """Raises ValueError, with the number that gives it away, unless the frames can come from one NVE run."""
+    """Raises ValueError, naming the number that shows it, unless the frames can come from one NVE run."""
     system = trajectory.system
     positions, velocities, cell = (np.asarray(values) for values in trajectory.frames)
     interval = frame_interval(trajectory.times)

@@ -1,4 +1,4 @@
-"""Alarms of a roll-out: quantities that are looked at in every step inside jit, each against a limit.
+"""Alarms of a rollout: quantities that are looked at in every step inside jit, each against a limit.
 
     not finite       a NaN, or an atom faster than 1 Å/fs; the run cannot continue
     too fast         speed of an atom

@@ -1,4 +1,4 @@
-"""Monitors of models: limits for the alarms of a roll-out, calibrated on held-out data, and what an alarm says.
+"""Monitors of models: limits for the alarms of a rollout, calibrated on held-out data, and what an alarm says.
 
 The limit of what a model itself causes (round trip, drift) is 10 times what the same model showed on states that it was
 not trained on.  What it should never leave is the range of these states: speeds and temperatures up to 1.5 times the
@@ -33,7 +33,7 @@ _NEVER = 0.5  # a model that forgets the velocities reaches 0.7
 
 
 class Stopped(ValueError):
-    """A roll-out that a monitor ended."""
+    """A rollout that a monitor ended."""
 
     exit_code = 3
 

@@ -1,4 +1,4 @@
-"""Restart files of roll-outs: all that the next step depends on, bit for bit."""
+"""Restart files of rollouts: all that the next step depends on, bit for bit."""
 
 import dataclasses
 import hashlib

@@ -66,7 +66,7 @@ SMALL = Architecture(channels=32, radial_hidden=(32, 32), speed_hidden=(32,), na
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What a model showed on states that it was not trained on; the monitors of roll-outs alarm beyond multiples of it.
+    """What a model showed on states that it was not trained on; the monitors of rollouts alarm beyond multiples of it.
 
     Attributes:
         round_trip: Largest time-reversal error of one step, RMS over the atoms of a state; see `monitors`.

@@ -1,4 +1,4 @@
-"""Radial networks as splines, for roll-outs.
+"""Radial networks as splines, for rollouts.
 
 The weights of an edge are functions of its length alone.  Interpolated, they cost less than a network on every edge,
 and `cpu_kernel` makes them where it uses them.  Parameters with splines in them are used like any others:

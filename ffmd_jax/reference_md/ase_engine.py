@@ -1,4 +1,4 @@
-"""Any ASE calculator as a teacher: ASE's own MD (velocity Verlet, Langevin, CSVR) in float64 on the host."""
+"""Any ASE calculator as a reference engine: ASE's own MD (velocity Verlet, Langevin, CSVR) in float64 on the host."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""Where a model fails, the reference takes over for a while: from any state of a roll-out, with frames on its grid."""
+"""Where a model fails, the reference takes over for a while: from any state of a rollout, with frames on its grid."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple

@@ -109,7 +109,7 @@ def produce_missing(plan: Plan, files: list[Path], starts_file: Path) -> None:
     except KeyboardInterrupt:
         done = sum(file.exists() for file in files)
         raise KeyboardInterrupt(
-            f"{done} of {len(files)} runs are finished; the same command with --resume (not --overwrite) goes on."
+            f"{done} of {len(files)} runs are finished; the same command with --resume (not --overwrite) continues."
         ) from None
     files_module.remove(starts_file)
 

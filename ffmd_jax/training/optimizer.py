@@ -23,7 +23,7 @@ def make(training: Training, n_steps: int) -> optax.GradientTransformation:
 
     The decay of the weights fades with the rate (Defazio 2025, doi:10.48550/arXiv.2506.02285).  With a constant one,
     the last steps end where it balances the gradient, not where the gradient vanishes: predictions are too small by a
-    few 1e-4, which no error shows, but in a roll-out takes energy from one element that another has to make up for.
+    few 1e-4, which no error shows, but in a rollout takes energy from one element that another has to make up for.
     """
     rates = schedule(training, n_steps)
     # optax takes a schedule; the types of muon do not say so.
