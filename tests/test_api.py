@@ -247,6 +247,7 @@ def test_frames_are_written_while_the_next_are_computed(model, start, tmp_path, 
     assert np.ptp(np.diff(run.times)) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("single_precision")
 def test_from_an_ase_calculator_to_a_report(tmp_path):
     """Reference runs, dataset, training, evaluation, rollout, report: no command line, no word about precision."""

@@ -72,6 +72,7 @@ def test_the_chain_makes_trajectories_models_and_errors(chain, capsys):
         assert "Ar" in json.loads(capsys.readouterr().out.splitlines()[-1])["elements"]
 
 
+@pytest.mark.slow
 def test_reversible_steps_are_a_setting_of_the_run_and_of_the_errors(chain, tmp_path, capsys):
     options = ["--start", chain / "ref.h5", "--steps", 2, "--temperature", 60, "--on-alarm", "warn"]
     run = ["rollout", chain / "model", "--out", tmp_path / "run.h5", *options]
@@ -145,6 +146,7 @@ def test_free_runs_of_the_demo_that_explode_are_told_from_whole_ones(factor):
         np.testing.assert_allclose(frames.positions[-1], start.positions + 1280 * start.velocities, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_demo_reports_both_runs_in_the_same_bath(tmp_path, monkeypatch, capsys):
     config = small_config(periodic=False, layers=1)
     masses = (1.008, 12.011, 14.007, 15.999)

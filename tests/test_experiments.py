@@ -33,6 +33,8 @@ def run(script, *arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_an_experiment_runs_and_goes_on_where_it_was(tmp_path):
     first = run("paracetamol/run.py", "--smoke", tmp_path)
     assert first.returncode == 0, first.stderr[-2000:]
@@ -210,6 +212,7 @@ def test_the_table_says_what_ended_early_and_leaves_out_what_is_not_known(monkey
     assert rows["MAE v, 1e-5 Å/fs, reversible step"] == "2.00 (1.50 %)" and "MAE v by element" not in rows
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("system", ["paracetamol", "quartz", "water"])
 def test_stages_that_an_experiment_does_not_have_are_refused(system):
     done = run(f"{system}/run.py", "nonsense")

@@ -48,6 +48,7 @@ def expected_loss(model_config, params, system, pair, weights=1.0):
     return 0.5 * np.mean(weights * squares) / 3, graph
 
 
+@pytest.mark.slow
 def test_pairs_of_different_cells_are_learned_each_in_its_own(sets):
     pairs, wider = take(sets.train, slice(4)), np.float32([1.0, 1.1, 1.0, 1.2])[:, None, None]
     pairs = pairs._replace(state=pairs.state._replace(cell=pairs.state.cell * wider))

@@ -74,6 +74,7 @@ def test_jax_computes_right_numbers():
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("version", ffmd_jax.MISCOMPUTING_JAX)
 @pytest.mark.parametrize("start", [["-c", "import ffmd_jax.core.state"], ["-m", "ffmd_jax", "info", "quartz"]])
 def test_an_excluded_jax_is_refused_before_it_is_imported(version, start, tmp_path):
@@ -96,6 +97,7 @@ def test_excluded_versions_are_those_of_the_requirements():
     assert excluded == set(ffmd_jax.MISCOMPUTING_JAX)
 
 
+@pytest.mark.process
 def test_commands_keep_compiled_programs_and_leave_the_users_settings(tmp_path):
     script = (
         "import os; from ffmd_jax.core import caches; caches.keep_programs(); import jax; import jax.numpy as jnp;"
@@ -118,6 +120,7 @@ def python(script, **environment):
     return subprocess.run(command, env=plain | environment, capture_output=True, text=True)
 
 
+@pytest.mark.process
 def test_the_reason_of_an_abort_is_not_lost():
     script = "import os; from ffmd_jax.core import caches; caches.hide_false_alarms(); os.write(2, b'why'); os.abort()"
     for _ in range(8):
@@ -130,6 +133,7 @@ def test_the_reason_of_an_abort_is_not_lost():
     assert ended.returncode != 0 and "xla_no_such_flag" in ended.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("inherited", [{}, {"TF_CPP_MIN_LOG_LEVEL": "1"}], ids=["shell", "from a process with jax"])
 def test_programs_are_loaded_from_the_cache_without_false_alarms(tmp_path, inherited):
     script = (
@@ -142,6 +146,7 @@ def test_programs_are_loaded_from_the_cache_without_false_alarms(tmp_path, inher
         assert ended.returncode == 0 and ended.stderr == ""
 
 
+@pytest.mark.process
 def test_stderr_stays_a_terminal():
     ours, theirs = pty.openpty()
     script = (
@@ -157,6 +162,7 @@ def test_stderr_stays_a_terminal():
 HEAVY = ["jax_md", "orbax", "optax", "matplotlib", "ase.build"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "arguments, unused", [(["--help"], ["jax", "ase", "scipy", *HEAVY]), (["info", "quartz"], HEAVY)]
 )

@@ -76,6 +76,7 @@ def test_energy_of_a_supercell_is_a_multiple(name):
     np.testing.assert_allclose(large_forces, np.tile(forces, (2, 1)), atol=1e-11)
 
 
+@pytest.mark.slow
 def test_stillinger_weber_agrees_with_jax_md():
     from jax_md import energy, space
 

@@ -357,6 +357,7 @@ def test_jax_md_energies_run_as_prepared_systems():
         jax_md_adapter.reference("argon", small.system, small.state, energy.lennard_jones, cutoff=8.0, dt=4.0)
 
 
+@pytest.mark.slow
 def test_xtb_teaches_ethanol(tmp_path, capsys):
     pytest.importorskip("tblite.ase")
     ase.io.write(tmp_path / "ethanol.xyz", ase.build.molecule("CH3CH2OH"))

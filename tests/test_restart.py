@@ -65,6 +65,7 @@ def assert_same_run(path, expected):
     assert found.metadata["alarms"] == expected.metadata["alarms"]
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_bit_for_bit(folder, whole, capsys):
     out = folder / "longer.h5"
     for steps in (74, 74, 250, 600):  # not multiples of the block
@@ -116,6 +117,8 @@ def subprocess_of(folder, out, steps):
         )
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_killed_at_random_moments_it_goes_on_bit_for_bit(folder):
     out, steps, dice = folder / "killed.h5", 8_000, random.Random(0)
     kills, lengths = 0, []

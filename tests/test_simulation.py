@@ -70,6 +70,7 @@ def test_an_alarm_in_the_first_frame_leaves_nothing(folder, tmp_path, capsys):
     assert "before the first frame; nothing is written" in message and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_fallback_goes_on_with_the_reference_and_returns(folder, tmp_path, capsys):
     out = tmp_path / "run.h5"
     options = ["--temperature-end", 150, "--tau-fs", 1, "--every", 2, "--steps", 60]
@@ -87,6 +88,7 @@ def test_fallback_goes_on_with_the_reference_and_returns(folder, tmp_path, capsy
     assert moved.max() < 80 * 4 * np.sqrt(units.BOLTZMANN * units.EV * 150 / 39.95)
 
 
+@pytest.mark.slow
 def test_replicas_are_the_single_runs_of_their_seeds(folder, tmp_path, capsys):
     out = tmp_path / "many.h5"
     options = ["--steps", 60, "--every", 5, "--on-alarm", "warn", "--draw-velocities", "--float64"]
@@ -176,6 +178,7 @@ def test_options_that_do_not_go_together_are_refused(folder, tmp_path, capsys, o
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_where_steps_are_reversible_the_round_trip_still_measures_the_model(tmp_path):
     paracetamol, errors = systems.get("paracetamol"), []
     frames = jax.tree.map(lambda values: values[None], paracetamol.state)

@@ -60,6 +60,7 @@ def as_batch(pairs, backwards, weights):
     return batches.Batch(jax.tree.map(jnp.asarray, pairs), jnp.asarray(backwards), jnp.float32(weights))
 
 
+@pytest.mark.slow
 def test_training_learns_and_the_average_is_better_than_chance(data):
     training = settings.Training(epochs=6, batch_size=4, learning_rate=0.03, warmup_steps=5)
     _, progress = fit(data, training)
@@ -69,6 +70,7 @@ def test_training_learns_and_the_average_is_better_than_chance(data):
     assert progress[-1].loss < 0.2 * progress[0].loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -193,6 +195,7 @@ def test_the_decay_of_weights_fades_with_the_rate():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_pairs_together_and_one_by_one_give_the_same_step(data):
     model_config, training = loop.model_config(data, SIZES), settings.Training(optimizer="adam", warmup_steps=0)
     few, devices = jax.tree.map(lambda x: x[:3], data.validation), parallel.mesh()

@@ -92,6 +92,8 @@ def wait_for_metrics(process, model, n_lines):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_a_killed_training_ends_with_the_same_bits(folder):
     random_moment = random.Random(7)
     killed, options = 0, []
@@ -111,6 +113,7 @@ def test_a_killed_training_ends_with_the_same_bits(folder):
     assert_same_training(folder / "whole", folder / "killed")
 
 
+@pytest.mark.slow
 def test_a_stopped_training_is_saved_and_goes_on(folder, monkeypatch, capsys):
     fit, worse = loop.fit, itertools.count(1)
 
@@ -156,6 +159,7 @@ def test_a_model_whose_calibration_was_stopped_gets_it_when_resumed(folder, tmp_
     assert model_files.load(model).calibration == whole.calibration is not None
 
 
+@pytest.mark.slow
 def test_a_diverged_training_keeps_its_best_weights(folder, monkeypatch, capsys):
     monkeypatch.setattr(optimizer, "schedule", lambda *_: lambda step: jnp.where(step < 5, 1e-3, 1e30))
     out = folder / "wild"
@@ -240,6 +244,8 @@ def finish(process, errors):
     return out
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_eight_devices_go_on_where_one_stopped(folder):
     half = folder / "half"
     half.mkdir()
@@ -256,6 +262,8 @@ def test_eight_devices_go_on_where_one_stopped(folder):
     assert_close_training(folder / "whole", half)
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_two_processes_train_as_one(folder):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

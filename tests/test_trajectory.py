@@ -223,6 +223,7 @@ def test_strided_reading_and_summaries_hold_few_frames_in_memory(tmp_path):
     assert max(bytes_strided, bytes_summary) < bytes_whole / 5
 
 
+@pytest.mark.slow
 def test_a_run_killed_many_times_is_no_larger_on_disk(tmp_path):
     """Each kill leaves the space that HDF5 had set aside; resuming gives it back."""
     original = make_trajectory(4000, speed=0.3)  # images are stored, too
