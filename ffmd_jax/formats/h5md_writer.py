@@ -173,7 +173,8 @@ class Writer:
             with h5py.File(copy, "w") as file:
                 # The whole tree at once, so that what is linked twice stays linked.
                 self._opened.copy(self._opened["/"], file, name="whole")
-                for name in list(file["whole"]):
+                whole: Any = file["whole"]
+                for name in list(whole):
                     file.move(f"whole/{name}", name)
                 del file["whole"]
             shutil.copymode(target, copy)

@@ -126,10 +126,8 @@ def summary(path) -> common.Summary:
         with common.errors_name(path):
             return h5md.summary(path)
     found = read(path)
-    return common.Summary(
-        found.system, found.frames.cell[0], found.times, sorted(found.observables), found.forces is not None,
-        found.metadata,
-    )  # fmt: skip
+    cell, forces = np.asarray(found.frames.cell)[0], found.forces is not None
+    return common.Summary(found.system, cell, found.times, sorted(found.observables), forces, found.metadata)
 
 
 def central_differences(trajectory: Trajectory) -> Trajectory:
