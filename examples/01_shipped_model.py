@@ -14,8 +14,8 @@
 # # A shipped model in ten lines
 #
 # The model `quartz` steps 162 atoms of α-quartz by 30 fs at 300 K. A reference run with the BKS force field and steps
-# of 1 fs is made first, to start from and to compare with. One CPU core needs about two minutes, or a few seconds
-# with `FFMD_SMALL=1`.
+# of 1 fs is made first, to start from and to compare with. One CPU core needs about one minute, or some seconds with
+# `FFMD_SMALL=1`.
 
 # %%
 import os
