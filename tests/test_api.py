@@ -13,7 +13,7 @@ import pytest
 import ffmd_jax as ffmd
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import take
-from ffmd_jax.dynamics import rollout
+from ffmd_jax.dynamics import recorder, restart, rollout
 from ffmd_jax.formats import ase_files, trajectory
 from ffmd_jax.models import config, trajcast
 from ffmd_jax.models.model import Model
@@ -220,6 +220,29 @@ def test_a_failed_write_is_raised_and_what_was_written_stays(model, start, tmp_p
     assert 0 < len(found.times) < 400
     whole = simulate(model, start, steps=400, out=tmp_path / "run.h5", resume=True)
     assert whole.n_frames == (400,)
+
+
+def test_an_interrupt_between_computing_and_writing_loses_nothing(model, start, tmp_path, monkeypatch):
+    """Frames and restart file are of the same step, wherever a Ctrl-C comes."""
+    whole = simulate(model, start, steps=400, out=tmp_path / "whole.h5")
+    wait, calls = recorder.Recorder.wait, []
+
+    def interrupted(self):  # before the third block is handed over
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        wait(self)
+
+    out = tmp_path / "run.h5"
+    monkeypatch.setattr(recorder.Recorder, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="resume"):
+        simulate(model, start, steps=400, out=out)
+    monkeypatch.undo()
+    assert restart.path_of(out).is_file() and 0 < len(trajectory.read(out).times) < 400
+    found = simulate(model, start, steps=400, out=out, resume=True)
+    np.testing.assert_array_equal(found.times, whole.times)
+    for one, other in zip(found.frames, whole.frames, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_frames_are_written_while_the_next_are_computed(model, start, tmp_path, monkeypatch):

@@ -87,10 +87,9 @@ def plan(
         raise ValueError(f"the cutoff must be positive and the skin not negative, not {cutoff} and {skin} Å")
     frames = np.reshape(np.asarray(states.positions), (-1, len(system.species), 3))
     cells = np.broadcast_to(np.reshape(np.asarray(states.cell), (-1, 3, 3)), (len(frames), 3, 3))
-    lowest = heights(np.unique(cells, axis=0)).min(axis=0)
-    # Along a vector, a pair within reach is less than reach/height apart: at most so many translations bring it there.
-    along = np.where(system.pbc, np.ceil(2 * (cutoff + skin) / lowest), 1).astype(int)
-    search = Search(float(cutoff), float(skin), 0, (int(along[0]), int(along[1]), int(along[2])))
+    search = Search(float(cutoff), float(skin), 0)
+    first, second, third = _translations(search, system, heights(np.unique(cells, axis=0)).min(axis=0)).tolist()
+    search = dataclasses.replace(search, translations=(first, second, third))
     search = _plan_bins(search, system, frames, cells, headroom)
     counts = _count(search, system, State(frames, frames, cells.astype(frames.dtype)))
     most, most_inside = (int(count) for count in np.max(counts, axis=0))
@@ -127,9 +126,8 @@ def _plan_bins(search: Search, system: System, frames: np.ndarray, cells: np.nda
 def grow(search: Search, system: System, cells: Array, factor: float = 1.3) -> Search:
     """The search with larger capacities, and images enough for ``cells`` (Å, ``[..., 3, 3]``), after an overflow."""
     lowest = heights(np.reshape(np.asarray(cells), (-1, 3, 3))).min(axis=0)
-    along = np.where(system.pbc, np.ceil(2 * search.radius / lowest), 1).astype(int)
-    first, second, third = np.maximum(along, search.translations).tolist()
-    if search.bins and not _bins_suffice(search, system, lowest):
+    first, second, third = np.maximum(_translations(search, system, lowest), search.translations).tolist()
+    if search.bins and not _bins_suffice(search, lowest):
         search = dataclasses.replace(search, bins=(), bin_capacity=0, window=())
     return dataclasses.replace(
         search,
@@ -140,7 +138,15 @@ def grow(search: Search, system: System, cells: Array, factor: float = 1.3) -> S
     )
 
 
-def _bins_suffice(search: Search, system: System, lowest: Array):
+def _translations(search: Search, system: System, lowest: np.ndarray) -> np.ndarray:
+    """The translations to look at in cells of these heights, Å, ``[3]``.
+
+    Along a vector, a pair within reach is less than reach/height apart: at most so many bring it there.
+    """
+    return np.where(system.pbc, np.ceil(2 * search.radius / lowest), 1).astype(int)
+
+
+def _bins_suffice(search: Search, lowest: Array):
     """Whether no bin of a cell of these heights is thinner than the radius."""
     span = np.array([high - low for low, high in search.window])
     thick = np.array(search.bins) * search.radius <= span * lowest * (1 + 1e-5)
@@ -153,7 +159,7 @@ def _images_suffice(search: Search, system: System, cell: Array) -> Array:
         return jnp.ones((), bool)
     low = 1 / jnp.linalg.norm(jnp.linalg.inv(cell), axis=0)
     if search.bins:
-        return _bins_suffice(search, system, low)
+        return _bins_suffice(search, low)
     reached = 2 * search.radius <= np.array(search.translations) * low * (1 + 1e-5)
     return (reached | ~np.array(system.pbc)).all()
 

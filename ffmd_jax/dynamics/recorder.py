@@ -4,6 +4,7 @@ Frames are compressed and written by a thread, in order, while the devices compu
 """
 
 import time
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,9 @@ class Recorder:
             self.notes, self.n_frames = saved.notes, saved.n_frames
         self._out, self._system, self._metadata, self._facts, self._replicas = out, system, metadata, facts, replicas
         self._kept: list[list[Block]] = [[] for _ in self.n_frames]
-        self._saved_at, self._pending = time.monotonic(), None
+        self._saved_at = time.monotonic()
+        self._pending: Future | None = None
+        self._last: tuple[Carry, Search] | None = None  # after the last block that was written
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ffmd-writer")
         self._writer = None
         if out is not None:
@@ -103,21 +106,25 @@ class Recorder:
             if self._writer is not None:
                 self._writer.close()
 
-    def write(self, block: Block, search: Search, at_once: bool = False) -> None:
+    def write(self, block: Block, search: Search, by_fallback: bool = False) -> None:
         """Appends a block, of each replica up to where it ended, and saves where to continue, at most every second.
 
         Returns before it is written; what goes wrong is raised by the next call, or by `wait`.
+
+        Args:
+            by_fallback: the reference made the frames; they are counted, and saved at once.
         """
         self.wait()
-        self._pending: Future | None = self._thread.submit(self._write, block, search, at_once)
+        self._pending = self._thread.submit(self._write, block, search, by_fallback)
 
     def wait(self) -> None:
         """Returns when all blocks are in the file; raises what went wrong."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
+        if self._pending is not None:
+            futures.wait([self._pending])  # a Ctrl-C here leaves it pending
+            pending, self._pending = self._pending, None
             pending.result()
 
-    def _write(self, block: Block, search: Search, at_once: bool) -> None:
+    def _write(self, block: Block, search: Search, by_fallback: bool) -> None:
         counts = list(self.n_frames)
         for i in range(len(counts)):
             good = len(block.times) if not self._replicas else int(np.sum(np.asarray(block.valid)[:, i]))
@@ -130,13 +137,19 @@ class Recorder:
             else:
                 self._writer.append(frames, block.times[:good], seen, replica=i)
             counts[i] += good
-        self.n_frames = tuple(counts)
-        if at_once or time.monotonic() - self._saved_at > _SAVE_EVERY_S:
-            self.save(block.carry, search)
+        self.n_frames, self._last = tuple(counts), (block.carry, search)
+        self.notes["fallback_frames"] += by_fallback * len(block.times)
+        if by_fallback or time.monotonic() - self._saved_at > _SAVE_EVERY_S:
+            self._save()
 
-    def save(self, carry: Carry, search: Search) -> None:
-        """Writes the restart file."""
-        if self._out is not None and any(self.n_frames):
+    def save(self) -> None:
+        """Writes the restart file of the frames that are written, whatever was computed since."""
+        self.wait()
+        self._save()
+
+    def _save(self) -> None:
+        if self._out is not None and self._last is not None and any(self.n_frames):
+            carry, search = self._last
             path = restart.path_of(self._out)
             restart.save(path, carry, search, self._facts, self.notes, self.n_frames)
             self._saved_at = time.monotonic()

@@ -95,11 +95,6 @@ class _Progress:
         """Continues from a state after a break, with the alarms so far."""
         self.carry = self.engine.begin_anew(self.carry, state, key, step)
 
-    def save(self) -> None:
-        """Writes the restart file when all frames are in the file."""
-        self.recorder.wait()
-        self.recorder.save(self.carry, self.engine.search)
-
     def alarms(self) -> list[list[Alarm]]:
         """Those of each replica, in the order in which they came."""
         plan = self.plan
@@ -170,7 +165,7 @@ def produce(
                 for _ in blocks:
                     pass
             except KeyboardInterrupt:
-                now.save()
+                recorder.save()
                 raise KeyboardInterrupt(
                     "Nothing is lost: resume continues it." if out is not None else "The run was in memory only."
                 ) from None
@@ -220,7 +215,7 @@ def _blocks(now: _Progress, until: Until) -> Iterator[rollout.Block]:
         size = int(np.clip(size * _BLOCK_S / max(took, 1e-3), 1, min(2 * size, now.engine.block_frames)))
         if until.over(took):
             break
-    now.save()
+    now.recorder.save()
 
 
 def _fall_back(now: _Progress) -> Iterator[rollout.Block]:
@@ -235,12 +230,10 @@ def _fall_back(now: _Progress) -> Iterator[rollout.Block]:
     state = now.engine.state(now.carry)
     whole = rollout.gather(fallbacks.run(reference, state, n_frames, plan.every, key_reference, ensemble))
     times = (now.step // plan.every + 1 + np.arange(n_frames)) * plan.every * plan.model.config.time_step_fs
-    now.recorder.wait()
-    now.recorder.notes["fallback_frames"] += n_frames
     now.begin_anew(take(whole.frames, -1), key, now.step + n_frames * plan.every)
     unknown = {"round_trip_error": np.full(n_frames, np.nan)}
     block = rollout.Block(whole.frames, times, unknown, now.carry)
-    now.recorder.write(block, now.engine.search, at_once=True)
+    now.recorder.write(block, now.engine.search, by_fallback=True)
     yield block
 
 
