@@ -1,11 +1,15 @@
 """``ffmd rollout``: alarms and what is done about them, replicas, ramps, fields."""
 
+import dataclasses
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import fails, ffmd
 
+from ffmd_jax.cli import rollout as command
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import State, make_system
 from ffmd_jax.dynamics import alarms, monitors, rollout
@@ -15,6 +19,7 @@ from ffmd_jax.models import config as configs
 from ffmd_jax.models import model_files, trajcast
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import integrator, systems
+from ffmd_jax.simulation.simulate import simulate
 
 pytestmark = pytest.mark.usefixtures("restore_precision")
 
@@ -62,6 +67,14 @@ def test_stop_keeps_the_good_frames_and_says_where_and_why(folder, tmp_path, cap
     assert len(warned.times) == 200 and warned.metadata["alarms"][0]["time_fs"] == alarm["time_fs"]
     assert warned.metadata["alarms"][0]["count"] > 50
     np.testing.assert_array_equal(warned.frames.positions[: len(run.times)], run.frames.positions)
+
+
+def test_the_command_and_the_function_have_the_same_defaults():
+    of_function = inspect.signature(simulate).parameters
+    of_command = {field.name: field.default for field in dataclasses.fields(command.Settings)}
+    shared = [name for name in command._SAME if of_function[name].default is not inspect.Parameter.empty]
+    assert len(shared) > 10
+    assert {name: of_command[name] for name in shared} == {name: of_function[name].default for name in shared}
 
 
 def test_an_alarm_in_the_first_frame_leaves_nothing(folder, tmp_path, capsys):
