@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import fails, ffmd
 
-from ffmd_jax.cli import rollout as command
+from ffmd_jax.cli import rollout as rollout_command
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import State, make_system
 from ffmd_jax.dynamics import alarms, monitors, rollout
@@ -71,8 +71,8 @@ def test_stop_keeps_the_good_frames_and_says_where_and_why(folder, tmp_path, cap
 
 def test_the_command_and_the_function_have_the_same_defaults():
     of_function = inspect.signature(simulate).parameters
-    of_command = {field.name: field.default for field in dataclasses.fields(command.Settings)}
-    shared = [name for name in command._SAME if of_function[name].default is not inspect.Parameter.empty]
+    of_command = {field.name: field.default for field in dataclasses.fields(rollout_command.Settings)}
+    shared = [name for name in rollout_command._SAME if of_function[name].default is not inspect.Parameter.empty]
     assert len(shared) > 10
     assert {name: of_command[name] for name in shared} == {name: of_function[name].default for name in shared}
 
