@@ -1,5 +1,7 @@
 """Entry point of ``ffmd``: runs a command, and turns errors into one line."""
 
+import io
+import logging
 import os
 import signal
 import sys
@@ -19,11 +21,15 @@ def main(arguments: list[str] | None = None) -> None:
     # Batch systems end jobs with SIGTERM: what Ctrl-C saves is saved then, too.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # any locale: a sign that it does not have is no error
     try:
         caches.keep_programs()
         from ffmd_jax import cli
 
-        cli.run(arguments)
+        with _Notes():
+            cli.run(arguments)
     except KeyboardInterrupt as interrupt:
         if debug:
             raise
@@ -36,6 +42,25 @@ def main(arguments: list[str] | None = None) -> None:
         known = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
         text = str(error) if known and str(error) else f"unexpected {type(error).__name__}: {error}"
         _fail(" ".join(text.split()) + ("" if known else " (--debug shows where)"), getattr(error, "exit_code", 1))
+
+
+class _Notes(logging.Handler):
+    """Prints what readers of files note, each once, as a line of its own; a context manager."""
+
+    def __init__(self):
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (text := record.getMessage()) not in self._seen:
+            self._seen.add(text)
+            print(f"note: {text}", file=sys.stderr)
+
+    def __enter__(self) -> None:
+        logging.getLogger("ffmd_jax").addHandler(self)
+
+    def __exit__(self, *_) -> None:
+        logging.getLogger("ffmd_jax").removeHandler(self)
 
 
 def _fail(message: str, code: int) -> None:

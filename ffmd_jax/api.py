@@ -9,6 +9,7 @@ import numpy as np
 
 from ffmd_jax.analysis import report as reports
 from ffmd_jax.analysis.report import Report
+from ffmd_jax.core import files as outputs
 from ffmd_jax.core import progress as bars
 from ffmd_jax.core.state import take
 from ffmd_jax.data import dataset as datasets
@@ -64,6 +65,7 @@ def analyze(
     *,
     force_field: str | None = None,
     title: str | None = None,
+    hints: Hints = _NO_HINTS,
     progress: bool = True,
 ) -> Report:
     """What a run shows, alone or beside a reference; a notebook shows the report, ``report.save(folder)`` writes it.
@@ -73,12 +75,13 @@ def analyze(
         reference: of the same system in the same ensemble.
         force_field: prepared system whose force field gives the potential energies of the frames.
         title: heading of the report.
+        hints: what the files leave unstated.
         progress: show a bar where energies are computed.
 
     Raises:
         ValueError: fewer than 8 frames, or a file that cannot be read.
     """
-    found, other = (None if one is None else _trajectory(one) for one in (run, reference))
+    found, other = (None if one is None else _trajectory(one, hints) for one in (run, reference))
     assert found is not None
     if force_field is not None:
         found = _with_energies(found, force_field, progress)
@@ -86,10 +89,12 @@ def analyze(
     return reports.make(found, other, **({"title": str(name)} if name else {}))
 
 
-def _trajectory(given: Run | Trajectory | str | Path) -> Trajectory:
+def _trajectory(given: Run | Trajectory | str | Path, hints: Hints) -> Trajectory:
     if isinstance(given, Run):
         return given.trajectory
-    return given if isinstance(given, Trajectory) else trajectory.read(given)
+    return (
+        trajectory.checked(given) if isinstance(given, Trajectory) else trajectory.read(given, hints=hints, check=True)
+    )
 
 
 def _with_energies(found: Trajectory, force_field: str, progress: bool) -> Trajectory:
@@ -136,6 +141,8 @@ def make_dataset(
         ValueError: one line that names the file and the inconsistent quantity.
     """
     given = list(files) if not isinstance(files, str | Path) else _matching(files)
+    if out is not None:
+        outputs.check_output(Path(out), overwrite, *given, hints.topology)
     if given and all(isinstance(one, Trajectory) for one in given):
         found = datasets.make(given, time_step_fs, stride_fs)  # type: ignore[arg-type]
     else:
@@ -185,7 +192,7 @@ def train(
         progress: show bars.
     """
     out = Path(out)
-    runs.check_folder(out, training, architecture, resume, overwrite)
+    runs.check_folder(out, training, architecture, resume, overwrite, data, init)
     used = data if isinstance(data, Dataset) else dataset_file.read(data)
     return runs.run(
         used, out, training, architecture, time_step_fs=time_step_fs, init=init, tensorboard=tensorboard,
@@ -193,18 +200,30 @@ def train(
     )  # fmt: skip
 
 
-def evaluate(model: Model | str | Path, data: Dataset | str | Path, *, reversible: bool = False) -> Errors:
-    """Mean absolute errors of one step on the test pairs of a dataset, at the model's Δt.
+def evaluate(
+    model: Model | str | Path,
+    data: Dataset | Trajectory | str | Path,
+    *,
+    reversible: bool = False,
+    hints: Hints = _NO_HINTS,
+) -> Errors:
+    """Mean absolute errors of one step at the model's Δt, on the test pairs of a dataset or all pairs of a trajectory.
 
     Args:
+        data: a dataset, or an NVE trajectory, or the file of either.
         reversible: of the time-symmetrised step.
+        hints: what the file of a trajectory leaves unstated.
 
     Raises:
         ValueError: data of other elements or masses, or whose frames are not the model's Δt apart.
     """
     used = model if isinstance(model, Model) else model_files.load(model)
-    read_in = data if isinstance(data, Dataset) else dataset_file.read(data)
-    sets_of_pairs = pair_sets.form(read_in)
+    if isinstance(data, str | Path) and Path(data).is_file() and not dataset_file.recognises(data):
+        data = trajectory.read(data, hints=hints, check=True)
+    if isinstance(data, Trajectory):
+        sets_of_pairs = datasets.pairs_of(data, used.config.time_step_fs)
+    else:
+        sets_of_pairs = pair_sets.form(data if isinstance(data, Dataset) else dataset_file.read(data))
     return losses.evaluate(used.config, used.params, sets_of_pairs, sets_of_pairs.test, reversible)
 
 

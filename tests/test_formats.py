@@ -271,6 +271,8 @@ def gromacs(tmp_path):
                     writer.write(universe.atoms)
         universe.atoms.write(str(tmp_path / "topology.pdb"))
         universe.atoms.write(str(tmp_path / "names.gro"))
+        names = (tmp_path / "names.gro").read_text()
+        (tmp_path / "labels.gro").write_text(names.replace("   Si", "  SI1").replace("    O", "   OW"))
     return tmp_path, original
 
 
@@ -295,7 +297,7 @@ def test_what_mdanalysis_lacks_is_refused_with_advice(gromacs, monkeypatch):
     for path, hints, message in (
         ("run.trr", Hints(), "--topology"),
         ("run.xtc", pdb, "no velocities .*--velocities central-difference"),
-        ("run.trr", Hints(topology=folder / "names.gro"), "names no elements"),
+        ("run.trr", Hints(topology=folder / "labels.gro"), "names no elements, only atoms: SI1 OW"),
         ("run.trr", Hints(topology=folder / "none.pdb"), "does not exist"),
         ("run.trr", Hints(topology=other), "MDAnalysis cannot read it with the topology other.pdb"),
     ):

@@ -164,7 +164,7 @@ def test_a_ramp_is_linear_in_time_and_cannot_be_lengthened(folder, tmp_path, cap
             ensemble=NVT(60.0, 1e-3, friction_tau_fs=1.0, end_K=30.0),
         )
     ).frames  # fmt: skip
-    kelvin = np.asarray(jax.vmap(lambda v: mechanics.temperature(system, v))(frames.velocities))
+    kelvin = np.asarray(jax.vmap(lambda state: mechanics.temperature(system, state))(frames))
     expected = 60 - 30 * np.arange(1, 201) / 200
     assert abs(np.mean(kelvin / expected) - 1) < 5 * np.sqrt(2 / 1197 / 200)
 

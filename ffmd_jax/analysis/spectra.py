@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import signal
 
-from ffmd_jax.analysis import temperatures
-from ffmd_jax.core import units
+from ffmd_jax.core import mechanics, units
 from ffmd_jax.formats.trajectory import Trajectory, frame_interval
 
 
@@ -43,7 +42,9 @@ def vdos(trajectory: Trajectory, species: int | None = None, segment_ps: float =
         density = signal.welch(velocities[:, atom], 1 / interval, **options)[1]
         power += masses[atom] * density.sum(axis=-1)
     power[[0, -1]] *= 2  # the two bins that the one-sided spectrum does not double
-    thermal = units.BOLTZMANN * units.EV * np.mean(temperatures.total(trajectory))  # k_B T, u Å²/fs²
+    # k_B T, u Å²/fs², with the motion of the whole, which is in the spectrum at zero, too.
+    kinetic = np.mean(mechanics.kinetic_energy(trajectory.system, np.asarray(velocities)))
+    thermal = 2 * units.EV * kinetic / max(float(mechanics.degrees_of_freedom(trajectory.system)), 1.0)
     per_cm = units.PS * units.TERAHERTZ_IN_PER_CM  # the frequency 1/fs as a wave number
     wavenumbers = np.fft.rfftfreq(segment, interval) * per_cm
     return VDOS(wavenumbers, power / (thermal * per_cm) if thermal > 0 else power)

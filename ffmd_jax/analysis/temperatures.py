@@ -30,14 +30,14 @@ def temperatures(trajectory: Trajectory) -> Temperatures:
         ValueError: a single atom, which has no degree of freedom beside those of the centre of mass.
     """
     system = trajectory.system
+    mechanics.check_freedom(system)
     freedom = float(mechanics.degrees_of_freedom(system))
-    if freedom < 1:
-        raise ValueError("a single atom has no temperature: the centre of mass has all its degrees of freedom")
     series = total(trajectory)
     elements = frames.elements(system)
     numbers = np.broadcast_to(list(elements.values()), (len(series), len(elements)))
     of_elements = frames.evaluate(mechanics.temperature_by_species, system, trajectory.frames, numbers)
-    by_species = dict(zip(elements, of_elements.T, strict=True))
+    series_of = dict(zip(elements, of_elements.T, strict=True))
+    by_species = {symbol: values for symbol, values in series_of.items() if np.isfinite(values).all()}  # others: fixed
     blocked = {symbol: block_error(values) for symbol, values in by_species.items()}
     means = {symbol: mean for symbol, (mean, _) in blocked.items()}
     errors = {symbol: error for symbol, (_, error) in blocked.items()}
@@ -46,7 +46,7 @@ def temperatures(trajectory: Trajectory) -> Temperatures:
 
 def total(trajectory: Trajectory) -> np.ndarray:
     """Instantaneous temperature of all atoms, K, ``[n_frames]``."""
-    return frames.evaluate(mechanics.temperature, trajectory.system, trajectory.frames.velocities)
+    return frames.evaluate(mechanics.temperature, trajectory.system, trajectory.frames)
 
 
 def canonical_distribution(temperature_K: float, degrees_of_freedom: float, grid: np.ndarray) -> np.ndarray:

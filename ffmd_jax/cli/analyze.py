@@ -1,11 +1,14 @@
 """``ffmd analyze``: properties of a trajectory, alone or beside a reference."""
 
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
 from ffmd_jax.cli import common
 from ffmd_jax.core import files
+from ffmd_jax.formats import Hints
 
 
 def analyze(
@@ -14,6 +17,7 @@ def analyze(
     out: Path,
     reference: Path | None = None,
     force_field: str | None = None,
+    hints: Annotated[Hints, tyro.conf.arg(name="")] = Hints(),
     json: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -30,13 +34,14 @@ def analyze(
         reference: Reference trajectory of the same system.
         force_field: Prepared system (quartz, water, …) whose force field gives the potential energies of the frames;
             a force-free run has none of its own.
+        hints: What the files leave unstated.
         json: Print the summary as one JSON object.
         overwrite: Write into an existing folder.
     """
     files.check_output(out, overwrite)
     from ffmd_jax import api
 
-    made = api.analyze(trajectory, reference=reference, force_field=force_field, title=trajectory.name)
+    made = api.analyze(trajectory, reference=reference, force_field=force_field, title=trajectory.name, hints=hints)
     page = made.save(out)
     if json:
         common.print_json(made.summary)

@@ -34,7 +34,7 @@ def import_trajcast(
         masses: Mass of each element, u (default: standard atomic masses).
         overwrite: Replace an existing model folder.
     """
-    files.check_output(out, overwrite)
+    files.check_output(out, overwrite, config, weights)
     if out.exists() and not (out / "config.json").is_file():
         raise FileExistsError(f"{out} is no model folder and will not be replaced; choose another --out")
     import jax
@@ -67,8 +67,8 @@ def export_trajcast(model: Positional[str], /, out: Path, overwrite: bool = Fals
     """
     if out.suffix.lower() != ".npz":
         raise ValueError(f"--out must end with .npz, not {out.name}")
-    files.check_output(out, overwrite)
-    files.check_output(out.with_suffix(".json"), overwrite)
+    files.check_output(out, overwrite, model)
+    files.check_output(out.with_suffix(".json"), overwrite, model)
     from ffmd_jax.interop import trajcast
     from ffmd_jax.models import model_files
 

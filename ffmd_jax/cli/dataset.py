@@ -51,7 +51,7 @@ def dataset(
         hints: What the files leave unstated.
         overwrite: Replace an existing file.
     """
-    files.check_output(out, overwrite)
+    files.check_output(out, overwrite, *trajectories, hints.topology)
     from ffmd_jax import api
     from ffmd_jax.data import dataset as datasets
 

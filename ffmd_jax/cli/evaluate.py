@@ -1,13 +1,23 @@
 """``ffmd evaluate``."""
 
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
 from ffmd_jax.cli import common
+from ffmd_jax.formats import Hints
 
 
-def evaluate(model: Positional[str], data: Positional[Path], /, reversible: bool = False, json: bool = False) -> None:
+def evaluate(
+    model: Positional[str],
+    data: Positional[Path],
+    /,
+    reversible: bool = False,
+    hints: Annotated[Hints, tyro.conf.arg(name="")] = Hints(),
+    json: bool = False,
+) -> None:
     """Prints the errors of a model on a test set.
 
     They are mean absolute errors of displacements and velocities, as in the paper's table.
@@ -17,8 +27,9 @@ def evaluate(model: Positional[str], data: Positional[Path], /, reversible: bool
 
     Args:
         model: Model folder, or the name of a shipped model.
-        data: Dataset made by `ffmd dataset`.
+        data: Dataset made by `ffmd dataset` (its test set), or an NVE trajectory (all pairs of its frames).
         reversible: Errors of the time-symmetrised step that ffmd rollout --reversible takes.
+        hints: What the file of a trajectory leaves unstated.
         json: Print one JSON object.
     """
     from ffmd_jax import api
@@ -26,7 +37,7 @@ def evaluate(model: Positional[str], data: Positional[Path], /, reversible: bool
     from ffmd_jax.training import losses
 
     used = model_files.load(model)
-    errors = api.evaluate(used, data, reversible=reversible)
+    errors = api.evaluate(used, data, reversible=reversible, hints=hints)
     if json:
         common.print_json(losses.as_dict(errors))
     else:

@@ -1,22 +1,31 @@
 """``ffmd info``: what a file or model is."""
 
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
 from ffmd_jax.cli import common
+from ffmd_jax.formats import Hints
 
 
-def info(subject: Positional[str], /, json: bool = False) -> None:
+def info(
+    subject: Positional[str],
+    /,
+    hints: Annotated[Hints, tyro.conf.arg(name="")] = Hints(),
+    json: bool = False,
+) -> None:
     """Says what a model, a dataset or a trajectory is.
 
     Elements, Δt, sizes, times, ensemble.
 
     Args:
         subject: Model folder, name of a shipped model, dataset, or trajectory file.
+        hints: What a trajectory file leaves unstated.
         json: Print one JSON object.
     """
-    facts = _facts(subject)
+    facts = _facts(subject, hints)
     if json:
         common.print_json(facts)
     else:
@@ -24,13 +33,13 @@ def info(subject: Positional[str], /, json: bool = False) -> None:
             print(f"{name:28} {value}")
 
 
-def _facts(subject: str) -> dict:
+def _facts(subject: str, hints: Hints) -> dict:
     from ffmd_jax.data import dataset_file
     from ffmd_jax.models import model_files
 
     if Path(subject).is_dir() or subject in model_files.pretrained():
         return _model_facts(subject)
-    return _dataset_facts(subject) if dataset_file.recognises(subject) else _trajectory_facts(subject)
+    return _dataset_facts(subject) if dataset_file.recognises(subject) else _trajectory_facts(subject, hints)
 
 
 def _model_facts(subject: str) -> dict:
@@ -66,21 +75,27 @@ def _dataset_facts(subject: str) -> dict:
     return {"kind": "dataset", **facts, **metadata}
 
 
-def _trajectory_facts(subject: str) -> dict:
+def _trajectory_facts(subject: str, hints: Hints) -> dict:
+    import numpy as np
+
+    from ffmd_jax.core import mechanics
     from ffmd_jax.formats import trajectory
     from ffmd_jax.models import model
 
-    found = trajectory.summary(subject)
-    n_frames, periodic = len(found.times), list(found.system.pbc)
+    found = trajectory.summary(subject, hints)
+    n_frames, periodic, timed = len(found.times), list(found.system.pbc), bool(np.isfinite(found.times).all())
+    constraints = found.system.constraints
     return {
         "kind": "trajectory",
         "n_frames": n_frames,
         "n_atoms": len(found.system.species),
         "elements": " ".join(model.symbols(sorted(set(found.system.species.tolist())))),
-        "frame_interval_fs": trajectory.frame_interval(found.times) if n_frames > 1 else None,
-        "length_ps": float(found.times[-1] - found.times[0]) / 1000,
+        "frame_interval_fs": trajectory.frame_interval(found.times) if n_frames > 1 and timed else None,
+        "length_ps": float(found.times[-1] - found.times[0]) / 1000 if timed else None,
         "cell_A": found.cell.tolist() if any(periodic) else None,
         "periodic": periodic,
+        "degrees_of_freedom": round(float(mechanics.degrees_of_freedom(found.system))),
+        "constraints": mechanics.describe_constraints(constraints) if constraints is not None else None,
         "observables": found.observables,
         "forces": found.forces,
         **found.metadata,

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from ffmd_jax.formats import Hints
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -81,6 +83,7 @@ def rollout(
     start: Path,
     out: Path,
     settings: Annotated[Settings, arg(name="")],
+    hints: Annotated[Hints, arg(name="")] = Hints(),
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -103,6 +106,7 @@ def rollout(
         start: Start structure, H5MD (its last frame) or anything that ASE reads.
         out: H5MD file to write.
         settings: How to run.
+        hints: What the start file leaves unstated.
         resume: Continue the run in --out; begin it if there is none.
         overwrite: Replace an existing file.
     """
@@ -112,7 +116,7 @@ def rollout(
         raise ValueError("--resume continues a file and --overwrite replaces it: say one")
     if out.exists() and not (resume or overwrite):
         raise FileExistsError(f"{out} exists already; choose another --out, or say --resume or --overwrite")
-    files.check_output(out, overwrite=True)
+    files.check_output(out, True, start, model)
     _check(settings)
     from ffmd_jax.reference_md import ase_engine
     from ffmd_jax.simulation.simulate import simulate
@@ -124,7 +128,7 @@ def rollout(
         run = simulate(
             model, start, ensemble=_ensemble(settings), out=out, resume=resume, overwrite=overwrite,
             velocities="draw" if settings.draw_velocities else ("if absent" if heated else "stored"),
-            draw_temperature_K=_drawn_at(settings), fallback_args=arguments, stop=asked, **options,
+            draw_temperature_K=_drawn_at(settings), fallback_args=arguments, stop=asked, hints=hints, **options,
         )  # fmt: skip
     _report(run, out, settings.steps)
 

@@ -59,7 +59,7 @@ def train(
         from ffmd_jax.data import dataset_file
         from ffmd_jax.training import runs
 
-        runs.check_folder(out, training, config, resume, overwrite)
+        runs.check_folder(out, training, config, resume, overwrite, data, init)
         runs.run(
             dataset_file.read(data), out, training, config, time_step_fs=time_step, init=init, tensorboard=tensorboard,
             resume=resume, overwrite=overwrite, source=str(data), say=print,

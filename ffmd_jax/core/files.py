@@ -3,15 +3,20 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Writes a file under another name and renames it, so that a reader never sees half of it."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -27,12 +32,27 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         return {name: stored[name] for name in stored.files}
 
 
-def check_output(path: Path, overwrite: bool) -> None:
-    """Raises FileExistsError if ``path`` exists and may not be replaced, FileNotFoundError without its folder."""
+def check_output(path: Path, overwrite: bool, *inputs: Any) -> None:
+    """Raises FileExistsError if ``path`` exists and may not be replaced, FileNotFoundError without its folder.
+
+    ``inputs``, paths of files and folders or anything else, are never replaced: neither one that is ``path``, nor one
+    in a folder ``path``.
+    """
+    for given in inputs:
+        used = _existing(Path(given)) if isinstance(given, str | Path) else None
+        if used is not None and path.resolve() in (used, *used.parents):
+            raise FileExistsError(f"--out {path} would replace the input {given}; choose another --out")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already; choose another --out or say --overwrite")
     if not path.parent.exists():
         raise FileNotFoundError(f"the folder {path.parent} of --out does not exist")
+
+
+def _existing(path: Path) -> Path | None:
+    """The absolute path of what exists; also of the file of ``run.h5:2``."""
+    if not path.exists():
+        path = Path(str(path).rpartition(":")[0])
+    return path.resolve() if path.name and path.exists() else None
 
 
 def remove(path: Path) -> None:

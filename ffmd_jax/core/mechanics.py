@@ -3,11 +3,17 @@
 Velocities are Å/fs and masses u; energies come out in eV.  Functions take one system; use `jax.vmap` for batches.
 """
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ffmd_jax.core import units
-from ffmd_jax.core.state import Array, State, System, is_isolated
+from ffmd_jax.core.state import Array, Constraints, State, System, is_isolated
+
+_LINE = -0.866  # cos 150°
 
 
 def kinetic_energies(system: System, velocities: Array) -> Array:
@@ -20,20 +26,39 @@ def kinetic_energy(system: System, velocities: Array) -> Array:
     return kinetic_energies(system, velocities).sum(axis=-1)
 
 
-def degrees_of_freedom(system: System) -> int:
-    """3N − 3 for periodic systems; 3N − 6 for isolated molecules, 3N − 5 for two atoms.
+def degrees_of_freedom(system: System) -> Any:
+    """Number of independent velocities once the motion of the whole is taken out: what every temperature counts.
 
-    Assumes that the conserved total momenta are zero.  A linear molecule of more than two atoms is not told
-    apart: it leaves the line as soon as it bends.
+    3N − 3 for periodic systems; for isolated ones 3N − 6, on a line 3N − 5, a single atom 0.  Constant distances take
+    theirs; fixed atoms take three each, and then nothing moves as a whole.
     """
-    n_atoms = len(system.species)
-    rotations = 0 if n_atoms == 1 else (2 if n_atoms == 2 else 3)
-    return 3 * n_atoms - 3 - (rotations if is_isolated(system) else 0)
+    n_atoms, constraints = len(system.species), system.constraints
+    whole = 3 + (_n_rotations(system) if is_isolated(system) else 0)
+    if constraints is None:
+        return 3 * n_atoms - whole
+    free = 3 * n_atoms - whole if constraints.fixed is None else 3 * (n_atoms - constraints.fixed.sum())
+    return free - constraints.bonds.sum()
 
 
-def temperature(system: System, velocities: Array) -> Array:
-    """Instantaneous temperature 2K / (k_B f), K, scalar; f from `degrees_of_freedom`."""
-    return 2 * kinetic_energy(system, velocities) / (units.BOLTZMANN * degrees_of_freedom(system))
+def temperature(system: System, state: State) -> Array:
+    """Instantaneous temperature 2K / (k_B f), K, scalar, of the motion in `internal`; f from `degrees_of_freedom`.
+
+    NaN without a degree of freedom: a single atom has no temperature.
+    """
+    return _kelvin(kinetic_energy(system, internal(system, state).velocities), degrees_of_freedom(system))
+
+
+def check_freedom(system: System) -> None:
+    """Raises ValueError without any degree of freedom beside the motion of the whole."""
+    if degrees_of_freedom(system) < 1:
+        alone = "a single atom" if len(system.species) == 1 else "a system whose atoms are all fixed"
+        raise ValueError(f"{alone} has no temperature: nothing moves but the whole")
+
+
+def internal(system: System, state: State) -> State:
+    """The state without the motion of the whole, which is not thermal; as it is where atoms are fixed."""
+    held = system.constraints is not None and system.constraints.fixed is not None
+    return state if held else zero_momenta(system, state)
 
 
 def degrees_of_freedom_by_atom(system: System, positions: Array) -> Array:
@@ -42,8 +67,11 @@ def degrees_of_freedom_by_atom(system: System, positions: Array) -> Array:
     At equilibrium ⟨½ m_i v_i²⟩ = ½ k_B T f_i.  Removing the total momentum takes 3 m_i/M from atom i; removing the
     angular momentum takes m_i tr(I⁻¹ (x² 1 − x xᵀ)), with x relative to the centre of mass and I the inertia tensor.
     """
-    masses = system.masses
-    translation = 3 * (1 - masses / jnp.sum(masses))
+    masses, constraints = system.masses, system.constraints
+    taken: Any = 0.0 if constraints is None else constraints.bonds
+    if constraints is not None and constraints.fixed is not None:
+        return jnp.where(constraints.fixed, 0.0, 3.0 - taken)
+    translation = 3 * (1 - masses / jnp.sum(masses)) - taken
     if not is_isolated(system):
         return translation
     relative = positions - center_of_mass(system, positions)
@@ -51,9 +79,8 @@ def degrees_of_freedom_by_atom(system: System, positions: Array) -> Array:
         jnp.sum(relative**2, -1)[:, None, None] * jnp.eye(3, dtype=relative.dtype)
         - relative[:, :, None] * relative[:, None, :]
     )
-    inverse = jnp.linalg.pinv(jnp.einsum("i,iab->ab", masses, spread), hermitian=True, rtol=1e-6)
-    rotation = masses * jnp.einsum("ab,iab->i", inverse, spread)
-    return translation - rotation
+    inverse = _inverse_inertia(system, jnp.einsum("i,iab->ab", masses, spread))
+    return translation - masses * jnp.einsum("ab,iab->i", inverse, spread)
 
 
 def temperature_by_species(system: System, state: State, elements: tuple[int, ...]) -> Array:
@@ -61,10 +88,35 @@ def temperature_by_species(system: System, state: State, elements: tuple[int, ..
 
     Equal for all elements at equilibrium: a thermostat that scales all velocities cannot hide a violation.
     """
-    kinetic = kinetic_energies(system, state.velocities)
+    kinetic = kinetic_energies(system, internal(system, state).velocities)
     freedom = degrees_of_freedom_by_atom(system, state.positions)
     members = system.species[None, :] == jnp.asarray(elements)[:, None]
-    return 2 * (members @ kinetic) / (units.BOLTZMANN * (members @ freedom))
+    return _kelvin(members @ kinetic, members @ freedom)
+
+
+def _kelvin(kinetic: Array, freedom: Any) -> Array:
+    """2K / (k_B f), NaN where there is less than one degree of freedom in a hundred."""
+    freedom = jnp.where(jnp.asarray(freedom, kinetic.dtype) < 0.01, jnp.nan, freedom)
+    return (2 * kinetic / (units.BOLTZMANN * freedom)).astype(kinetic.dtype)
+
+
+def describe_constraints(constraints: Constraints) -> str:
+    """What is constrained, in words."""
+    said = []
+    if constraints.fixed is not None:
+        said.append(f"{int(np.sum(constraints.fixed))} of {len(constraints.fixed)} atoms are fixed")
+    if np.any(constraints.bonds):
+        said.append(f"{round(float(np.sum(constraints.bonds)))} distances are constrained (rigid bonds or molecules)")
+    return " and ".join(said)
+
+
+def refuse_constraints(system: System) -> None:
+    """Raises ValueError, in words, for a system with constraints: no propagator would keep them."""
+    if system.constraints is not None:
+        raise ValueError(
+            f"{describe_constraints(system.constraints)}: a propagator moves all atoms freely, it would not keep this, "
+            f"and its thermostat would count all degrees of freedom; use a structure or run without constraints"
+        )
 
 
 def center_of_mass(system: System, positions: Array) -> Array:
@@ -93,12 +145,45 @@ def inertia(system: System, positions: Array) -> Array:
 def rotate_velocities(system: System, state: State, angular_momentum_change: Array) -> State:
     """The state with a rigid rotation ω = I⁻¹ ΔL added, so that its angular momentum changes by ΔL, u Å²/fs ``[3]``.
 
-    The pseudo-inverse leaves the rotation about the axis of a linear molecule alone.
+    The rotation about the axis of a linear molecule is left alone: it is one of its bending vibrations.
     """
-    tensor = inertia(system, state.positions)
-    omega = jnp.linalg.pinv(tensor, hermitian=True, rtol=1e-6) @ angular_momentum_change
+    omega = _inverse_inertia(system, inertia(system, state.positions)) @ angular_momentum_change
     relative = state.positions - center_of_mass(system, state.positions)
     return state._replace(velocities=state.velocities + jnp.cross(omega, relative))
+
+
+def _n_rotations(system: System) -> int:
+    """Rotations of an isolated system."""
+    n_atoms = len(system.species)
+    return 0 if n_atoms == 1 else (2 if n_atoms == 2 or system.linear else 3)
+
+
+def _inverse_inertia(system: System, tensor: Array) -> Array:
+    """I⁻¹, 1/(u Å²), ``[3, 3]``; of a linear molecule without its axis."""
+    if not system.linear:
+        return jnp.linalg.pinv(tensor, hermitian=True, rtol=1e-6)
+    moments, axes = jnp.linalg.eigh(tensor)  # ascending
+    return (axes[:, 1:] / moments[1:]) @ axes[:, 1:].T
+
+
+def on_a_line(system: System, positions: np.ndarray) -> System:
+    """The system, marked as linear if it is isolated and its atoms lie on a line; ``[..., n_atoms, 3]``, Å.
+
+    They do if, in the order along their longest axis, no mean angle between three successive atoms is below 150°:
+    thermal bending makes 168° of the 180° in acetylene at 300 K; quasi-linear HNCO has 124°.
+    """
+    n_atoms = len(system.species)
+    if n_atoms < 3 or not is_isolated(system):
+        return dataclasses.replace(system, linear=False)
+    frames = np.asarray(positions, np.float64).reshape(-1, n_atoms, 3)
+    frames = frames[np.linspace(0, len(frames) - 1, min(20, len(frames))).astype(int)]
+    relative = frames - frames.mean(axis=1, keepdims=True)
+    axis = np.linalg.svd(relative[0])[2][0]
+    ordered = relative[:, np.argsort(relative[0] @ axis)]
+    back, ahead = ordered[:, :-2] - ordered[:, 1:-1], ordered[:, 2:] - ordered[:, 1:-1]
+    sizes = np.linalg.norm(back, axis=-1) * np.linalg.norm(ahead, axis=-1)
+    cosines = np.mean(np.sum(back * ahead, axis=-1) / np.maximum(sizes, 1e-12), axis=0)
+    return dataclasses.replace(system, linear=bool(np.all(cosines < _LINE)))
 
 
 def zero_momenta(system: System, state: State) -> State:

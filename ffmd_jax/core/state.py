@@ -15,7 +15,23 @@ R = TypeVar("R")
 Array = jax.Array | np.ndarray
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["species", "masses"], meta_fields=["pbc"])
+class Constraints(NamedTuple):
+    """What atoms of another program's run could not do; no propagator knows of any.
+
+    Attributes:
+        bonds: degrees of freedom that constant distances take from each atom, ``[n_atoms]``.
+        fixed: True for atoms that never move, bool ``[n_atoms]``; None: there are none.
+    """
+
+    bonds: Array
+    fixed: Array | None = None
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["species", "masses", "constraints"],
+    meta_fields=["pbc", "linear"],
+)
 @dataclasses.dataclass(frozen=True)
 class System:
     """What stays constant along a trajectory, whatever happens to the cell.
@@ -24,11 +40,15 @@ class System:
         species: atomic numbers, int ``[n_atoms]``.
         masses: u, ``[n_atoms]``.
         pbc: periodic directions, three bools; static where programs are compiled.
+        linear: an isolated molecule whose atoms lie on a line; static.
+        constraints: of a run of another program; None: all atoms move freely.
     """
 
     species: Array
     masses: Array
     pbc: tuple[bool, bool, bool] = (False, False, False)
+    linear: bool = False
+    constraints: Constraints | None = None
 
 
 class State(NamedTuple):

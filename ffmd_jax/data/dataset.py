@@ -11,6 +11,7 @@ import numpy as np
 from ffmd_jax.core.state import State, System, take
 from ffmd_jax.data import dataset_file, nve, pairs
 from ffmd_jax.data.dataset_file import SPLITS, Dataset, Group, Run
+from ffmd_jax.data.pairs import PairSets
 from ffmd_jax.formats import Hints, trajcast_pairs, trajectory
 from ffmd_jax.formats.trajectory import Trajectory, frame_interval
 
@@ -43,8 +44,10 @@ def from_files(
         raise ValueError(f"{files[ready.index(True)]} holds TrajCast pairs, others hold trajectories; give one kind")
     found = []
     for path in files:
-        found.append(trajectory.read(path, hints=hints))
+        found.append(trajectory.read(path, hints=hints, may_be_one_frame=True))
         tick()
+    if len(files) > 1 and all(len(each.times) == 1 for each in found):  # a frame a file
+        found, files = [trajectory.join(found, files, hints)], [files[0]]
     return make(found, time_step_fs, stride_fs, files)
 
 
@@ -72,7 +75,7 @@ def make(
     for name, given in zip(names, trajectories, strict=True):
         _check_same_system(name, trajectories[0].system, given.system)
         try:
-            nve.check(given)
+            nve.check(trajectory.checked(given))
             pairs.steps_per_interval(frame_interval(given.times), time_step_fs)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
@@ -97,6 +100,19 @@ def make(
     return found
 
 
+def pairs_of(given: Trajectory, time_step_fs: float) -> PairSets:
+    """All pairs of one NVE trajectory, as each of the three sets.
+
+    Raises:
+        ValueError: as `make`.
+    """
+    given = trajectory.checked(given)
+    nve.check(given)
+    run = _run(given, "test", "trajectory", frame_interval(given.times))
+    found = pairs.of_run(run, time_step_fs, time_step_fs)
+    return PairSets(given.system, float(time_step_fs), found, found, found)
+
+
 def make_from_pairs(paths: Sequence[Any], time_step_fs: float) -> Dataset:
     """The dataset of files in TrajCast's extxyz format; their frames are pairs Δt apart.
 
@@ -113,7 +129,7 @@ def make_from_pairs(paths: Sequence[Any], time_step_fs: float) -> Dataset:
         first = system if first is None else first
         _check_same_system(str(path), first, system)
         try:
-            nve.check_pairs(state, displacements, velocities, time_step_fs)
+            nve.check_pairs(system, state, displacements, velocities, time_step_fs)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         after = State(state.positions + displacements, velocities, state.cell)

@@ -8,14 +8,15 @@ JSON string, what they are like.
 """
 
 import dataclasses
+import io
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
+from ffmd_jax.core import files, mechanics
 from ffmd_jax.core.state import State, System
 
 SPLITS = ("train", "validation", "test")
@@ -83,17 +84,14 @@ def write(path, dataset: Dataset, facts: dict[str, Any], *, overwrite: bool = Fa
     path = Path(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already")
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with h5py.File(partial, "w") as file:
-            which = {field: getattr(dataset, field) for field in ("time_step_fs", "stride_fs", "n_train", "n_test")}
-            file.attrs.update({"format": _FORMAT, "pairs": json.dumps(which), "facts": json.dumps(facts)})
-            file.attrs["metadata"] = json.dumps(dataset.metadata)
-            for i, group in enumerate(dataset.groups):
-                _write_group(file.create_group(f"groups/{i}"), group)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = io.BytesIO()  # on a full disk, HDF5 crashes the process
+    with h5py.File(content, "w") as file:
+        which = {field: getattr(dataset, field) for field in ("time_step_fs", "stride_fs", "n_train", "n_test")}
+        file.attrs.update({"format": _FORMAT, "pairs": json.dumps(which), "facts": json.dumps(facts)})
+        file.attrs["metadata"] = json.dumps(dataset.metadata)
+        for i, group in enumerate(dataset.groups):
+            _write_group(file.create_group(f"groups/{i}"), group)
+    files.write_atomically(path, content.getbuffer())
 
 
 def _write_group(file: Any, group: Group) -> None:
@@ -146,10 +144,9 @@ def _check_format(path, file: Any) -> None:
 def _read_group(file: Any) -> Group:
     first, second, third = (bool(periodic) for periodic in file["pbc"][()])
     runs = file["runs"]
-    return Group(
-        System(file["species"][()], file["masses"][()], (first, second, third)),
-        tuple(_read_run(runs[str(k)]) for k in range(len(runs))),
-    )
+    found = tuple(_read_run(runs[str(k)]) for k in range(len(runs)))
+    system = System(file["species"][()], file["masses"][()], (first, second, third))
+    return Group(mechanics.on_a_line(system, np.asarray(found[0].frames.positions)) if found else system, found)
 
 
 def _read_run(file: Any) -> Run:

@@ -26,9 +26,11 @@ the thresholds were chosen on the same runs.
 from typing import Any
 
 import numpy as np
+from ase.data import chemical_symbols
 
-from ffmd_jax.core import mechanics, units
+from ffmd_jax.core import mechanics
 from ffmd_jax.core.state import State, System
+from ffmd_jax.formats import consistency
 from ffmd_jax.formats.trajectory import Trajectory, frame_interval
 
 _SEGMENT = 64  # frames of one spectrum
@@ -40,7 +42,10 @@ def check(trajectory: Trajectory) -> None:
     positions, velocities, cell = (np.asarray(values) for values in trajectory.frames)
     interval = frame_interval(trajectory.times)
     _check_ensemble(trajectory.metadata)
+    mechanics.refuse_constraints(system)
+    _check_masses(system)
     _check_displacements(positions, velocities, interval)
+    consistency.check_nve(trajectory)
     known = _check_energies(trajectory)
     weights = np.sqrt(np.asarray(system.masses))[:, None]
     if len(positions) < _SEGMENT:
@@ -53,18 +58,34 @@ def check(trajectory: Trajectory) -> None:
     _check_half_steps(velocities * weights, residual, interval)
 
 
-def check_pairs(before: State, displacements: np.ndarray, velocities: np.ndarray, time_step_fs: float) -> None:
+def check_pairs(
+    system: System, before: State, displacements: np.ndarray, velocities: np.ndarray, time_step_fs: float
+) -> None:
     """Raises ValueError unless displacements, Å, are what the velocities, Å/fs, at both ends give; all ``[…, 3]``."""
+    mechanics.refuse_constraints(system)
+    _check_masses(system)
     if not np.any(before.velocities) or not np.any(velocities):
         raise ValueError("all velocities are zero: a propagator cannot be trained without them")
     expected = 0.5 * time_step_fs * (np.asarray(before.velocities) + velocities)
-    _check_slope(displacements, expected, 0.3, 3.0)
+    consistency.check_slope(displacements, expected, 0.3, 3.0)
+    consistency.check_moves(system, displacements, expected, lambda i: f"in pair {i}")
 
 
 def _check_ensemble(metadata: dict[str, Any]) -> None:
     ensemble = str(metadata.get("ensemble", "nve")).lower()
     if ensemble != "nve":
         raise ValueError(f"the file says that its ensemble is {ensemble.upper()}; only NVE runs can be learnt from")
+
+
+def _check_masses(system: System) -> None:
+    """Raises ValueError for isotopes beside each other: a model has one mass for an element."""
+    for number in np.unique(system.species):
+        own = np.unique(np.round(np.asarray(system.masses)[np.asarray(system.species) == number], 3))
+        if len(own) > 1:
+            raise ValueError(
+                f"atoms of {chemical_symbols[number]} have the masses {', '.join(f'{mass:g}' for mass in own[:4])} u: "
+                f"a model has one mass for an element; run the reference with one"
+            )
 
 
 def _check_displacements(positions: np.ndarray, velocities: np.ndarray, interval: float) -> None:
@@ -79,28 +100,7 @@ def _check_displacements(positions: np.ndarray, velocities: np.ndarray, interval
     steps = 0.5 * interval * (velocities[1:] + velocities[:-1])
     path = np.concatenate([np.zeros_like(steps[:1]), np.cumsum(steps, axis=0)])
     bounds = (0.55, 1.6) if ahead >= 4 else (0.3, 3.0)
-    _check_slope(positions[ahead:] - positions[:-ahead], path[ahead:] - path[:-ahead], *bounds)
-
-
-def _check_slope(moved: np.ndarray, expected: np.ndarray, low: float, high: float) -> None:
-    squares = float(np.sum(moved**2))
-    if squares == 0:
-        raise ValueError("the atoms do not move although they have velocities")
-    slope = float(np.sum(moved * expected)) / squares
-    if not low < slope < high:
-        raise ValueError(f"displacements are {1 / slope:.3g} times what the velocities give: {_cause(abs(1 / slope))}")
-
-
-def _cause(factor: float) -> str:
-    """The likely reason of displacements ``factor`` times too large."""
-    for unit, size in (("ASE's unit, Å per 10.18 fs", 1 / units.ASE_VELOCITY), ("Å/ps or Å/fs", 1000.0)):
-        for known, said in ((size, "larger"), (1 / size, "smaller")):
-            if 0.7 < factor / known < 1.4:
-                return f"velocities seem to be in a unit {size:.4g} times {said} than stated ({unit})"
-    nearest = round(factor) if factor > 1 else 1 / round(1 / max(factor, 1e-3))
-    if 0.02 < factor < 50 and abs(factor / nearest - 1) < 0.15 and nearest != 1:
-        return f"is the interval between frames perhaps {nearest:.3g} times what is stated?"
-    return "velocities in another unit than stated, wrong times, or frames too far apart"
+    consistency.check_slope(positions[ahead:] - positions[:-ahead], path[ahead:] - path[:-ahead], *bounds)
 
 
 def _check_energies(trajectory: Trajectory) -> bool:
@@ -181,7 +181,7 @@ def _noise_floor(signal: np.ndarray) -> float:
 def _check_fluctuations(system: System, frames: State, freedom: int) -> None:
     """The variance of the kinetic energy against the canonical one; blocks give its error."""
     kinetic = np.asarray(mechanics.kinetic_energy(system, frames.velocities))
-    if len(kinetic) < 320 or _has_rigid_bonds(system, frames):
+    if len(kinetic) < 320:
         return
     time = np.linspace(-1, 1, len(kinetic))
     deviation = kinetic - kinetic.mean() - time * np.mean(time * kinetic) / np.mean(time**2)
@@ -192,25 +192,3 @@ def _check_fluctuations(system: System, frames: State, freedom: int) -> None:
             f"the kinetic energy fluctuates {ratio:.2f} ± {error:.2f} times as much as in the canonical ensemble, NVE "
             f"about 0.5: a thermostat acted; if it is an NVE run, store its potential energies"
         )
-
-
-def _has_rigid_bonds(system: System, frames: State) -> bool:
-    """True if some atom keeps its distance to its nearest neighbour: constraints leave fewer degrees of freedom."""
-    sample = np.linspace(0, len(frames.positions) - 1, 20).astype(int)
-    positions, velocities, cell = frames.positions[sample], frames.velocities[sample], frames.cell[0]
-    inverse = np.linalg.inv(cell)
-
-    def shortest(vectors):
-        return vectors - np.round(vectors @ inverse) * system.pbc @ cell
-
-    for i in range(len(system.species)):
-        distances = np.linalg.norm(shortest(positions[0] - positions[0, i]), axis=-1)
-        distances[i] = np.inf
-        j = int(np.argmin(distances))
-        if distances[j] > 2.0:  # Å; constrained bonds are shorter
-            continue
-        bond, relative = shortest(positions[:, j] - positions[:, i]), velocities[:, j] - velocities[:, i]
-        along = abs(np.sum(bond * relative, axis=-1))
-        if np.all(along < 0.01 * np.linalg.norm(bond, axis=-1) * np.linalg.norm(relative, axis=-1)):
-            return True
-    return False

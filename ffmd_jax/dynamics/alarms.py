@@ -218,7 +218,8 @@ def _found(limits: Limits, system: System, record: StepRecord, memory: Memory, t
     allowed = jnp.asarray(limits.speeds, speeds.dtype)
     fastest = jnp.argmax(speeds / allowed)
     closest, near = _closest(state, record.graph)
-    kelvin = mechanics.temperature(system, state.velocities)
+    # A single atom has no temperature.
+    kelvin = mechanics.temperature(system, state) if mechanics.degrees_of_freedom(system) else jnp.zeros_like(closest)
     ratio, element, drift = _kinetic(limits, system, memory)
     targeted, full = ~jnp.isnan(record.temperature_K), memory.age >= limits.window
     momentum = mechanics.linear_momentum(system, state.velocities) - memory.momentum

@@ -4,6 +4,7 @@ Units are read, never guessed: a file that does not state them needs `Hints`, or
 """
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -28,3 +29,8 @@ class Hints:
     elements: tuple[str, ...] = ()
     topology: Path | None = None
     velocities: Literal["stored", "central-difference"] = "stored"
+
+
+def note(text: str) -> None:
+    """Says what a reader found and the user should know, in the log ``ffmd_jax``; commands print it as a line."""
+    logging.getLogger("ffmd_jax").warning(text)

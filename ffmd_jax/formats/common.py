@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ffmd_jax.core import units
 from ffmd_jax.core.state import State, System
 
 NO_VELOCITIES = (
@@ -16,20 +17,26 @@ NO_VELOCITIES = (
     "(LAMMPS); `ffmd rollout` can draw them (--temperature K), `ffmd dataset` estimate them from the positions "
     "(--velocities central-difference)"
 )
+ISOTOPES = {"D": ("H", 2.01410178), "T": ("H", 3.01604928)}  # symbol: element, u
+NO_CELL = "no cell was found: the atoms are taken as an isolated cluster, without a boundary"
 ALL = "all"  # the particle group of a file with one run
 CHANGED_CELL = "a changing cell (NPT) is not supported, first change at frame {}"
 CHANGED_ATOMS = "frame {} holds other atoms, or in another order, than frame 0"
 
 
-class Content(NamedTuple):
-    """All that a file holds.
+class NoTimes(ValueError):
+    """A file without times, and no interval of frames was given."""
+
+
+class Trajectory(NamedTuple):
+    """Frames of one system at a constant interval.
 
     Attributes:
         system: what does not change.
-        frames: unwrapped Å and Å/fs, and cells, Å, ``[n_frames, …]``.
-        times: fs, ``[n_frames]``.
-        observables: per-frame scalars ``[n_frames]``.
-        metadata: JSON-able.
+        frames: unwrapped Å and Å/fs, ``[n_frames, n_atoms, 3]``, and cells, Å, ``[n_frames, 3, 3]``; float64.
+        times: fs, float64 ``[n_frames]``.
+        observables: per-frame scalars ``[n_frames]``; names carry the unit, e.g. ``potential_energy_eV``.
+        metadata: JSON-able facts, e.g. system, ensemble, temperature_K, model, time_step_fs, seed.
         forces: eV/Å, ``[n_frames, n_atoms, 3]``; None where they are not known.
     """
 
@@ -69,9 +76,10 @@ def errors_name(path: Path):
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{path}: {first_line(error)}") from error
+        kind = NoTimes if isinstance(error, NoTimes) else ValueError  # others take more than a text
+        raise kind(f"{path}: {first_line(error)}") from error
     except KeyError as error:
-        raise ValueError(f"{path} is not an H5MD trajectory: {first_line(error)}") from error
+        raise ValueError(f"{path} is not an H5MD trajectory: {first_line(error)} is missing") from error
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: the compressed file is truncated or damaged: {first_line(error)}") from error
     except (OSError, RuntimeError) as error:
@@ -88,18 +96,18 @@ def first_line(error: Exception) -> str:
 def frame_interval(times: np.ndarray, first_frame: int = 0) -> float:
     """The constant interval, fs, of times ``[n_frames]``, fs; messages count frames from ``first_frame``.
 
-    Gaps may differ by 1e-6 of the interval, and by float32 rounding if all times are float32 numbers.
+    Gaps may differ by 1e-6 of the interval, and by float32 rounding if all times are float32 numbers of fs, ps or ns.
 
     Raises:
         ValueError: fewer than two frames; times that do not increase, or a gap that differs from the others.
     """
+    times = np.asarray(times, dtype=np.float64)
     if len(times) < 2:
         raise ValueError("a frame interval needs at least two frames")
+    if not np.isfinite(times).all():
+        raise ValueError(f"the time of frame {first_frame + int(np.argmin(np.isfinite(times)))} is not a number")
     gaps = np.diff(times)
-    interval = float(np.median(gaps))
-    largest = np.abs(times).max()
-    exact32 = np.array_equal(times, times.astype(np.float32))
-    rounding = 2 * float(np.spacing(np.float32(largest) if exact32 else largest))
+    interval, rounding = float(np.median(gaps)), _rounding(times)
     # The cap keeps large float32 times, whose spacing may exceed the interval, from hiding a lost frame.
     tolerance = 1e-6 * abs(interval) + min(rounding, 0.1 * abs(interval))
     for wrong, what in (
@@ -112,25 +120,62 @@ def frame_interval(times: np.ndarray, first_frame: int = 0) -> float:
                 f"{what}: frame {first_frame + i + 1} at {times[i + 1]:.10g} fs comes {gaps[i]:.6g} fs after "
                 f"the frame before it, others {interval:.6g} fs"
             )
-    return float(times[-1] - times[0]) / (len(times) - 1)
+    mean = float(times[-1] - times[0]) / (len(times) - 1)
+    return _shortest_decimal(mean, min(rounding, 0.1 * mean) / (len(times) - 1))
+
+
+def regular(times: np.ndarray) -> np.ndarray:
+    """Times, fs ``[n_frames]``, without the rounding of their file; raises ValueError as `frame_interval`."""
+    return times if len(times) < 2 else times[0] + frame_interval(times) * np.arange(len(times))
+
+
+def _rounding(times: np.ndarray) -> float:
+    """What two times, fs, may be off by together: of float64, or of the float32 numbers in fs, ps or ns that they are.
+
+    GROMACS, Amber and many H5MD files hold times in ps as float32.
+    """
+    largest = float(np.abs(times).max())
+    for unit in (1.0, units.PS, 1000 * units.PS):
+        short = (times / unit).astype(np.float32)
+        if np.allclose(short.astype(np.float64) * unit, times, rtol=1e-14, atol=0):
+            return 2 * unit * float(np.spacing(np.float32(largest / unit)))
+    return 2 * float(np.spacing(largest))
+
+
+def _shortest_decimal(value: float, uncertainty: float) -> float:
+    """The number with the fewest decimals that the uncertainty allows."""
+    for digits in range(7):
+        if abs(round(value, digits) - value) <= uncertainty + 1e-12 * abs(value):
+            return round(value, digits)
+    return value
 
 
 def atomic_numbers(symbols: list[str]) -> np.ndarray:
-    """Atomic numbers, int ``[n]``, of element symbols.
+    """Atomic numbers, int ``[n]``, of element symbols; D and T are hydrogen.
 
     Raises:
         ValueError: a symbol that is no element.
     """
     from ase.data import atomic_numbers as table
 
+    symbols = [ISOTOPES[symbol][0] if symbol in ISOTOPES else symbol for symbol in symbols]
     unknown = sorted({symbol for symbol in symbols if table.get(symbol, 0) < 1})
     if unknown:
-        raise ValueError(f"{', '.join(map(repr, unknown))}: no element symbols")
+        raise ValueError(
+            f"{', '.join(map(repr, unknown))}: no element symbols; give files that name elements, or LAMMPS types "
+            f"that are numbers, with --elements"
+        )
     return np.array([table[symbol] for symbol in symbols], dtype=np.int32)
 
 
-def elements_of_types(types: np.ndarray, elements: tuple[str, ...]) -> np.ndarray:
-    """Atomic numbers of atom types ``[n_atoms]`` counted from 1.
+def masses_of(symbols: list[str]) -> np.ndarray:
+    """Standard atomic masses, u ``[n]``, of element symbols; of D and T those of the isotopes."""
+    masses = standard_masses(atomic_numbers(symbols))
+    return np.array([ISOTOPES[s][1] if s in ISOTOPES else mass for s, mass in zip(symbols, masses, strict=True)])
+
+
+def symbols_of_types(types: np.ndarray, elements: tuple[str, ...]) -> list[str]:
+    """Element symbols of atom types ``[n_atoms]`` counted from 1.
 
     Raises:
         ValueError: no elements given, or fewer than types.
@@ -139,7 +184,23 @@ def elements_of_types(types: np.ndarray, elements: tuple[str, ...]) -> np.ndarra
         raise ValueError(f"atoms have types 1…{types.max()} but no elements; give them in this order with --elements")
     if types.min() < 1 or types.max() > len(elements):
         raise ValueError(f"--elements names {len(elements)} elements, but atom types reach {types.max()}")
-    return atomic_numbers(list(elements))[types - 1]
+    return [elements[kind - 1] for kind in types]
+
+
+def order_by_id(ids: np.ndarray, n_atoms: int) -> np.ndarray:
+    """Indices that sort the atoms of a frame by their ids ``[n_atoms]``.
+
+    Raises:
+        ValueError: an id for two atoms, or ids of another shape.
+    """
+    ids = np.asarray(ids)
+    if ids.shape != (n_atoms,):
+        raise ValueError(f"ids are {ids.shape} for {n_atoms} atoms")
+    order = np.argsort(ids, kind="stable")
+    twice = np.flatnonzero(np.diff(ids[order]) == 0)
+    if len(twice):
+        raise ValueError(f"two atoms have the id {ids[order][twice[0]]}")
+    return order
 
 
 def standard_masses(species: np.ndarray) -> np.ndarray:

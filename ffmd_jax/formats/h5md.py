@@ -29,7 +29,7 @@ def recognises(path: Path) -> bool:
     return path.suffix.lower() in _H5MD_ENDINGS or bool(h5py.is_hdf5(path))
 
 
-def read(path: Path, hints: Hints, every: int = 1) -> common.Content:
+def read(path: Path, hints: Hints, every: int = 1) -> common.Trajectory:
     """Every ``every``-th frame, and only these are in memory unless wrapped positions must be followed through all.
 
     Velocities are zeros if they are absent and the hints do not want them.
@@ -37,9 +37,10 @@ def read(path: Path, hints: Hints, every: int = 1) -> common.Content:
     path, replica = common.split_replica(path)
     with _opened(path) as root:
         particles, ours = _particles(root, replica), "ffmd_jax" in root
-        times, chosen = _checked_times(particles), slice(None, None, every)
+        times, chosen = _checked_times(particles, hints), slice(None, None, every)
         wrapped = not ours and "image" not in particles
-        system, frames = _frames(particles, slice(None) if wrapped else chosen, hints.velocities == "stored")
+        used = slice(None) if wrapped else chosen
+        system, frames = _frames(particles, used, hints.velocities == "stored", hints.elements)
         if not ours:
             common.check_elements(system)
         if wrapped:
@@ -50,30 +51,30 @@ def read(path: Path, hints: Hints, every: int = 1) -> common.Content:
         forces = _converted(particles["force"]["value"], _FORCES, chosen) if "force" in particles else None
         if forces is not None and forces.shape != frames.positions.shape:
             raise ValueError(f"positions are {frames.positions.shape}, but forces {forces.shape}")
+        if forces is not None:
+            forces = _by_id(forces, _orders(particles, chosen, forces.shape[1]))
         facts = _metadata(root, path, replica)
-    return common.Content(system, frames, times[chosen], observables, facts, forces)
+    return common.Trajectory(system, frames, times[chosen], observables, facts, forces)
 
 
-def summary(path: Path) -> common.Summary:
+def summary(path: Path, hints: Hints) -> common.Summary:
     """What the file holds; of the frames, only the first is read."""
     path, replica = common.split_replica(path)
     with _opened(path) as root:
         particles = _particles(root, replica)
-        times = _checked_times(particles)
-        system, first = _frames(particles, slice(0, 1), need_velocities=False)
+        times = _checked_times(particles, hints)
+        system, first = _frames(particles, slice(0, 1), False, hints.elements)
         names = sorted(_observables(root, replica, len(times)))
         facts = _metadata(root, path, replica)
         return common.Summary(system, np.asarray(first.cell)[0], times, names, "force" in particles, facts)
 
 
-def _checked_times(particles: Any) -> np.ndarray:
+def _checked_times(particles: Any, hints: Hints) -> np.ndarray:
     """The times of all frames, fs; raises ValueError if velocities have others, or if their intervals differ."""
-    times = _times(particles["position"])
-    if "velocity" in particles and not np.array_equal(times, _times(particles["velocity"])):
+    times = _times(particles["position"], hints)
+    if "velocity" in particles and not np.array_equal(times, _times(particles["velocity"], hints)):
         raise ValueError("positions and velocities are stored at different times")
-    if len(times) > 1:
-        common.frame_interval(times)
-    return times
+    return common.regular(times)
 
 
 def _observables(root: Any, replica: int | None, n_frames: int) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def metadata(path: Path) -> dict[str, Any]:
         return json.loads(_text(root["ffmd_jax"].attrs["metadata"])) if "ffmd_jax" in root else {}
 
 
-def start(path: Path, frame: int, need_velocities: bool) -> tuple[System, State]:
+def start(path: Path, frame: int, need_velocities: bool, hints: Hints) -> tuple[System, State]:
     """System and the state of one frame, ``[1, n_atoms, 3]``."""
     path, replica = common.split_replica(path)
     with _opened(path) as file:
@@ -114,7 +115,7 @@ def start(path: Path, frame: int, need_velocities: bool) -> tuple[System, State]
         if not -n_frames <= frame < n_frames:
             raise ValueError(f"frame {frame} does not exist, the file has {n_frames}")
         chosen = slice(frame % n_frames, frame % n_frames + 1)
-        system, frames = _frames(particles, chosen, need_velocities)
+        system, frames = _frames(particles, chosen, need_velocities, hints.elements)
         if "ffmd_jax" not in file:
             common.check_elements(system)
         return system, frames
@@ -147,8 +148,13 @@ def _particles(file: Any, replica: int | None) -> Any:
     return groups[next(iter(groups))]
 
 
-def _frames(particles: Any, chosen: slice, need_velocities: bool) -> tuple[System, State]:
-    """System and the chosen frames, ``[n_chosen, n_atoms, 3]``; images of periodic positions are applied."""
+def _frames(
+    particles: Any, chosen: slice, need_velocities: bool, elements: tuple[str, ...] = ()
+) -> tuple[System, State]:
+    """System and the chosen frames, ``[n_chosen, n_atoms, 3]``, atoms in the order of their ids, if they have any.
+
+    Images of periodic positions are applied.  ``elements`` are those of the species 1, 2, … of a program that counts.
+    """
     position = particles["position"]["value"]
     if not len(position):
         raise ValueError("the file holds no frames")
@@ -162,13 +168,49 @@ def _frames(particles: Any, chosen: slice, need_velocities: bool) -> tuple[Syste
     if positions.shape != velocities.shape:
         raise ValueError(f"positions are {positions.shape}, but velocities {velocities.shape}")
     cell, pbc = _box(particles["box"], chosen)
-    species, masses = _constant(particles["species"], chosen), _constant(particles["mass"], chosen, _MASSES)
+    orders = _orders(particles, chosen, positions.shape[1])
+    species = _of_atoms(particles["species"], chosen, orders)
+    if elements:
+        species = common.atomic_numbers(common.symbols_of_types(species, elements))
+    masses = common.standard_masses(species)
+    if "mass" in particles:
+        masses = _of_atoms(particles["mass"], chosen, orders, _MASSES)
     system, cell = make_system(species, masses, pbc), make_cell(cell, pbc)
     if "image" in particles:
         image = particles["image"]
         numbers = image[()] if hasattr(image, "shape") else image["value"][chosen]
         positions += numbers @ cell
+    positions, velocities = _by_id(positions, orders), _by_id(velocities, orders)
     return system, State(positions, velocities, np.broadcast_to(cell, (len(positions), 3, 3)))
+
+
+def _orders(particles: Any, chosen: slice, n_atoms: int) -> np.ndarray | None:
+    """Indices that sort the atoms of each chosen frame by their ids, ``[n_chosen or 1, n_atoms]``; None without."""
+    if "id" not in particles:
+        return None
+    ids: Any = particles["id"]
+    ids = ids[()][None] if hasattr(ids, "shape") else ids["value"][chosen]
+    if not (np.sort(ids) == np.sort(ids[0])).all():
+        raise ValueError("the ids of the atoms differ between frames: other atoms")
+    orders = np.stack([common.order_by_id(one, n_atoms) for one in ids])
+    return None if np.array_equal(orders, np.broadcast_to(np.arange(n_atoms), orders.shape)) else orders
+
+
+def _by_id(values: np.ndarray, orders: np.ndarray | None) -> np.ndarray:
+    """Values ``[n_frames, n_atoms, 3]`` in the order of the ids."""
+    return values if orders is None else np.take_along_axis(values, orders[:, :, None], axis=1)
+
+
+def _of_atoms(element: Any, chosen: slice, orders: np.ndarray | None, table: Any = None) -> np.ndarray:
+    """A constant property ``[n_atoms]`` in the order of the ids; the same in every frame, or it is refused."""
+    if orders is None:
+        return _constant(element, chosen, table)
+    values = _converted(element if hasattr(element, "shape") else element["value"], table,
+                        () if hasattr(element, "shape") else chosen)  # fmt: skip
+    ordered = np.take_along_axis(np.broadcast_to(values, (len(orders), orders.shape[1])), orders, axis=1)
+    if not (ordered == ordered[0]).all():
+        raise ValueError(f"{element.name} does not belong to the ids of the atoms: it changes from frame to frame")
+    return ordered[0]
 
 
 def _box(box: Any, chosen: slice) -> tuple[np.ndarray | None, Any]:
@@ -191,9 +233,14 @@ def _constant(element: Any, chosen: slice, table: dict[str, float] | None = None
     return values[0]
 
 
-def _times(element: Any) -> np.ndarray:
-    """All times of an element, fs; H5MD also allows a constant increment with an offset."""
-    time, n_frames = element["time"], len(element["value"])
+def _times(element: Any, hints: Hints) -> np.ndarray:
+    """All times of an element, fs, or by the given interval; H5MD also allows a constant increment with an offset."""
+    n_frames, stated = len(element["value"]), hints.frame_interval_fs
+    if stated is not None and not ("time" in element and "unit" in element["time"].attrs):
+        return stated * np.arange(n_frames)
+    if "time" not in element:
+        raise common.NoTimes(f"{element.name} has no times; give the interval of its frames with --frame-interval-fs")
+    time = element["time"]
     times = _converted(time, _TIMES, ())
     if times.ndim == 0:
         times = float(time.attrs.get("offset", 0.0)) * _factor(time, _TIMES) + times * np.arange(n_frames)

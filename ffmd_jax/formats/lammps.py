@@ -16,7 +16,12 @@ _FORCE = {"real": units.KCAL_PER_MOL_IN_EV, "metal": 1.0}  # eV/Å
 _FORCE_COLUMNS = ("fx", "fy", "fz")
 _TIME = {"real": 1.0, "metal": units.PS}  # fs
 # Columns of positions: scaled by the cell or in Å, wrapped or not.
+_IMAGES, _WORDS = ("ix", "iy", "iz"), ("element", "type")
 _POSITIONS = {"xu": (False, False), "xsu": (True, False), "x": (False, True), "xs": (True, True)}
+
+
+_NUMBERS = {"id", "mass", *_IMAGES, "vx", "vy", "vz", *_FORCE_COLUMNS}
+_NUMBERS |= {axis + x[1:] for x in _POSITIONS for axis in "xyz"}
 
 
 class _Frame(NamedTuple):
@@ -41,12 +46,12 @@ def recognises(path: Path) -> bool:
     """True for text, compressed or not, that begins as a LAMMPS dump does."""
     with open_text(path) as file:
         try:
-            return file.read(6) == b"ITEM: "
+            return file.read(9).removeprefix(b"\xef\xbb\xbf").startswith(b"ITEM: ")
         except Exception:  # a damaged or another compressed file: the other readers say so
             return False
 
 
-def read(path: Path, hints: Hints) -> common.Content:
+def read(path: Path, hints: Hints) -> common.Trajectory:
     """All that the dump holds; atoms sorted by id.
 
     Raises:
@@ -54,13 +59,13 @@ def read(path: Path, hints: Hints) -> common.Content:
             another cell in some frame.
     """
     with open_text(path) as file:
-        frames = list(_frames(line.decode() for line in file))
+        frames = list(_frames(line.decode("utf-8-sig") for line in file if line.strip()))
     if not frames:
         raise ValueError("the file holds no frames")
     units_name = _units(frames[0], hints)
     times = np.array([_time(frame, units_name, hints) for frame in frames])
     (system, cells), positions = _system(frames, hints), np.array([_positions(frame) for frame in frames])
-    if _position_columns(frames[0])[1] and "ix" not in frames[0].columns:
+    if _position_columns(frames[0])[1] and not _has_images(frames[0]):
         positions = common.unwrap(system, positions, cells)
     velocities = np.array([_velocities(frame, hints) for frame in frames]) * _VELOCITY[units_name]
     forces = None
@@ -68,7 +73,7 @@ def read(path: Path, hints: Hints) -> common.Content:
         forces = np.array([np.stack([frame.columns[name] for name in _FORCE_COLUMNS], axis=1) for frame in frames])
         forces = forces * _FORCE[units_name]
     frames_of_all = State(positions, velocities, cells)
-    return common.Content(system, frames_of_all, times, {}, {"source": path.name}, forces)
+    return common.Trajectory(system, frames_of_all, times, {}, {"source": path.name}, forces)
 
 
 def open_text(path: Path) -> Any:
@@ -114,8 +119,15 @@ def _frame(header: dict[str, list[str]], names: list[str], lines: Iterator[str])
     columns = {}
     for i, name in enumerate(names):
         values = [row[i] for row in rows]
-        columns[name] = np.array(values) if name == "element" else np.array(values, dtype=np.float64)
-    order = np.argsort(columns["id"], kind="stable")
+        if name in _WORDS:
+            columns[name] = np.array(values)
+            continue
+        try:
+            columns[name] = np.array(values, dtype=np.float64)
+        except ValueError as error:  # of no use here, unless it is one of those that are read
+            if name in _NUMBERS:
+                raise ValueError(f"{error} (column {name})") from None
+    order = common.order_by_id(columns["id"], n_atoms)
     columns = {name: values[order] for name, values in columns.items()}
     return _Frame(header, *_box(header), columns)
 
@@ -159,7 +171,7 @@ def _time(frame: _Frame, units_name: str, hints: Hints) -> float:
     if "TIME" in frame.header:
         return float(frame.header["TIME"][0]) * _TIME[units_name]
     if hints.lammps_timestep_fs is None:
-        raise ValueError(
+        raise common.NoTimes(
             "a LAMMPS dump counts time steps but does not state their length; give --lammps-timestep-fs "
             "(1 in units real is 1 fs, 0.001 in units metal is 1 fs)"
         )
@@ -178,15 +190,22 @@ def _system(frames: list[_Frame], hints: Hints) -> tuple[System, np.ndarray]:
     # Open directions may be shrink-wrapped: their edges have no meaning.
     cells = np.array([frame.cell * first.pbc[:, None] for frame in frames])
     common.check_cells(cells)
-    if "element" in first.columns:
-        species = common.atomic_numbers(first.columns["element"].tolist())
-    elif "type" in first.columns:
-        species = common.elements_of_types(first.columns["type"].astype(int), hints.elements)
-    else:
-        raise ValueError("the columns type and element are missing; dump id type x y z vx vy vz")
-    masses = first.columns.get("mass", common.standard_masses(species))
+    symbols = _symbols(first, hints)
+    masses = first.columns.get("mass", common.masses_of(symbols))
     cell = make_cell(cells[0], first.pbc)
-    return make_system(species, masses, first.pbc), np.broadcast_to(cell, cells.shape)
+    return make_system(common.atomic_numbers(symbols), masses, first.pbc), np.broadcast_to(cell, cells.shape)
+
+
+def _symbols(first: _Frame, hints: Hints) -> list[str]:
+    """Element symbols of the atoms, from the columns element or type; types may have labels (LAMMPS labelmap)."""
+    if "element" in first.columns:
+        return first.columns["element"].tolist()
+    if "type" not in first.columns:
+        raise ValueError("the columns type and element are missing; dump id type x y z vx vy vz")
+    types = first.columns["type"]
+    if all(kind.isdecimal() for kind in types):
+        return common.symbols_of_types(types.astype(int), hints.elements)
+    return types.tolist()
 
 
 def _position_columns(frame: _Frame) -> tuple[bool, bool, list[str]]:
@@ -204,9 +223,13 @@ def _positions(frame: _Frame) -> np.ndarray:
     positions = np.stack([frame.columns[name] for name in names], axis=1)
     if scaled:
         positions = frame.origin + positions @ frame.cell
-    if wrapped and "ix" in frame.columns:
-        positions = positions + np.stack([frame.columns[name] for name in ("ix", "iy", "iz")], axis=1) @ frame.cell
+    if wrapped and _has_images(frame):
+        positions = positions + np.stack([frame.columns[name] for name in _IMAGES], axis=1) @ frame.cell
     return positions
+
+
+def _has_images(frame: _Frame) -> bool:
+    return all(name in frame.columns for name in _IMAGES)
 
 
 def _velocities(frame: _Frame, hints: Hints) -> np.ndarray:

@@ -6,14 +6,17 @@ attribute ``metadata`` is a JSON string.
 """
 
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from ffmd_jax.core import mechanics
 from ffmd_jax.core.state import State, System, check_forces, check_state, take
-from ffmd_jax.formats import Hints, ase_files, common, h5md, lammps, mdanalysis
+from ffmd_jax.formats import Hints, ase_files, common, consistency, constraints, h5md, lammps, mdanalysis
+from ffmd_jax.formats.common import Trajectory, frame_interval
 from ffmd_jax.formats.h5md_writer import Writer
 
 __all__ = [
@@ -21,7 +24,9 @@ __all__ = [
     "Trajectory",
     "Writer",
     "central_differences",
+    "checked",
     "frame_interval",
+    "join",
     "read",
     "read_metadata",
     "read_start",
@@ -30,26 +35,7 @@ __all__ = [
 ]
 
 _NO_HINTS = Hints()
-
-
-class Trajectory(NamedTuple):
-    """Frames of one system at a constant interval.
-
-    Attributes:
-        system: what does not change.
-        frames: unwrapped Å and Å/fs, ``[n_frames, n_atoms, 3]``, and cells, Å, ``[n_frames, 3, 3]``; float64.
-        times: fs, float64 ``[n_frames]``.
-        observables: per-frame scalars ``[n_frames]``; names carry the unit, e.g. ``potential_energy_eV``.
-        metadata: JSON-able facts, e.g. system, ensemble, temperature_K, model, time_step_fs, seed.
-        forces: eV/Å, ``[n_frames, n_atoms, 3]``; None where they are not known.
-    """
-
-    system: System
-    frames: State
-    times: np.ndarray
-    observables: dict[str, np.ndarray]
-    metadata: dict[str, Any]
-    forces: np.ndarray | None = None
+_NO_INTERVAL = "frames of one file each without times; give their interval with --frame-interval-fs"
 
 
 def part(trajectory: Trajectory, chosen: Any) -> Trajectory:
@@ -62,18 +48,9 @@ def part(trajectory: Trajectory, chosen: Any) -> Trajectory:
     )
 
 
-def frame_interval(times) -> float:
-    """The constant interval between frames, fs, from their times ``[n_frames]`` in fs.
-
-    Gaps may differ by 1e-6 of the interval, and by float32 rounding if all times are float32 numbers.
-
-    Raises:
-        ValueError: fewer than two frames; times that do not increase, or a gap that differs from the others.
-    """
-    return common.frame_interval(np.asarray(times, dtype=np.float64))
-
-
-def read(path, *, every: int = 1, hints: Hints = _NO_HINTS) -> Trajectory:
+def read(
+    path, *, every: int = 1, hints: Hints = _NO_HINTS, check: bool = False, may_be_one_frame: bool = False
+) -> Trajectory:
     """The trajectory in a file; every ``every``-th frame from the first.
 
     Read are H5MD, LAMMPS custom dumps, what ASE reads, and with ``hints.topology`` what MDAnalysis reads.  Wrapped
@@ -86,6 +63,8 @@ def read(path, *, every: int = 1, hints: Hints = _NO_HINTS) -> Trajectory:
         path: the file; ``run.h5:2`` is replica 2 of a file that holds several.
         every: stride in stored frames.
         hints: what the file leaves unstated.
+        check: refuse frames that do not belong together, as `checked` does.
+        may_be_one_frame: of a file with a single frame, do not estimate velocities from it.
 
     Raises:
         ValueError: one line that names the file: unreadable, without velocities, units or times, a changing
@@ -105,18 +84,80 @@ def read(path, *, every: int = 1, hints: Hints = _NO_HINTS) -> Trajectory:
         check_state(content.system, content.frames)
         check_forces(content.forces)
         stated = hints.frame_interval_fs
+        if stated is not None and not stated > 0:
+            raise ValueError(f"the interval between frames must be positive, not {stated:g} fs")
         if len(content.times) > 1:
             interval = frame_interval(content.times) / skipped
             if stated is not None and not np.isclose(stated, interval, rtol=1e-4, atol=0):
                 raise ValueError(f"the file's frame interval is {interval:g} fs, not {stated:g} fs")
-        found = Trajectory(*content)
-        if hints.velocities == "central-difference":
+        found = content._replace(times=common.regular(content.times))
+        found = found._replace(system=constraints.find(found))
+        if hints.velocities == "central-difference" and not (may_be_one_frame and len(found.times) == 1):
+            consistency.check(found)  # their velocities would hide what is wrong with the positions
             found = central_differences(found)
+        if check:
+            consistency.check(found)
     return part(found, slice(None, None, every // skipped))
 
 
-def summary(path) -> common.Summary:
-    """What a file holds; of H5MD without reading its frames.
+def checked(trajectory: Trajectory) -> Trajectory:
+    """The trajectory with the constraints that its frames show; it may be checked again.
+
+    Raises:
+        ValueError: frames that do not belong together, see `consistency.check`.
+    """
+    consistency.check(trajectory)
+    return trajectory._replace(system=constraints.find(trajectory))
+
+
+def join(frames: Sequence[Trajectory], paths: Sequence[Any], hints: Hints = _NO_HINTS) -> Trajectory:
+    """The trajectory whose frames are files of their own, in the order of their times.
+
+    Files without times are in the order of the numbers in their names, ``hints.frame_interval_fs`` apart.
+
+    Raises:
+        ValueError: other atoms, another cell, or frames that do not belong together.
+    """
+    times = np.array([frame.times[0] for frame in frames])
+    if len(set(times.tolist())) == 1:  # each file counts for itself
+        if hints.frame_interval_fs is None:
+            raise common.NoTimes(f"{paths[0]} and others: {_NO_INTERVAL}")
+        order = sorted(range(len(frames)), key=lambda i: _numbers(paths[i]))
+        times = hints.frame_interval_fs * np.argsort(order).astype(np.float64)
+    order = np.argsort(times, kind="stable")
+    first, ordered = frames[order[0]], [frames[i] for i in order]
+    for path, frame in zip(np.array(paths, dtype=object)[order], ordered, strict=True):
+        same = np.array_equal(frame.system.species, first.system.species) and frame.system.pbc == first.system.pbc
+        if not (same and np.allclose(frame.system.masses, first.system.masses)):
+            raise ValueError(f"{path} holds other atoms than {paths[order[0]]}")
+    positions, velocities, cells = (
+        np.concatenate([np.asarray(frame.frames[i]) for frame in ordered]) for i in range(3)
+    )
+    common.check_cells(cells)
+    forces = [frame.forces for frame in ordered if frame.forces is not None]
+    names = set.intersection(*(set(frame.observables) for frame in ordered))
+    found = Trajectory(
+        first.system,
+        State(common.unwrap(first.system, positions, cells), velocities, cells),
+        common.regular(times[order]),
+        {name: np.concatenate([frame.observables[name] for frame in ordered]) for name in names},
+        first.metadata,
+        np.concatenate(forces) if len(forces) == len(ordered) else None,
+    )
+    found = found._replace(system=constraints.find(found))
+    if hints.velocities != "central-difference":
+        return found
+    consistency.check(found)
+    return central_differences(found)
+
+
+def _numbers(path: Any) -> list[int]:
+    """The numbers in a file's name, to sort by."""
+    return [int(number) for number in re.findall(r"\d+", Path(path).name)]
+
+
+def summary(path, hints: Hints = _NO_HINTS) -> common.Summary:
+    """What a file holds; of H5MD without reading its frames, of other files also without velocities.
 
     Raises:
         ValueError: as `read`.
@@ -124,8 +165,16 @@ def summary(path) -> common.Summary:
     path = Path(path)
     if h5md.recognises(path):
         with common.errors_name(path):
-            return h5md.summary(path)
-    found = read(path)
+            return h5md.summary(path, hints)
+    with common.errors_name(path):
+        reader, without = _reader(path, hints), dataclasses.replace(hints, velocities="central-difference")
+        try:
+            found = reader(path, without)
+        except common.NoTimes:
+            found = reader(path, dataclasses.replace(without, frame_interval_fs=1.0, lammps_timestep_fs=1.0))
+            found = found._replace(times=np.full(len(found.times), np.nan))
+        check_state(found.system, found.frames)
+        found = found._replace(system=constraints.find(found))
     cell, forces = np.asarray(found.frames.cell)[0], found.forces is not None
     return common.Summary(found.system, cell, found.times, sorted(found.observables), forces, found.metadata)
 
@@ -164,17 +213,23 @@ def read_start(
     with common.errors_name(path):
         reader = _reader(path, hints)
         if reader in (h5md.read, ase_files.read):
-            start = h5md.start if reader is h5md.read else ase_files.start
-            system, frames = start(path, frame, need_velocities)
+            if reader is h5md.read:
+                system, frames = h5md.start(path, frame, need_velocities, hints)
+            else:
+                system, frames = ase_files.start(path, frame, need_velocities)
         else:
             wanted: Any = "stored" if need_velocities else "central-difference"
-            content = reader(path, dataclasses.replace(hints, velocities=wanted))
+            timeless = {"frame_interval_fs": None, "lammps_timestep_fs": hints.lammps_timestep_fs or 1.0}
+            try:
+                content = reader(path, dataclasses.replace(hints, velocities=wanted, **timeless))
+            except common.NoTimes:
+                content = reader(path, dataclasses.replace(hints, velocities=wanted, frame_interval_fs=1.0))
             n_frames = len(content.times)
             if not -n_frames <= frame < n_frames:
                 raise ValueError(f"frame {frame} does not exist, the file has {n_frames}")
             system, frames = content.system, take(content.frames, [frame])
         check_state(system, frames)
-    return system, take(frames, 0)
+    return mechanics.on_a_line(system, np.asarray(frames.positions)), take(frames, 0)
 
 
 def read_metadata(path) -> dict[str, Any]:
@@ -188,7 +243,7 @@ def read_metadata(path) -> dict[str, Any]:
         return h5md.metadata(path) if h5md.recognises(path) else {}
 
 
-def _reader(path: Path, hints: Hints) -> Callable[[Path, Hints], common.Content]:
+def _reader(path: Path, hints: Hints) -> Callable[[Path, Hints], Trajectory]:
     """What reads the file."""
     if hints.topology is None and h5md.recognises(path):
         return h5md.read

@@ -64,8 +64,6 @@ class ForceFreeDynamics(MolecularDynamics):
         loginterval: int = 1,
         **kwargs: Any,
     ):
-        if atoms.constraints:
-            raise ValueError("force-free dynamics moves all atoms: remove the constraints")
         if getattr(ensemble, "end_K", None) is not None:
             raise ValueError("ASE runs have no length: the ensemble must have a constant temperature")
         used = model if isinstance(model, Model) else model_files.load(model)
@@ -112,8 +110,8 @@ class ForceFreeDynamics(MolecularDynamics):
         return monitors.describe(_host(self._carry.memory.record), self._config, self._system)
 
     def temperature(self) -> float:
-        """Kinetic temperature, K, with the degrees of freedom of zero total momenta."""
-        return float(mechanics.temperature(self._system, self._of_atoms().velocities))
+        """Kinetic temperature, K, of the motion within the whole."""
+        return float(mechanics.temperature(self._system, self._of_atoms()))
 
     def _of_atoms(self) -> State:
         return ase_files.from_atoms(self.atoms)[1]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import neighbors
+from ffmd_jax.core import mechanics, neighbors
 from ffmd_jax.core.state import Propagate, State, System, cast, is_isolated
 from ffmd_jax.models import radial_tables, trajcast
 from ffmd_jax.models.config import Calibration, ModelConfig
@@ -105,11 +105,13 @@ def isolate(config: ModelConfig, system: System, state: State) -> tuple[System, 
             f"images within its cutoff of {config.architecture.cutoff:g} Å"
         )
     whole = state._replace(positions=state.positions + images @ state.cell)
-    return dataclasses.replace(system, pbc=(False, False, False)), whole
+    system = dataclasses.replace(system, pbc=(False, False, False))
+    return mechanics.on_a_line(system, np.asarray(whole.positions)), whole
 
 
 def check_system(config: ModelConfig, system: System) -> None:
-    """Raises ValueError if the model was not made for these elements, masses or boundary conditions."""
+    """Raises ValueError if the model was not made for these elements, masses, constraints or boundary conditions."""
+    mechanics.refuse_constraints(system)
     unknown = sorted(set(np.asarray(system.species).tolist()) - set(config.elements))
     known = ", ".join(symbols(config.elements))
     if unknown:

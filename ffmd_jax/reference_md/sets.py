@@ -48,7 +48,7 @@ def produce(
         if resume and overwrite:
             raise ValueError("--resume keeps finished files and --overwrite replaces them: say one")
         if not resume:
-            _check_absent(files, starts_file, overwrite)
+            _check_absent(files, starts_file, overwrite, settings.start)
         _check_settings(settings)
         engine = _engine(system, settings) if engine is None else engine
         every = _every(system, settings, engine.dt)
@@ -79,9 +79,9 @@ def produce(
         return files
 
 
-def _check_absent(files: list[Path], starts_file: Path, overwrite: bool) -> None:
+def _check_absent(files: list[Path], starts_file: Path, overwrite: bool, start: Path | None) -> None:
     for file in files:
-        outputs.check_output(file, overwrite)
+        outputs.check_output(file, overwrite, start)
     if starts_file.exists() and not overwrite:
         raise FileExistsError(
             f"{starts_file} belongs to an unfinished set of runs; --resume continues it, --overwrite starts anew"

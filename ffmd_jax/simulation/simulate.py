@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ffmd_jax.core import files
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import monitors as monitor_limits
 from ffmd_jax.dynamics import restart, rollout
 from ffmd_jax.dynamics.ensemble import NVT, Ensemble
+from ffmd_jax.formats import Hints
 from ffmd_jax.models import model_files
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import fallback as fallbacks
@@ -21,6 +23,8 @@ from ffmd_jax.simulation import starts
 from ffmd_jax.simulation.loop import Plan, Until, produce
 from ffmd_jax.simulation.result import Run
 from ffmd_jax.simulation.starts import Begin, Start
+
+_NO_HINTS = Hints()
 
 
 def simulate(
@@ -51,6 +55,7 @@ def simulate(
     wall_clock_hours: float | None = None,
     progress: bool | Callable[[float, float], None] = True,
     stop: Callable[[], bool] | None = None,
+    hints: Hints = _NO_HINTS,
 ) -> Run:
     """Runs force-free MD: the model steps the atoms from t to t + Δt, over and over.
 
@@ -85,6 +90,7 @@ def simulate(
         wall_clock_hours: stop and save after this time.
         progress: a bar; or a function of the ps done and the ps in all; False: silent.
         stop: asked after every block; True ends the run, which can be resumed.
+        hints: what the start file leaves unstated.
 
     Raises:
         ValueError: what does not fit together, in one line.
@@ -92,11 +98,14 @@ def simulate(
     """
     with jax.enable_x64(True):
         rollout.check_steps(steps, every)
+        if out is not None and not resume:
+            many = start if isinstance(start, list | tuple) else [start]
+            files.check_output(Path(out), True, model, *many)
         _check_options(fields, check_every, alarm_factor, on_alarm, fallback, fallback_steps, monitors)
         used = model if isinstance(model, Model) else model_files.load(model)
         config = used.config
         ensemble = ensembles.complete(ensemble, config.time_step_fs)
-        begin = starts.begin(used, start, ensemble, seed, replicas, velocities, draw_temperature_K)
+        begin = starts.begin(used, start, ensemble, seed, replicas, velocities, draw_temperature_K, hints)
         limits = None
         if monitors:
             limits = monitor_limits.limits(

@@ -12,13 +12,14 @@ from ffmd_jax.core import mechanics
 from ffmd_jax.core.state import Array, State, System, take
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics.ensemble import NVE, Ensemble
-from ffmd_jax.formats import ase_files, trajectory
+from ffmd_jax.formats import Hints, ase_files, trajectory
 from ffmd_jax.formats.trajectory import Trajectory
 from ffmd_jax.models import model as models
 from ffmd_jax.models.model import Model
 from ffmd_jax.simulation.result import Run
 
 Start = Any  # a path, ase.Atoms, (system, state), or a sequence of these
+_NO_HINTS = Hints()
 
 
 class Begin(NamedTuple):
@@ -31,11 +32,18 @@ class Begin(NamedTuple):
 
 
 def begin(
-    model: Model, start: Start, ensemble: Ensemble, seed: int, replicas: int, velocities: str, kelvin: float | None
+    model: Model,
+    start: Start,
+    ensemble: Ensemble,
+    seed: int,
+    replicas: int,
+    velocities: str,
+    kelvin: float | None,
+    hints: Hints = _NO_HINTS,
 ) -> Begin:
     """System, states and keys: replica i is the single run with the seed + i."""
     many = isinstance(start, Sequence) and not isinstance(start, str | Trajectory) and not _is_pair(start)
-    given = [_read(one, model, velocities) for one in (start if many else [start])]
+    given = [_read(one, model, velocities, hints) for one in (start if many else [start])]
     if not given:
         raise ValueError("there is nothing to start from: the sequence of starts is empty")
     system = given[0][0]
@@ -47,6 +55,8 @@ def begin(
     n_replicas = len(given) if many else replicas
     if n_replicas < 0:
         raise ValueError(f"the number of replicas must not be negative, not {n_replicas}")
+    if not isinstance(ensemble, NVE):
+        mechanics.check_freedom(system)
     target = kelvin if kelvin is not None else ensembles.temperature(ensemble)
     targets = np.atleast_1d(np.asarray(target, np.float64))
     if len(targets) not in (1, max(1, n_replicas)):
@@ -61,6 +71,7 @@ def begin(
         if velocities == "draw" or (velocities == "if absent" and not np.any(own.velocities)):
             if not np.isfinite(targets[i]):
                 raise ValueError("velocities cannot be drawn without a temperature")
+            mechanics.check_freedom(system)
             own, drawn = mechanics.maxwell_boltzmann(key_draw, system, own, float(targets[i])), True
         found.append((jax.tree.map(jnp.asarray, own), key_run))
     if n_replicas and isinstance(ensemble, NVE) and not drawn and not many:
@@ -76,17 +87,16 @@ def _is_pair(start: Any) -> bool:
     return isinstance(start, tuple) and len(start) == 2 and isinstance(start[0], System)
 
 
-def _read(start: Start, model: Model, velocities: str) -> tuple[System, State]:
+def _read(start: Start, model: Model, velocities: str, hints: Hints) -> tuple[System, State]:
     """System and state of one start; velocities are zeros where it has none."""
     if _is_pair(start):
-        system, state = start[0], jax.tree.map(lambda values: np.asarray(values, np.float64), State(*start[1]))
+        state = jax.tree.map(lambda values: np.asarray(values, np.float64), State(*start[1]))
+        system = mechanics.on_a_line(start[0], state.positions)
     elif isinstance(start, Trajectory | Run):
         system, state = start.system, take(start.frames, -1)
     elif isinstance(start, str | Path):
-        system, state = trajectory.read_start(start, need_velocities=velocities == "stored")
+        system, state = trajectory.read_start(start, need_velocities=velocities == "stored", hints=hints)
     elif hasattr(start, "get_positions"):
-        if start.constraints:
-            raise ValueError("force-free dynamics moves all atoms: remove the constraints")
         system, state = ase_files.from_atoms(start, need_velocities=velocities == "stored")
     else:
         raise ValueError(f"a run starts from a file, ase.Atoms or (system, state), not from {type(start).__name__}")

@@ -41,7 +41,7 @@ def calibrate(
     held_out = np.concatenate([kelvins(part) for part in parts])
     drift = np.abs(free.mean(axis=(0, 1)) / held_out.mean(axis=0) - 1)
     speeds, species = np.linalg.norm(states.velocities, axis=-1), np.asarray(system.species)
-    totals = jax.jit(jax.vmap(lambda velocities: mechanics.temperature(system, velocities)))(states.velocities)
+    totals = jax.jit(jax.vmap(lambda state: mechanics.temperature(system, state)))(states)
     return Calibration(
         round_trip=_finite(mean),
         round_trip_atom=_finite(worst),

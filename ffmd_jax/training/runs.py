@@ -29,6 +29,7 @@ _SAVE_EVERY_S = 120.0
 _DRAW_EVERY_S = 5.0
 # Files that define a training; it is continued with the same only.
 _TRAINING, _ARCHITECTURE, _MODEL, _DATA = "training.json", "architecture.json", "model.json", "dataset.json"
+_OURS = (_TRAINING, model_files.CONFIG)
 
 
 def run(
@@ -101,14 +102,25 @@ def run(
     return _finish(out, sets, progress, say)
 
 
-def check_folder(out: Path, training: Training, architecture: Architecture, resume: bool, overwrite: bool) -> None:
-    """Raises what is wrong with ``out`` as the folder of this training."""
+def check_folder(
+    out: Path, training: Training, architecture: Architecture, resume: bool, overwrite: bool, *inputs: Any
+) -> None:
+    """Raises what is wrong with ``out`` as the folder of this training; it must not hold the inputs."""
     if resume:
         _check_same_settings(out, training, architecture)
         return
     if (out / _TRAINING).is_file() and not overwrite:
         raise FileExistsError(f"{out} holds a training already; continue it with --resume, or say --overwrite")
-    files.check_output(out, overwrite)
+    files.check_output(out, overwrite, *inputs)
+    if not _may_be_replaced(out):
+        raise FileExistsError(f"{out} is no model folder and will not be replaced; choose another --out")
+
+
+def _may_be_replaced(out: Path) -> bool:
+    """True for a folder that is not there, empty, or a model's."""
+    if not out.exists():
+        return True
+    return out.is_dir() and (not any(out.iterdir()) or any((out / name).exists() for name in _OURS))
 
 
 def _finish(out: Path, sets: PairSets, progress: bool, say: Callable[[str], None]) -> Model:
