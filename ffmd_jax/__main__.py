@@ -50,6 +50,7 @@ class _Notes(logging.Handler):
     def __init__(self):
         super().__init__()
         self._seen: set[str] = set()
+        self._propagates = True
 
     def emit(self, record: logging.LogRecord) -> None:
         if (text := record.getMessage()) not in self._seen:
@@ -57,10 +58,14 @@ class _Notes(logging.Handler):
             print(f"note: {text}", file=sys.stderr)
 
     def __enter__(self) -> None:
-        logging.getLogger("ffmd_jax").addHandler(self)
+        log = logging.getLogger("ffmd_jax")
+        log.addHandler(self)
+        self._propagates, log.propagate = log.propagate, False
 
     def __exit__(self, *_) -> None:
-        logging.getLogger("ffmd_jax").removeHandler(self)
+        log = logging.getLogger("ffmd_jax")
+        log.removeHandler(self)
+        log.propagate = self._propagates
 
 
 def _fail(message: str, code: int) -> None:

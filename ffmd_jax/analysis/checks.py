@@ -230,6 +230,9 @@ def _torsions(analysis: Analysis, reference: Analysis, numbers: dict) -> list[Ch
 
 
 def _structure(analysis: Analysis, reference: Analysis, numbers: dict) -> Check:
+    if numbers["rdf_rmse"] is None:
+        statement = "the pair distributions cannot be compared: run and reference are periodic in different directions"
+        return Check("structure", "all atoms", "reference", math.nan, math.nan, math.nan, "", statement)
     halves = [run.rdf_halves_rmse for run in (analysis, reference)]
     wanted = STRUCTURE_SHARE * float(np.mean([np.sqrt(np.mean(curve.g**2)) for curve in reference.rdf.values()]))
     return _of_halves("structure", "all atoms", numbers["rdf_rmse"], halves, wanted, "", analysis, reference)

@@ -22,7 +22,11 @@ def compare(analysis: Analysis, reference: Analysis) -> dict[str, Any]:
             f"the trajectories differ in their elements: {sorted(analysis.vdos_by_species)} and "
             f"{sorted(reference.vdos_by_species)}"
         )
-    rmse = {name: rdf_rmse(curve, reference.rdf[name]) for name, curve in analysis.rdf.items()}
+    same_boundary = analysis.system.pbc == reference.system.pbc  # else g(r) is not the same quantity
+    rmse = {
+        name: rdf_rmse(curve, reference.rdf[name]) if same_boundary else math.nan
+        for name, curve in analysis.rdf.items()
+    }
     overlaps = {
         symbol: vdos_overlap(curve, reference.vdos_by_species[symbol])
         for symbol, curve in analysis.vdos_by_species.items()

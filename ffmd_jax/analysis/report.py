@@ -87,14 +87,13 @@ class Report:
 
     def save(self, folder) -> Path:
         """Writes report.html, summary.json and the figures as PNG into the folder; returns the path of the page."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        drawn = self.figures()
-        for name, figure in drawn.items():
-            figure.savefig(folder / f"{name}.png")
+        folder, summary, drawn = Path(folder), json.dumps(self.summary, indent=2) + "\n", self.figures()
         shown = page.movie(self.movie(), movie.reason(self.analysis))
         html = page.page(self.title, self._verdict, self.outcome, self.advice, shown, self._content(drawn))
-        files.write_atomically(folder / "summary.json", (json.dumps(self.summary, indent=2) + "\n").encode())
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in drawn.items():
+            figure.savefig(folder / f"{name}.png")
+        files.write_atomically(folder / "summary.json", summary.encode())
         files.write_atomically(folder / "report.html", html.encode())
         return folder / "report.html"
 

@@ -43,6 +43,7 @@ def check(trajectory: Trajectory) -> None:
     interval = frame_interval(trajectory.times)
     _check_ensemble(trajectory.metadata)
     mechanics.refuse_constraints(system)
+    mechanics.check_freedom(system)
     _check_masses(system)
     _check_displacements(positions, velocities, interval)
     consistency.check_nve(trajectory)
@@ -112,6 +113,13 @@ def _check_energies(trajectory: Trajectory) -> bool:
         total = observables["potential_energy_eV"] + kinetic
     if total is None or not np.isfinite(total).all():
         return False
+    away = abs(total - np.median(total))
+    worst, usual = int(np.argmax(away)), float(np.median(away))
+    if away[worst] > 15 * usual + 0.15 * np.std(kinetic) and np.sum(away > 0.5 * away[worst]) < 0.1 * len(away):
+        raise ValueError(
+            f"the total energy of frame {worst} is {away[worst]:.3g} eV away from that of the others, which differ by "
+            f"{usual:.2g} eV: a damaged frame"
+        )
     if np.std(total) > 0.2 * np.std(kinetic):
         raise ValueError(
             f"the total energy fluctuates by {np.std(total):.3g} eV, the kinetic by {np.std(kinetic):.3g} eV: "
