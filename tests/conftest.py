@@ -7,6 +7,11 @@ import subprocess
 import sys
 import tempfile
 
+# Compilation is most of the time of the tests: programs are optimised less. `XLA_FLAGS= pytest` tests what users run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+# The workers share the cores: threads of BLAS and calculators would wait for each other.  Read when numpy is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +83,10 @@ def start_ffmd(*arguments, devices=1):
 
     Returns the process, which leads a group of its own, and the file of its stderr.
     """
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_collective_call_terminate_timeout_seconds=30"
+    flags = (
+        f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices} "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=30"
+    )
     shared = {
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

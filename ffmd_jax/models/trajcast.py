@@ -136,6 +136,7 @@ class TrajCast(nn.Module):
         )
 
 
+@functools.cache
 def shapes(config: ModelConfig, dtype=jnp.float32) -> Params:
     """Shapes and types of the weights, without computing anything."""
     n_atoms = 2
@@ -194,6 +195,7 @@ def _step(
 ) -> Callable[[Params, System, State, Graph], State]:
     network, correct = TrajCast(config, convolution), correction(config)
 
+    @jax.jit  # traced once for a run and its monitor
     @full_precision
     def step(params: Params, system: System, state: State, graph: Graph) -> State:
         output = jnp.asarray(network.apply({"params": params}, system, state, graph))
