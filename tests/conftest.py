@@ -41,6 +41,12 @@ def compilation_cache(pytestconfig, tmp_path_factory):
     jax.config.update("jax_logging_level", "CRITICAL")  # of programs from the cache, see `caches.hide_false_alarms`
 
 
+def pytest_collection_modifyitems(items):
+    """Files with long tests come first, so that the workers end together."""
+    long = {item.path for item in items if item.get_closest_marker("slow") and item.get_closest_marker("process")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def pytest_runtest_setup(item):
     """Skips what needs the compiled kernel without it; it is compiled when the first such test runs, not before."""
     if item.get_closest_marker("kernel") and not cpu_kernel.available():
