@@ -64,8 +64,8 @@ atoms
 
 # %%
 files = ffmd.reference(
-    "ase", FOLDER / "ref.h5", start=atoms, calculator=calculator, runs=5, length_ps=0.4 if SMALL else 4.0,
-    frame_fs=time_step_fs, equilibrate_ps=0.2 if SMALL else 2.0, spacing_ps=0.1 if SMALL else 1.0, overwrite=True,
+    "ase", FOLDER / "ref.h5", start=atoms, calculator=calculator, runs=5, length_ps=0.2 if SMALL else 4.0,
+    frame_fs=time_step_fs, equilibrate_ps=0.1 if SMALL else 2.0, spacing_ps=0.1 if SMALL else 1.0, overwrite=True,
     progress=False,
 )  # fmt: skip
 

@@ -7,6 +7,11 @@ import subprocess
 import sys
 import tempfile
 
+# Compilation is most of the time of the tests: programs are optimised less. `XLA_FLAGS= pytest` tests what users run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+# The workers share the cores: threads of BLAS and calculators would wait for each other.  Read when numpy is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +39,12 @@ def compilation_cache(pytestconfig, tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_logging_level", "CRITICAL")  # of programs from the cache, see `caches.hide_false_alarms`
+
+
+def pytest_collection_modifyitems(items):
+    """Files with long tests come first, so that the workers end together."""
+    long = {item.path for item in items if item.get_closest_marker("slow") and item.get_closest_marker("process")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def pytest_runtest_setup(item):
@@ -78,7 +89,10 @@ def start_ffmd(*arguments, devices=1):
 
     Returns the process, which leads a group of its own, and the file of its stderr.
     """
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_collective_call_terminate_timeout_seconds=30"
+    flags = (
+        f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices} "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=30"
+    )
     shared = {
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

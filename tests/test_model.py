@@ -192,5 +192,5 @@ def test_linear_correction_is_exact_for_any_prediction():
     rng = np.random.default_rng(5)
     after = State(before.positions + rng.normal(size=(9, 3)), jnp.asarray(rng.normal(size=(9, 3))), before.cell)
     fixed = conservation.momenta(10.0)(system, before, after)
-    assert np.abs(conservation.momentum_error(system, before, fixed)).max() < 1e-14
+    assert np.abs(conservation.momentum_error(system, before, fixed)).max() < 5e-14  # rounding
     assert np.abs(conservation.momentum_error(system, before, after)).max() > 1e-2

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
+HIDDEN = ("PYTHONPATH", "PYTEST_XDIST_WORKER", "XLA_FLAGS")
 
 
 def run(*command, cwd, **environment):
-    """Runs a command that sees no other copy of the package."""
-    variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTEST_XDIST_WORKER")}
+    """Runs a command that sees no other copy of the package and compiles as it does for users."""
+    variables = {k: v for k, v in os.environ.items() if k not in HIDDEN}
     return subprocess.run([*map(str, command)], cwd=cwd, env=variables | environment, capture_output=True, text=True)
 
 

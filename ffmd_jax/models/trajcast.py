@@ -8,7 +8,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import e3nn_jax as e3nn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from ffmd_jax.core.state import Array, Correct, Graph, Propagate, State, System,
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import layers
 from ffmd_jax.models.config import ModelConfig
+from ffmd_jax.models.irreps import Irrep
 from ffmd_jax.models.layers import EVEN_SCALAR, VECTOR, Features
 
 Params = Any
@@ -95,7 +95,7 @@ class TrajCast(nn.Module):
     def __call__(self, system: System, state: State, graph: Graph) -> Array:
         sizes = self.config.architecture
         embedded = self._embed(system, state, graph)
-        irreps = [e3nn.Irrep(l, (-1) ** l) for l in range(sizes.lmax + 1)]
+        irreps = [Irrep(l, (-1) ** l) for l in range(sizes.lmax + 1)]
         inputs = {irrep: embedded.velocity_harmonics[:, irrep.l**2 : (irrep.l + 1) ** 2, None] for irrep in irreps}
         inputs[EVEN_SCALAR] = jnp.concatenate([embedded.one_hot, embedded.speed], axis=-1)[:, None]
         if sizes.velocity_input:
@@ -136,6 +136,7 @@ class TrajCast(nn.Module):
         )
 
 
+@functools.cache
 def shapes(config: ModelConfig, dtype=jnp.float32) -> Params:
     """Shapes and types of the weights, without computing anything."""
     n_atoms = 2
@@ -194,6 +195,7 @@ def _step(
 ) -> Callable[[Params, System, State, Graph], State]:
     network, correct = TrajCast(config, convolution), correction(config)
 
+    @jax.jit  # traced once for a run and its monitor
     @full_precision
     def step(params: Params, system: System, state: State, graph: Graph) -> State:
         output = jnp.asarray(network.apply({"params": params}, system, state, graph))
