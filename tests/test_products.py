@@ -2,6 +2,7 @@
 
 import functools
 
+import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +13,8 @@ from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import Graph, cast
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import cpu_kernel, layers, radial_tables, splines
-from ffmd_jax.models.irreps import Irrep
 
-IRREPS = [Irrep(l, p) for l in range(3) for p in (-1, 1)]
+IRREPS = [e3nn.Irrep(l, p) for l in range(3) for p in (-1, 1)]
 N_ATOMS, N_NEIGHBORS, CHANNELS, N_RADIAL, N_INTERVALS = 7, 5, 3, 4, 6
 
 
@@ -104,7 +104,7 @@ def test_gradients_of_several_systems_where_only_some_outputs_are_used():
 @pytest.mark.kernel
 @pytest.mark.parametrize(("l", "channels"), [(1, 16), (1, 40), (3, 17)])
 def test_the_kernel_takes_any_channels_and_l_up_to_three_in_single_precision(l, channels):
-    irreps = [Irrep(k, (-1) ** k) for k in range(l + 1)]
+    irreps = [e3nn.Irrep(k, (-1) ** k) for k in range(l + 1)]
     features, edges, radial, paths = random_inputs("table", 33, 6, channels, irreps, l)
     single = cast((features, edges, radial), jnp.float32)
     found = jax.jit(lambda *x: convolutions.by_kernel(*x, paths))(*single)
@@ -182,7 +182,7 @@ def test_memory_holds_no_array_of_edges_paths_and_channels(kind, convolution):
 
 
 def test_paths_follow_the_order_of_the_reference():
-    paths = convolutions.coupling_paths([Irrep(0, 1), Irrep(1, -1)], 1, 1)
+    paths = convolutions.coupling_paths([e3nn.Irrep(0, 1), e3nn.Irrep(1, -1)], 1, 1)
     assert [(str(path.first), path.l, str(path.out)) for path in paths] == [
         ("0e", 0, "0e"), ("1o", 1, "0e"), ("0e", 1, "1o"), ("1o", 0, "1o"), ("1o", 1, "1e"),
     ]  # fmt: skip

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import e3nn_jax as e3nn
 import numpy as np
 
 from ffmd_jax.models import convolution, layers, model_files, trajcast
 from ffmd_jax.models.config import ModelConfig
-from ffmd_jax.models.irreps import Irrep
 
 StateDict = dict[str, np.ndarray]
 
@@ -96,7 +96,7 @@ def buffers(config: ModelConfig) -> StateDict:
     return {name: np.asarray(values) for name, values in entries.items()}
 
 
-def _layer_buffers(block: str, config: ModelConfig, shapes: Any, inputs: Sequence[Irrep]) -> StateDict:
+def _layer_buffers(block: str, config: ModelConfig, shapes: Any, inputs: Sequence[e3nn.Irrep]) -> StateDict:
     """Entries of one layer that are no weights, except its average number of neighbours."""
     sizes = config.architecture
     width = sizes.channels
@@ -150,9 +150,10 @@ def _at(tree: Any, path: Iterable[str]) -> Any:
     return tree
 
 
-def _irreps(block: Iterable[str]) -> list[Irrep]:
+def _irreps(block: Iterable[str]) -> list[e3nn.Irrep]:
     """The irreps that are the keys of a block, in the order of the reference."""
-    return layers.ordered(Irrep.parse(key) for key in block)
+    keys: list[Any] = list(block)
+    return layers.ordered(e3nn.Irrep(key) for key in keys)
 
 
 def _unflatten(name: str, values: np.ndarray, like: Any) -> Any:

@@ -10,22 +10,22 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.core.state import Array, Graph
 from ffmd_jax.models import cpu_kernel, splines
-from ffmd_jax.models.irreps import Irrep, three_j
 from ffmd_jax.models.layers import Features, Mixture, RadialWeights, Table, ordered
 
 
 class Path(NamedTuple):
     """A coupling of features with spherical harmonics: ``first`` ⊗ Y_l → ``out``."""
 
-    first: Irrep
+    first: e3nn.Irrep
     l: int
-    out: Irrep
+    out: e3nn.Irrep
 
 
 class Edges(NamedTuple):
@@ -40,24 +40,27 @@ class Edges(NamedTuple):
     harmonics: Array
 
 
-def coupling_paths(irreps: Sequence[Irrep], lmax_harmonics: int, lmax: int, natural_parity: bool = False) -> list[Path]:
+def coupling_paths(
+    irreps: Sequence[e3nn.Irrep], lmax_harmonics: int, lmax: int, natural_parity: bool = False
+) -> list[Path]:
     """All paths with output l ≤ lmax: over inputs in order, then l of Y, then l of the output; sorted by output.
 
     With ``natural_parity``, only outputs of parity (−1)^l.
     """
     paths = [
-        Path(first, l, Irrep(l_out, first.p * (-1) ** l))
+        Path(first, l, e3nn.Irrep(l_out, first.p * (-1) ** l))
         for first in irreps
         for l in range(lmax_harmonics + 1)
         for l_out in range(abs(first.l - l), min(first.l + l, lmax) + 1)
         if not natural_parity or first.p * (-1) ** l == (-1) ** l_out
     ]
-    return sorted(paths, key=lambda path: path.out)
+    return sorted(paths, key=lambda path: (path.out.l, path.out.p))
 
 
 def coupling(l_1: int, l_2: int, l_3: int) -> np.ndarray:
     """Coefficients ``[2l_1 + 1, 2l_2 + 1, 2l_3 + 1]`` of a path: the 3j symbol times sqrt(2 l_3 + 1)."""
-    return three_j(l_1, l_2, l_3) * np.sqrt(2 * l_3 + 1)
+    three_j = np.asarray(e3nn.clebsch_gordan(l_1, l_2, l_3), np.float64)
+    return three_j / np.linalg.norm(three_j) * np.sqrt(2 * l_3 + 1)
 
 
 def concatenate_paths(paths: Sequence[Path], values: Sequence[Array]) -> Features:
@@ -144,7 +147,7 @@ def by_kernel(features: Features, edges: Edges, radial: Table, paths: Sequence[P
 
 
 @functools.cache
-def _kernel_plan(irreps: tuple[Irrep, ...], paths: tuple[Path, ...]) -> cpu_kernel.Plan:
+def _kernel_plan(irreps: tuple[e3nn.Irrep, ...], paths: tuple[Path, ...]) -> cpu_kernel.Plan:
     """What the kernel must know of ``paths`` from features of ``irreps``."""
     starts = dict(zip(irreps, np.cumsum([0, *(irrep.dim for irrep in irreps)]).tolist(), strict=False))
     outputs = ordered(path.out for path in paths)
@@ -152,10 +155,10 @@ def _kernel_plan(irreps: tuple[Irrep, ...], paths: tuple[Path, ...]) -> cpu_kern
     # By l of Y: then few of its components matter to any one vector of elements.
     for l_1, l_2, l_3 in sorted({_kind(path) for path in paths}, key=lambda kind: (kind[1], kind)):
         tensors[l_1, l_2, l_3] = n_tensor
-        coefficients = coupling(l_1, l_2, l_3)
-        for a, b, c in np.argwhere(np.abs(coefficients) > 1e-9).tolist():
+        three_j = coupling(l_1, l_2, l_3)
+        for a, b, c in np.argwhere(np.abs(three_j) > 1e-9).tolist():
             coupled.append((n_tensor + a * (2 * l_3 + 1) + c, l_2**2 + b))
-            symbols.append(float(coefficients[a, b, c]))
+            symbols.append(float(three_j[a, b, c]))
         n_tensor += (2 * l_1 + 1) * (2 * l_3 + 1)
     described, slots = [], dict.fromkeys(outputs, 0)
     for path in paths:
@@ -252,8 +255,6 @@ def atom_product(features: Features, harmonics: Array, weights: Array, paths: Se
 
 def by_e3nn(features: Features, edges: Edges, radial: RadialWeights, paths: Sequence[Path]) -> Features:
     """`edge_convolution` as a user of e3nn-jax writes it: tensor product on edges, weights, scatter."""
-    import e3nn_jax as e3nn  # takes a second
-
     n_atoms, n_neighbors = edges.graph.senders.shape
     (channels,) = {values.shape[-1] for values in features.values()}
     lmax = int(np.sqrt(edges.harmonics.shape[-1])) - 1
@@ -262,14 +263,14 @@ def by_e3nn(features: Features, edges: Edges, radial: RadialWeights, paths: Sequ
         jnp.asarray(edges.harmonics).reshape(n_atoms * n_neighbors, -1),
     )
     x = e3nn.from_chunks(
-        e3nn.Irreps([(channels, e3nn.Irrep(*irrep)) for irrep in ordered(features)]),
+        e3nn.Irreps([(channels, irrep) for irrep in ordered(features)]),
         [jnp.swapaxes(features[irrep], 1, 2) for irrep in ordered(features)],
         (n_atoms,),
         edges.harmonics.dtype,
     )
-    outputs = [e3nn.Irrep(*path.out) for path in paths]
+    outputs = ordered(path.out for path in paths)
     messages = e3nn.tensor_product(x[edges.graph.senders.reshape(-1)], y, filter_ir_out=outputs, regroup_output=False)
-    found = sorted(range(len(paths)), key=lambda i: outputs[i])  # e3nn's order: even parity first
+    found = sorted(range(len(paths)), key=lambda i: paths[i].out)  # e3nn's order: even parity first
     of_edges, evaluate = _weights(radial)
     weights = jnp.where(edges.graph.mask.reshape(-1, 1), evaluate(of_edges), 0.0)
     weights = jnp.split(weights, len(paths), axis=-1)

@@ -1,14 +1,15 @@
 """Equivariant layers, as pure functions of arrays and thin flax modules that hold their weights.
 
-Features are a dict from `Irrep` to ``[n_atoms, 2l + 1, channels]``: channels last, so that they fill vector registers.
-Irreps are ordered by (l, parity) with odd first (0o, 0e, 1o, 1e, …), as in the published weights; e3nn-jax sorts even
-first.  Normalisations are e3nn's: component spherical harmonics, 1/sqrt(fan-in) in front of every weight.
+Features are a dict from `e3nn_jax.Irrep` to ``[n_atoms, 2l + 1, channels]``: channels last, so that they fill vector
+registers.  Irreps are ordered by (l, parity) with odd first (0o, 0e, 1o, 1e, …), as in the published weights; e3nn-jax
+sorts even first.  Normalisations are e3nn's: component spherical harmonics, 1/sqrt(fan-in) in front of every weight.
 Source of the network: doi:10.1038/s42256-026-01227-7.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import e3nn_jax as e3nn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,12 @@ import numpy as np
 
 from ffmd_jax.core.state import Array
 from ffmd_jax.models import splines
-from ffmd_jax.models.irreps import Irrep, solid_harmonics
 
-Features = dict[Irrep, Array]
+Features = dict[e3nn.Irrep, Array]
 
-EVEN_SCALAR = Irrep(0, 1)
-ODD_SCALAR = Irrep(0, -1)
-VECTOR = Irrep(1, -1)
+EVEN_SCALAR = e3nn.Irrep(0, 1)
+ODD_SCALAR = e3nn.Irrep(0, -1)
+VECTOR = e3nn.Irrep(1, -1)
 
 # Activations are scaled to second moment 1 under a normal distribution.  e3nn estimates the moment from one million
 # samples; its values, not the exact 1.676532 and 1.592537, belong to published weights.
@@ -46,9 +46,9 @@ def sigmoid(x: Array) -> Array:
     return SIGMOID_SCALE * jax.nn.sigmoid(x)
 
 
-def ordered(irreps: Iterable[Irrep]) -> list[Irrep]:
+def ordered(irreps: Iterable[e3nn.Irrep]) -> list[e3nn.Irrep]:
     """The distinct irreps by (l, parity), odd first."""
-    return sorted(set(irreps))
+    return sorted(set(irreps), key=lambda irrep: (irrep.l, irrep.p))
 
 
 def norm(vectors: Array) -> Array:
@@ -65,7 +65,11 @@ def spherical_harmonics(vectors: Array, lmax: int) -> Array:
     """
     length = norm(vectors)[..., None]
     directions = vectors / jnp.where(length == 0, 1.0, length)
-    return jnp.concatenate(solid_harmonics(directions, lmax), axis=-1)
+    irreps = e3nn.Irreps([(1, (l, (-1) ** l)) for l in range(lmax + 1)])
+    harmonics = e3nn.spherical_harmonics(
+        irreps, e3nn.IrrepsArray("1o", jnp.asarray(directions)), normalize=False, normalization="component"
+    )
+    return harmonics.array.astype(vectors.dtype)
 
 
 def polynomial_cutoff(x: Array, power: int) -> Array:
@@ -95,7 +99,7 @@ _normal = nn.initializers.normal(1.0)
 class Linear(nn.Module):
     """Mixes the channels of each irrep: y = x W/sqrt(channels_in)."""
 
-    channels: dict[Irrep, int]
+    channels: dict[e3nn.Irrep, int]
 
     @nn.compact
     def __call__(self, features: Features) -> Features:
@@ -110,7 +114,7 @@ class Linear(nn.Module):
 class SpeciesProduct(nn.Module):
     """Mixes the channels with one matrix per species: the fully connected product with the one-hot species."""
 
-    channels: dict[Irrep, int]
+    channels: dict[e3nn.Irrep, int]
 
     @nn.compact
     def __call__(self, features: Features, one_hot: Array) -> Features:

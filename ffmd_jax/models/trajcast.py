@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import e3nn_jax as e3nn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,6 @@ from ffmd_jax.core.state import Array, Correct, Graph, Propagate, State, System,
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import layers
 from ffmd_jax.models.config import ModelConfig
-from ffmd_jax.models.irreps import Irrep
 from ffmd_jax.models.layers import EVEN_SCALAR, VECTOR, Features
 
 Params = Any
@@ -95,7 +95,7 @@ class TrajCast(nn.Module):
     def __call__(self, system: System, state: State, graph: Graph) -> Array:
         sizes = self.config.architecture
         embedded = self._embed(system, state, graph)
-        irreps = [Irrep(l, (-1) ** l) for l in range(sizes.lmax + 1)]
+        irreps = [e3nn.Irrep(l, (-1) ** l) for l in range(sizes.lmax + 1)]
         inputs = {irrep: embedded.velocity_harmonics[:, irrep.l**2 : (irrep.l + 1) ** 2, None] for irrep in irreps}
         inputs[EVEN_SCALAR] = jnp.concatenate([embedded.one_hot, embedded.speed], axis=-1)[:, None]
         if sizes.velocity_input:
