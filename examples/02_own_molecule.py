@@ -80,9 +80,7 @@ data = ffmd.make_dataset(files, time_step_fs, out=FOLDER / "data.h5", overwrite=
 sizes = (
     ffmd.Architecture(cutoff=4.5, lmax=1, channels=4, layers=2, radial_hidden=(8,), speed_hidden=(8,))
     if SMALL
-    else ffmd.Architecture(
-        cutoff=4.5, channels=32, radial_hidden=(32, 32), speed_hidden=(32,), natural_parity=True, bounded_gates=True
-    )
+    else ffmd.Architecture.small(cutoff=4.5)
 )
 model = ffmd.train(
     data, FOLDER / "model", architecture=sizes, training=ffmd.Training(epochs=1 if SMALL else 20), overwrite=True,

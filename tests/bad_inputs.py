@@ -80,7 +80,7 @@ def lennard_jones(n_frames: int = 120, fixed: tuple[int, ...] = (), seed: int = 
     """NVE by velocity Verlet of 16 argon atoms at about 100 K in a cell of 10.8 Å; truncated and shifted."""
     rng, length, n_atoms, mass = np.random.default_rng(seed), 10.8, 16, 39.948
     grid = 5.4 * np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), -1).reshape(-1, 3)
-    positions = np.concatenate([grid, grid + [2.7, 2.7, 0]]) + 0.05 * rng.normal(size=(n_atoms, 3))
+    positions = np.concatenate([grid, grid + np.array([2.7, 2.7, 0])]) + 0.05 * rng.normal(size=(n_atoms, 3))
     moving = np.setdiff1d(np.arange(n_atoms), fixed)
     velocities = np.zeros((n_atoms, 3))
     velocities[moving] = np.sqrt(KB * 100 / mass / AMU) * rng.normal(size=(len(moving), 3))
@@ -301,7 +301,7 @@ BAD: dict[str, Callable[[Run], Run]] = {
         run,
         positions=changed(run.positions, 60, swapped(run).positions[60]),
         velocities=changed(run.velocities, 60, swapped(run).velocities[60]),
-    ),  # fmt: skip
+    ),
     "a frame twice": lambda run: with_(
         run.take(np.sort([*range(len(run.times)), 50])), times=EVEN[: len(run.times) + 1]
     ),
@@ -321,7 +321,7 @@ BAD: dict[str, Callable[[Run], Run]] = {
         velocities=np.concatenate([run.velocities[:60], lennard_jones(60, seed=7).velocities]),
         times=EVEN[:120],
         energies=None,
-    ),  # fmt: skip
+    ),
     "frames shuffled": lambda run: with_(
         run.take(np.random.default_rng(2).permutation(len(run.times))), times=run.times
     ),
@@ -344,7 +344,7 @@ BAD: dict[str, Callable[[Run], Run]] = {
         positions=changed(run.positions, (N, 4), run.positions[0, 4]),
         velocities=changed(run.velocities, (N, 4), 0.0),
         energies=None,
-    ),  # fmt: skip
+    ),
     "atoms fixed": lambda run: lennard_jones(len(run.times), fixed=tuple(range(8))),
     "two masses of one element": lambda run: with_(run, masses=changed(run.masses, slice(0, 8), 36.0), energies=None),
     "mass zero": lambda run: with_(run, masses=changed(run.masses, 0, 0.0)),
@@ -365,7 +365,7 @@ BAD: dict[str, Callable[[Run], Run]] = {
         masses=run.masses[:1],
         symbols=("Ar",),
         energies=None,
-    ),  # fmt: skip
+    ),
     "flat cell": lambda run: with_(run, cell=np.diag([10.8, 10.8, 0.0])),
 }
 # What a format cannot hold, or holds in another way.
@@ -495,10 +495,10 @@ def of_analyses(run: Run) -> Iterator[Case]:
 def of_molecules() -> Iterator[Case]:
     """Degrees of freedom of small molecules: temperatures by numpy from normal modes put in by hand."""
     times = 2.0 * np.arange(60)
-    for name, symbols, sites, rigid, freedom in (
-        ("diatomic", ("N", "N"), [[0, 0, 0], [1.1, 0, 0]], False, 1),
-        ("linear triatomic", ("O", "C", "O"), [[-1.16, 0, 0], [0, 0, 0], [1.16, 0, 0]], False, 4),
-        ("bent triatomic", ("H", "O", "H"), [[0.76, 0.59, 0], [0, 0, 0], [-0.76, 0.59, 0]], False, 3),
+    for name, symbols, sites, freedom in (
+        ("diatomic", ("N", "N"), [[0, 0, 0], [1.1, 0, 0]], 1),
+        ("linear triatomic", ("O", "C", "O"), [[-1.16, 0, 0], [0, 0, 0], [1.16, 0, 0]], 4),
+        ("bent triatomic", ("H", "O", "H"), [[0.76, 0.59, 0], [0, 0, 0], [-0.76, 0.59, 0]], 3),
     ):
         masses, sites = ase.Atoms(symbols).get_masses(), np.array(sites, float)
         rng = np.random.default_rng(3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ffmd_jax.core import mechanics, units
-from ffmd_jax.core.state import State, cast, check_state, is_isolated, make_cell, make_system
+from ffmd_jax.core.state import Constraints, State, cast, check_state, is_isolated, make_cell, make_system
 
 
 def system_of(periodic, n_atoms=5):
@@ -42,6 +42,58 @@ def test_degrees_of_freedom(periodic, n_atoms, expected):
     positions = jnp.asarray(np.random.default_rng(1).normal(size=(n_atoms, 3)))
     assert mechanics.degrees_of_freedom(system) == expected
     np.testing.assert_allclose(jnp.sum(mechanics.degrees_of_freedom_by_atom(system, positions)), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+def test_the_motion_of_the_whole_is_no_temperature(periodic):
+    system = system_of(periodic)
+    state = at(np.random.default_rng(2).normal(size=(5, 3)))
+    state = mechanics.maxwell_boltzmann(jax.random.key(1), system, state, 300.0)
+    spin = jnp.cross(jnp.array([0.02, -0.01, 0.03]), state.positions) if not periodic else 0.0
+    moved = state._replace(velocities=state.velocities + jnp.array([0.1, 0.0, -0.2]) + spin)
+    for measure in (mechanics.temperature, lambda *given: mechanics.temperature_by_species(*given, (1, 8))):
+        np.testing.assert_allclose(measure(system, moved), measure(system, state), rtol=1e-9)
+
+
+def test_linear_molecules_are_found_and_bend_freely():
+    rng = np.random.default_rng(4)
+    carbon_dioxide = np.array([[-1.16, 0, 0], [0, 0, 0], [1.16, 0, 0]])
+    acetylene = np.array([[-1.66, 0, 0], [-0.6, 0, 0], [0.6, 0, 0], [1.66, 0, 0]])
+    water = np.array([[0.76, 0.59, 0], [0, 0, 0], [-0.76, 0.59, 0]])
+    isocyanic_acid = np.array([[-1.9, 0.9, 0], [-1.2, 0, 0], [0, 0, 0], [1.17, 0.1, 0]])
+    # Off the line by as much as at 300 K: hydrogen of acetylene by 0.17 Å, carbon dioxide's carbon by 0.06 Å.
+    for sites, linear, bent in ((carbon_dioxide, True, [0.02, 0.04, 0.02]), (acetylene, True, [0.12, 0.02, 0.02, 0.12]),
+                                (water, False, [0.1] * 3), (isocyanic_acid, False, [0.1] * 4)):  # fmt: skip
+        n_atoms = len(sites)
+        free = make_system([6] * n_atoms, np.linspace(12, 16, n_atoms))
+        system = mechanics.on_a_line(free, sites + np.array(bent)[:, None] * rng.normal(size=(50, *sites.shape)))
+        assert system.linear == linear
+        assert mechanics.degrees_of_freedom(system) == 3 * n_atoms - (5 if linear else 6)
+    assert not mechanics.on_a_line(make_system([6] * 3, [12.0] * 3, True), carbon_dioxide).linear
+    system = mechanics.on_a_line(make_system([8, 6, 8], [16.0, 12.0, 16.0]), carbon_dioxide)
+    start = at(carbon_dioxide + 0.05 * rng.normal(size=(3, 3)))
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    states = jax.vmap(lambda key: mechanics.maxwell_boltzmann(key, system, start, 300.0))(keys)
+    kelvin = np.asarray(jax.vmap(lambda state: mechanics.temperature(system, state))(states))
+    assert abs(kelvin.mean() - 300) < 5 * kelvin.std() / np.sqrt(len(kelvin))
+    np.testing.assert_allclose(np.asarray(mechanics.degrees_of_freedom_by_atom(system, start.positions)).sum(), 4)
+
+
+def test_fixed_atoms_and_constant_distances_take_their_degrees_of_freedom():
+    free = system_of(True)
+    held = dataclasses.replace(free, constraints=Constraints(np.zeros(5), np.arange(5) < 2))
+    assert mechanics.degrees_of_freedom(held) == 9
+    bonded = dataclasses.replace(free, constraints=Constraints(np.array([0.5, 0.5, 0, 0, 0])))
+    assert mechanics.degrees_of_freedom(bonded) == 11
+    state = mechanics.maxwell_boltzmann(jax.random.key(1), free, at(np.zeros((5, 3))), 300.0)
+    for system in (held, bonded):
+        np.testing.assert_allclose(
+            np.asarray(mechanics.degrees_of_freedom_by_atom(system, state.positions)).sum(),
+            mechanics.degrees_of_freedom(system),
+        )
+        with pytest.raises(ValueError, match=r"fixed|constrained"):
+            mechanics.refuse_constraints(system)
+    assert np.isnan(mechanics.temperature(make_system([18], [40.0], True), at(np.zeros((1, 3)))))
 
 
 def test_kinetic_energies_of_frames_on_the_host_are_those_of_the_device():

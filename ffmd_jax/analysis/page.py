@@ -125,12 +125,17 @@ def movie(gif: bytes | None, reason: str) -> str:
     )
 
 
-def _figure(name: str, figure: Figure) -> str:
+def png(figure: Figure) -> bytes:
+    """The figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _figure(name: str, figure: Figure) -> str:
     caption = html.escape(CAPTIONS[name])
     return (
-        f'<figure><img class="figure" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" '
+        f'<figure><img class="figure" src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}" '
         f'alt="{caption}"><figcaption>{caption}</figcaption></figure>'
     )
 

@@ -90,11 +90,8 @@ class Report:
         folder, summary, drawn = Path(folder), json.dumps(self.summary, indent=2) + "\n", self.figures()
         shown = page.movie(self.movie(), movie.reason(self.analysis))
         html = page.page(self.title, self._verdict, self.outcome, self.advice, shown, self._content(drawn))
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in drawn.items():
-            figure.savefig(folder / f"{name}.png")
-        files.write_atomically(folder / "summary.json", summary.encode())
-        files.write_atomically(folder / "report.html", html.encode())
+        images = {f"{name}.png": page.png(figure) for name, figure in drawn.items()}
+        files.write_into(folder, images | {"summary.json": summary.encode(), "report.html": html.encode()})
         return folder / "report.html"
 
     def _content(self, drawn: dict[str, Figure]) -> str:

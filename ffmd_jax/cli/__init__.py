@@ -1,6 +1,7 @@
 """The command line: thin commands over the modules of the package."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, Union
@@ -27,14 +28,19 @@ def run(arguments: list[str]) -> None:
         "import-trajcast": convert.import_trajcast,
         "export-trajcast": convert.export_trajcast,
     }
-    # jax warns about a missing TPU or GPU plugin, orbax logs every file: neither is for users of a command.
+    # jax warns about a missing TPU or GPU plugin, orbax logs every file and the tracebacks of errors that it raises,
+    # too: neither is for users of a command.
     logging.getLogger("jax").setLevel(logging.ERROR)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
     if arguments[:1] == ["--version"]:
         print(f"ffmd {__version__}")
         return
     wanted = commands.keys() & arguments[:1]
+    if wanted and not {"--help", "-h"} & set(arguments):
+        _check_platform()
     tyro.cli(
         _any_of({name: commands[name] for name in wanted} or commands, short=not wanted),
         prog="ffmd",
@@ -42,6 +48,23 @@ def run(arguments: list[str]) -> None:
         "`ffmd COMMAND --help` explains a command, `ffmd --version` prints the version.",
         args=arguments,
     )
+
+
+def _check_platform() -> None:
+    """Raises RuntimeError, in one line, if JAX_PLATFORMS asks for what this machine or installation does not have."""
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    if not asked or asked == "cpu":
+        return
+    import jax
+
+    try:
+        jax.devices()
+    except Exception as error:  # an AssertionError without a word, or pages
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RuntimeError(
+            f"JAX_PLATFORMS={asked}: jax cannot use this platform ({reason}); for GPUs install 'ffmd-jax[cuda13]', for "
+            f"TPUs 'ffmd-jax[tpu]', or leave JAX_PLATFORMS out"
+        ) from error
 
 
 def _any_of(commands: dict[str, Callable[..., None]], short: bool) -> Any:

@@ -77,6 +77,6 @@ def export_trajcast(model: Positional[str], /, out: Path, overwrite: bool = Fals
     buffer = io.BytesIO()
     arrays: dict[str, Any] = dict(state_dict)
     np.savez(buffer, **arrays)
-    files.write_atomically(out.with_suffix(".json"), (json.dumps(reference_config, indent=2) + "\n").encode())
-    files.write_atomically(out, buffer.getvalue())
+    text = json.dumps(reference_config, indent=2) + "\n"
+    files.write_into(out.parent, {out.with_suffix(".json").name: text.encode(), out.name: buffer.getvalue()})
     print(f"{out}, {out.with_suffix('.json')}: {len(state_dict)} entries")

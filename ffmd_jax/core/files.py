@@ -19,6 +19,24 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
+def write_into(folder: Path, contents: dict[str, bytes]) -> None:
+    """Writes files into a folder, which is made if need be: all of them or, where one cannot be written, none."""
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    partials = {name: folder / f"{name}.partial" for name in contents}
+    try:
+        for name, content in contents.items():
+            partials[name].write_bytes(content)
+        for name, partial in partials.items():
+            os.replace(partial, folder / name)
+    except OSError as error:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+        if made:
+            shutil.rmtree(folder)
+        raise OSError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an npz file.
 

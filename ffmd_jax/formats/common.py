@@ -14,8 +14,8 @@ from ffmd_jax.core.state import State, System
 
 NO_VELOCITIES = (
     "no velocities found; give momenta (ASE), a per-atom column 'velocities' in Å/fs, H5MD velocities or vx vy vz "
-    "(LAMMPS); `ffmd rollout` can draw them (--temperature K), `ffmd dataset` estimate them from the positions "
-    "(--velocities central-difference)"
+    "(LAMMPS); `ffmd rollout` can draw them (--temperature K), other commands estimate them from the "
+    "positions (--velocities central-difference)"
 )
 ISOTOPES = {"D": ("H", 2.01410178), "T": ("H", 3.01604928)}  # symbol: element, u
 NO_CELL = "no cell was found: the atoms are taken as an isolated cluster, without a boundary"

@@ -13,7 +13,7 @@ from ffmd_jax import __version__
 from ffmd_jax.core.state import State, System
 from ffmd_jax.formats import common
 from ffmd_jax.formats.h5md_group import Group
-from ffmd_jax.formats.journal import JournaledFile
+from ffmd_jax.formats.journal import JournaledFile, journal_of
 
 _METADATA_LIMIT = 60_000  # bytes; HDF5 attributes end at 64 KiB
 _FREE_BYTES = 2**18  # unused in a file that is left as it is
@@ -197,8 +197,12 @@ class Writer:
                 group.cut(group.n_frames)
             self._commit()
         else:
-            self.close()
+            self._closed = True
+            self._file.close()  # into the memory of the journal
+            self._journal.close()
+            self._file = None
             self._path.unlink()
+            journal_of(self._path).unlink(missing_ok=True)
 
 
 def _stored_bytes(file: Any) -> int:

@@ -5,6 +5,7 @@ Here pages that change are kept in memory.  A commit writes them to a journal be
 name, copies them into the file and removes the journal.  Who finds a journal reads its pages instead of the file's.
 """
 
+import errno
 import io
 import os
 import zlib
@@ -117,16 +118,21 @@ class JournaledFile(io.RawIOBase):
         content = b"".join(page.to_bytes(8, "little") + bytes(data) for page, data in self._pages.items())
         content = self._size.to_bytes(8, "little") + content
         partial = self._path.with_name(self._path.name + ".partial-journal")
-        with open(partial, "wb") as file:
-            file.write(_MAGIC + zlib.crc32(content).to_bytes(4, "little") + content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, journal_of(self._path))
-        self._apply()
+        try:
+            with open(partial, "wb") as file:
+                file.write(_MAGIC + zlib.crc32(content).to_bytes(4, "little") + content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, journal_of(self._path))
+            self._apply()
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(error.errno, f"{self._path} cannot be written: {error.strerror}") from error
 
     def _apply(self) -> None:
         for page, data in sorted(self._pages.items()):
-            os.pwrite(self._file, data, page * _PAGE)
+            if os.pwrite(self._file, data, page * _PAGE) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.ftruncate(self._file, self._size)
         os.fsync(self._file)
         journal_of(self._path).unlink(missing_ok=True)

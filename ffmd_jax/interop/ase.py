@@ -69,7 +69,7 @@ class ForceFreeDynamics(MolecularDynamics):
         used = model if isinstance(model, Model) else model_files.load(model)
         self._config = used.config
         self._system, state = ase_files.from_atoms(atoms)
-        models.check_system(used.config, self._system)
+        models.check_system(used.config, self._system, used.calibration)
         once = models.propagator(used)
         limits = monitors.limits(used.config, used.calibration, self._system, ensemble)
         self._engine = rollout.Engine(

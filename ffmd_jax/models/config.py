@@ -1,11 +1,12 @@
 """What defines a model and its training: frozen dataclasses, saved as JSON beside the weights."""
 
 import dataclasses
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """Sizes of the network; the defaults are those of the paper (2.2 M parameters).
+    """Sizes of the network; the defaults are those of the paper (2.2 M parameters), `small` those of `ffmd train`.
 
     Attributes:
         cutoff: Interatomic cutoff, Å.
@@ -54,14 +55,19 @@ class Architecture:
         if self.channels < 4:
             raise ValueError(f"channels must be at least 4 (the read-out has a quarter), not {self.channels}")
 
+    @classmethod
+    def small(cls, **changes: Any) -> "Architecture":
+        """What training starts from, and the shipped models have: a ninth of the paper's weights, with changes."""
+        sizes = {"channels": 32, "radial_hidden": (32, 32), "speed_hidden": (32,)}
+        return cls(**{**sizes, "natural_parity": True, "bounded_gates": True, **changes})
+
     @property
     def lmax_harmonics(self) -> int:
         """The largest angular momentum of the spherical harmonics."""
         return self.lmax if self.harmonics_lmax < 0 else self.harmonics_lmax
 
 
-# What `ffmd train` starts from; the shipped models have it with cutoffs of 4 to 6 Å: a ninth of the paper's weights.
-SMALL = Architecture(channels=32, radial_hidden=(32, 32), speed_hidden=(32,), natural_parity=True, bounded_gates=True)
+SMALL = Architecture.small()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +81,7 @@ class Calibration:
         momentum_change: Largest change of the total momentum in one step, relative to Σ m|v|.
         speeds: Å/fs, largest of each element in these states.
         temperature_K: Highest temperature of these states, K.
+        formulas: Of the systems in these states, of periodic ones in lowest terms; empty: not known.
     """
 
     round_trip: float
@@ -83,6 +90,7 @@ class Calibration:
     momentum_change: float
     speeds: tuple[float, ...]
     temperature_K: float
+    formulas: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ffmd_jax.core import mechanics, neighbors
 from ffmd_jax.core.state import Propagate, State, System, cast, is_isolated
+from ffmd_jax.formats import note
 from ffmd_jax.models import radial_tables, trajcast
 from ffmd_jax.models.config import Calibration, ModelConfig
 
@@ -42,6 +43,8 @@ class Model:
 def describe(model: Model) -> list[tuple[str, str]]:
     """What the model is, in words: pairs of a name and a value with its unit."""
     config, sizes = model.config, model.config.architecture
+    seen = () if model.calibration is None else model.calibration.formulas
+    kind = "isolated molecules" if config.isolated else "periodic cells"
     n_weights = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(model.params))
     return [
         ("elements", " ".join(symbols(config.elements))),
@@ -49,9 +52,17 @@ def describe(model: Model) -> list[tuple[str, str]]:
         ("cutoff", f"{sizes.cutoff:g} Å"),
         ("weights", f"{n_weights:,}"),
         ("layers", f"{sizes.layers}"),
-        ("trained on", "isolated molecules" if config.isolated else "periodic cells"),
+        ("trained on", f"{' '.join(seen)} {kind}".strip()),
         ("monitors", "calibrated" if model.calibration is not None else "not calibrated"),
     ]
+
+
+def formula(system: System) -> str:
+    """Chemical formula, in Hill's order; of periodic systems in lowest terms, the same for every cell."""
+    from ase.formula import Formula
+
+    whole = Formula("".join(symbols(system.species)))
+    return (whole if is_isolated(system) else whole.reduce()[0]).format("hill")
 
 
 def symbols(elements) -> list[str]:
@@ -109,8 +120,11 @@ def isolate(config: ModelConfig, system: System, state: State) -> tuple[System, 
     return mechanics.on_a_line(system, np.asarray(whole.positions)), whole
 
 
-def check_system(config: ModelConfig, system: System) -> None:
-    """Raises ValueError if the model was not made for these elements, masses, constraints or boundary conditions."""
+def check_system(config: ModelConfig, system: System, calibration: Calibration | None = None) -> None:
+    """Raises ValueError if the model was not made for these elements, masses, constraints or boundary conditions.
+
+    Atoms of another formula than those that the model was calibrated with are noted.
+    """
     mechanics.refuse_constraints(system)
     unknown = sorted(set(np.asarray(system.species).tolist()) - set(config.elements))
     known = ", ".join(symbols(config.elements))
@@ -127,3 +141,9 @@ def check_system(config: ModelConfig, system: System) -> None:
         )
     if config.isolated and not is_isolated(system):
         raise ValueError("the model is for isolated molecules, not periodic cells")
+    seen = () if calibration is None else calibration.formulas
+    if seen and formula(system) not in seen:
+        note(
+            f"the model was trained on {', '.join(seen)} and has not seen {formula(system)}: its errors there are "
+            f"unknown, and monitors do not see all of them"
+        )

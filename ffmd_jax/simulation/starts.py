@@ -101,5 +101,5 @@ def _read(start: Start, model: Model, velocities: str, hints: Hints) -> tuple[Sy
     else:
         raise ValueError(f"a run starts from a file, ase.Atoms or (system, state), not from {type(start).__name__}")
     system, state = models.isolate(model.config, system, state)
-    models.check_system(model.config, system)
+    models.check_system(model.config, system, model.calibration)
     return system, state

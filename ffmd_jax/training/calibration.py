@@ -11,6 +11,7 @@ from ffmd_jax.core import mechanics, neighbors
 from ffmd_jax.core.state import Array, State, System, cast, take
 from ffmd_jax.data.pairs import Pairs
 from ffmd_jax.dynamics import alarms, monitors, stepping
+from ffmd_jax.models import model as models
 from ffmd_jax.models import radial_tables, trajcast
 from ffmd_jax.models.config import Calibration, ModelConfig
 
@@ -49,6 +50,7 @@ def calibrate(
         momentum_change=max(_finite(change), float(np.finfo(np.float32).eps)),
         speeds=tuple(float(speeds[:, species == z].max()) for z in config.elements),
         temperature_K=float(np.max(totals)),
+        formulas=(models.formula(system),),
     )
 
 

@@ -224,9 +224,7 @@ def _make_folder(out: Path, settings: dict[str, str]) -> None:
     if parallel.is_first():
         partial = out.with_name(out.name + ".partial")
         files.remove(partial)
-        partial.mkdir()
-        for name, text in settings.items():
-            files.write_atomically(partial / name, text.encode())
+        files.write_into(partial, {name: text.encode() for name, text in settings.items()})
         files.remove(out)
         os.replace(partial, out)
     parallel.wait_for_all("folder made")

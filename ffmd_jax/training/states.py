@@ -1,5 +1,7 @@
 """Training states on disk (orbax): the newest and the best of the validation are kept."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +35,29 @@ class TrainingStates:
         options = ocp.CheckpointManagerOptions(
             best_fn=error, best_mode="min", preservation_policy=keep, cleanup_tmp_directories=True
         )
-        self._ocp = ocp
+        self._ocp, self._folder = ocp, folder
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def __enter__(self) -> "TrainingStates":
         return self
 
     def __exit__(self, *_) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._disk():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Says in one line that the disk is full, where orbax prints pages."""
+        try:
+            yield
+        except Exception as error:  # of one kind or another, from one thread or another
+            if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
+                raise OSError(
+                    f"{self._folder.parent}: the training state cannot be written, no space left on device; with space "
+                    f"for it, --resume continues"
+                ) from error
+            raise
 
     def save(self, step: int, state: Any, best: float, validation: float = float("inf")) -> None:
         """Saves the state after ``step``, with the lowest validation error so far and its own, if it was validated."""
@@ -49,7 +65,8 @@ class TrainingStates:
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(copy), best=self._ocp.args.JsonSave({"validation": best})
         )
-        self._manager.save(step, args=args, metrics={"validation": validation})
+        with self._disk():
+            self._manager.save(step, args=args, metrics={"validation": validation})
 
     def restore(self, like: Any) -> tuple[Any, float] | None:
         """The newest state, shaped and placed as ``like``, and the lowest validation error so far; or None.
