@@ -37,7 +37,7 @@ def compilation_cache(pytestconfig, tmp_path_factory):
     else:
         folder = tmp_path_factory.mktemp("compilations")
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_logging_level", "CRITICAL")  # of programs from the cache, see `caches.hide_false_alarms`
 
 
