@@ -40,6 +40,7 @@ def dynamics(folder, atoms, ensemble=LANGEVIN, **options):
     return ForceFreeDynamics(atoms, folder / "model", ensemble, **{"on_alarm": "ignore", **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ensemble", "reversible"), [(LANGEVIN, False), (NVT(300, 1000.0, friction_tau_fs=2000.0), True)]
 )

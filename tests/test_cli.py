@@ -118,6 +118,7 @@ def test_resume_with_other_settings_and_existing_outputs_are_refused(chain, caps
     assert "no training to resume" in fails(capsys, "train", data, "--out", chain / "none", "--resume")
 
 
+@pytest.mark.slow
 def test_energies_of_frames_are_those_of_the_reference_run(chain, tmp_path, capsys):
     run, found = trajectory.read(chain / "ref.h5"), {}
     trajectory.write(tmp_path / "bare.h5", run._replace(observables={}))

@@ -63,6 +63,7 @@ def test_pairs_of_different_cells_are_learned_each_in_its_own(sets):
     assert 0 < n_edges[3] < n_edges[1] < n_edges[0]
 
 
+@pytest.mark.slow
 def test_squared_errors_count_by_the_masses_of_the_atoms(sets):
     masses = np.tile(np.float32([1.0, 16.0, 4.0]), len(sets.system.masses))[: len(sets.system.masses)]
     system = losses.single(dataclasses.replace(sets.system, masses=masses))

@@ -266,6 +266,7 @@ def test_paracetamol_conserves_energy():
     check_conservation(reference, start, 4000)
 
 
+@pytest.mark.slow
 def test_prepared_water_equilibrates_and_conserves_energy():
     reference = systems.get("water-dsf", molecules=20)
     density = reference.system.masses.sum() / np.linalg.det(reference.state.cell) / 0.602214076  # g/cm³

@@ -130,6 +130,7 @@ def test_a_changed_cell_makes_a_table_stale():
     assert neighbors.stale(search, on_device(start._replace(cell=1.001 * start.cell)), table)
 
 
+@pytest.mark.slow
 def test_bins_too_thin_for_a_smaller_cell_are_flagged_and_given_up():
     rng, system = np.random.default_rng(0), state.make_system(np.full(900, 14), np.full(900, 28.0), True)
     start = at(rng.uniform(0, 22, (900, 3)), 22.0 * np.eye(3))

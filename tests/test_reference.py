@@ -91,6 +91,7 @@ def test_stillinger_weber_agrees_with_jax_md():
     np.testing.assert_allclose(forces, -gradient, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_lennard_jones_agrees_with_jax_md():
     from jax_md import energy, space
 

@@ -268,6 +268,11 @@ def test_a_time_step_that_does_not_conserve_energy_is_refused(structure, tmp_pat
     assert list(tmp_path.iterdir()) == [structure]
 
 
+def test_misspelt_arguments_of_calculators_are_noted(caplog):
+    ase_engine.make_calculator(EMT, {"asap_cutof": True})
+    assert "asap_cutof=…; did you mean asap_cutoff?" in caplog.text
+
+
 class Nothing(ase.calculators.calculator.Calculator):
     """Gives energies, no forces."""
 

@@ -184,6 +184,7 @@ def test_bad_numbers_of_steps_are_refused(argon, n_steps, every):
         run(argon, hot_start(argon), n_steps=n_steps, every=every)
 
 
+@pytest.mark.slow
 def test_reversible_steps_of_a_model_keep_both_momenta():
     model_config = small_config(periodic=False, layers=1)
     system = make_system([8] * 5, [15.999] * 5)

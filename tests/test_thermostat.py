@@ -50,6 +50,7 @@ def kinetic_energies(bath, freedom, n_chains=400, n_steps=600):
     return np.asarray(jax.jit(lambda state: jax.lax.scan(step, state, keys)[1])(state))[n_steps // 3 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("freedom", SYSTEMS)
 @pytest.mark.parametrize(("kind", "friction"), KINDS)
 def test_kinetic_energy_is_canonical(kind, friction, freedom):

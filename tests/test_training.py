@@ -101,6 +101,7 @@ def test_training_resumes_bit_for_bit(data, tmp_path, options, monkeypatch):
         assert float(whole[-1].state.plateau.scale) == np.float32(0.8)
 
 
+@pytest.mark.slow
 def test_the_rate_falls_at_a_plateau_and_not_before(data, monkeypatch):
     training = settings.Training(
         schedule="plateau", plateau_factor=0.5, plateau_patience=2, warmup_steps=1, learning_rate=0.02

@@ -4,24 +4,48 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tqdm import tqdm
 
 from ffmd_jax.core import units
 
+_COMPILING = " (compiling)"
+
+
+class _Compiling(tqdm):
+    """A bar whose clock starts with the first update: what comes before is compilation, and says so."""
+
+    _started = False
+
+    def update(self, n: float | None = 1) -> bool | None:
+        if n and not self._started and not self.disable:
+            self._started = True
+            self.set_description_str(self.desc.replace(_COMPILING, ""), refresh=False)
+            self.initial = self.n = self.n + n
+            self.start_t = self.last_print_t = time.time()
+            self.last_print_n = self.n
+            self.refresh()
+            return True
+        return super().update(n)
+
 
 @contextlib.contextmanager
 def progress(
-    total: float, description: str, unit: str = "ps", hidden: bool = False, begin: float = 0.0
+    total: float, description: str, unit: str = "ps", hidden: bool = False, begin: float = 0.0, compiles: bool = False
 ) -> Iterator[tqdm]:
-    """A progress bar with ETA on stderr, of what comes after ``begin``; seldom redrawn where stderr is no terminal."""
+    """A progress bar with ETA on stderr, of what comes after ``begin``; seldom redrawn where stderr is no terminal.
+
+    ``compiles``: before the first update a program is compiled, which says nothing about the time left.
+    """
     quiet = not sys.stderr.isatty()
     layout = "{l_bar}{bar}| {n:.1f}/{total:.1f} " + unit + " [{elapsed}<{remaining}{postfix}]"
-    with tqdm(
+    kind = _Compiling if compiles else tqdm
+    with kind(
         total=total,
         initial=begin,  # type: ignore[arg-type]  # typed as int, works with float
-        desc=description,
+        desc=description + _COMPILING if compiles else description,
         bar_format=layout,
         mininterval=30 if quiet else 0.2,
         disable=hidden,
@@ -40,13 +64,20 @@ def counted(items: Sequence, description: str, unit: str) -> Iterator:
 def follow(
     blocks: Iterable, length_ps: float, description: str, begin_ps: float = 0.0, hidden: bool = False
 ) -> Iterator:
-    """Passes the blocks of a rollout on, with a progress bar in ps and the speed in ns/day since ``begin_ps``."""
-    with progress(length_ps, description, begin=begin_ps, hidden=hidden) as bar:
+    """Passes the blocks of a rollout on, with a progress bar in ps and the speed in ns/day without compilation."""
+    started = time.monotonic()
+    with progress(length_ps, description, begin=begin_ps, hidden=hidden, compiles=True) as bar:
         for block in blocks:
             bar.update(block.times[-1] / units.PS - bar.n)
-            rate = bar.format_dict["elapsed"]
-            if rate > 0:
-                bar.set_postfix_str(f"{(bar.n - begin_ps) * 86.4 / rate:.3g} ns/day", refresh=False)
+            if hidden:
+                yield block
+                continue
+            # Of a run of a single block, only the time with compilation is known.
+            first, elapsed, note = bar.initial, bar.format_dict["elapsed"], ""
+            if bar.n == first:
+                first, elapsed, note = begin_ps, time.monotonic() - started, " with compilation"
+            if elapsed > 0:
+                bar.set_postfix_str(f"{(bar.n - first) * 86.4 / elapsed:.3g} ns/day{note}", refresh=False)
             yield block
 
 

@@ -107,7 +107,7 @@ def _rigid_pairs(trajectory: Trajectory, fixed: np.ndarray) -> tuple[np.ndarray,
     lengths = np.linalg.norm(vectors, axis=-1)
     relative = velocities[:, second] - velocities[:, first]
     if np.any(velocities):
-        along = np.sum(vectors * relative, axis=-1) / lengths
+        along = np.sum(vectors * relative, axis=-1) / np.maximum(lengths, 1e-9)
         rigid = np.std(lengths, axis=0) < _SPREAD[0]
         rigid &= np.mean(along**2, axis=0) < _ALONG**2 * np.mean(np.sum(relative**2, axis=-1), axis=0)
     else:

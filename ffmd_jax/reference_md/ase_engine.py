@@ -1,6 +1,7 @@
 """Any ASE calculator as a reference engine: ASE's own MD (velocity Verlet, Langevin, CSVR) in float64 on the host."""
 
 import ast
+import difflib
 import importlib
 import re
 import time
@@ -16,7 +17,7 @@ from ffmd_jax.core.state import Array, Graph, State, make_cell, make_system, tak
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.ensemble import NVE, Ensemble
-from ffmd_jax.formats import ase_files, common, h5md, trajectory
+from ffmd_jax.formats import ase_files, common, h5md, note, trajectory
 from ffmd_jax.reference_md.engine import FORCES, ReferenceEngine
 
 MakeCalculator = Callable[[], Any]
@@ -102,6 +103,8 @@ def make_calculator(name: str, arguments: dict[str, Any]) -> MakeCalculator:
     if not callable(made):
         raise ValueError(f"{module_name} has no calculator '{attribute}'")
 
+    _note_misspelt(name, made, arguments)
+
     def make() -> Any:
         try:
             return made(**(_QUIET.get(name, {}) | arguments))
@@ -110,6 +113,15 @@ def make_calculator(name: str, arguments: dict[str, Any]) -> MakeCalculator:
             raise ValueError(f"{name} does not accept --calculator-args {arguments}: {reason}") from error
 
     return make
+
+
+def _note_misspelt(name: str, made: Any, arguments: dict[str, Any]) -> None:
+    """Notes arguments that are nearly, but not quite, parameters: many calculators ignore what they do not know."""
+    known = list(getattr(made, "default_parameters", None) or {})
+    for key in arguments.keys() - set(known):
+        meant = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if meant:
+            note(f"{name} may ignore --calculator-args {key}=…; did you mean {meant[0]}?")
 
 
 def engine(

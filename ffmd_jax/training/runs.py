@@ -147,7 +147,7 @@ def _follow(
     saved_at, drawn_at = time.monotonic(), -float("inf")
     with (
         _StopRequest() as request,
-        bars.progress(n_steps, "training", "steps", hidden=not (first and progress), begin=begin) as bar,
+        bars.progress(n_steps, "training", "steps", hidden=not (first and progress), begin=begin, compiles=True) as bar,
     ):
         for now in steps:
             step, errors = int(now.state.step), now.validation
