@@ -1,5 +1,6 @@
 """The functions of ``import ffmd_jax as ffmd``; the command line calls the same."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import Dataset
 from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
 from ffmd_jax.formats import Hints, trajectory
+from ffmd_jax.formats.common import NoTimes
 from ffmd_jax.formats.trajectory import Trajectory
 from ffmd_jax.models import model_files
 from ffmd_jax.models.config import SMALL, Architecture
@@ -81,8 +83,7 @@ def analyze(
     Raises:
         ValueError: fewer than 8 frames, or a file that cannot be read.
     """
-    found, other = (None if one is None else _trajectory(one, hints) for one in (run, reference))
-    assert found is not None
+    found, other = _trajectory(run, hints), None if reference is None else _beside(reference, hints)
     if force_field is not None:
         found = _with_energies(found, force_field, progress)
     name = title or (Path(run).name if isinstance(run, str | Path) else found.metadata.get("model"))
@@ -92,9 +93,17 @@ def analyze(
 def _trajectory(given: Run | Trajectory | str | Path, hints: Hints) -> Trajectory:
     if isinstance(given, Run):
         return given.trajectory
-    return (
-        trajectory.checked(given) if isinstance(given, Trajectory) else trajectory.read(given, hints=hints, check=True)
-    )
+    if isinstance(given, Trajectory):
+        return trajectory.checked(given)
+    return trajectory.read(given, hints=hints, check=True)
+
+
+def _beside(given: Run | Trajectory | str | Path, hints: Hints) -> Trajectory:
+    """A reference, whose own times go before an interval that is meant for the run."""
+    try:
+        return _trajectory(given, dataclasses.replace(hints, frame_interval_fs=None))
+    except NoTimes:
+        return _trajectory(given, hints)
 
 
 def _with_energies(found: Trajectory, force_field: str, progress: bool) -> Trajectory:

@@ -273,6 +273,32 @@ def test_a_model_is_noted_to_have_seen_another_molecule(small, cases, tmp_path, 
     assert "trained on Ar3Kr and has not seen Ar" in capsys.readouterr().err
 
 
+def test_hints_for_one_file_do_not_contradict_the_other(small, cases, tmp_path):
+    import bad_inputs
+
+    bad_inputs.write_ours(tmp_path / "ours.h5", bad_inputs.lennard_jones(40))
+    bad_inputs.write_traj(tmp_path / "b.traj", bad_inputs.with_(bad_inputs.lennard_jones(20), timed=False))
+    report = api.analyze(tmp_path / "b.traj", tmp_path / "ours.h5", hints=Hints(frame_interval_fs=10.0), progress=False)
+    assert report.reference is not None and len(report.analysis.times_fs) == 20
+    other = bad_inputs.with_(bad_inputs.lennard_jones(40), times=20.0 * np.arange(40))
+    other = bad_inputs.with_(other, velocities=other.velocities / 2, energies=None)
+    bad_inputs.write_ours(tmp_path / "slow.h5", other)
+    api.analyze(tmp_path / "b.traj", tmp_path / "slow.h5", hints=Hints(frame_interval_fs=10.0), progress=False)
+
+
+@pytest.mark.parametrize("unit, size", [("kJ mol-1", 96.48533), ("hartree", 1 / 27.211386), ("eV", 1.0)])
+def test_energies_of_h5md_are_converted(tmp_path, unit, size):
+    import bad_inputs
+
+    run = bad_inputs.lennard_jones(20)
+    bad_inputs.write_h5md(tmp_path / "a.h5", run)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        values = file["observables/potential_energy/value"]
+        values[...], values.attrs["unit"] = run.energies * size, unit
+    found = trajectory.read(tmp_path / "a.h5").observables["potential_energy_eV"]
+    np.testing.assert_allclose(found, run.energies, rtol=1e-6)
+
+
 def test_g_of_r_of_different_boundaries_is_not_compared(small, tmp_path):
     import bad_inputs
 

@@ -55,7 +55,6 @@ def check(trajectory: Trajectory) -> None:
     _check_repeats(trajectory, found)
     _check_frames(found)
     _check_speeds(trajectory.system, found)
-    _check_rest(velocities, found, noise)
     _check_energies(trajectory)
 
 
@@ -67,6 +66,8 @@ def check_nve(trajectory: Trajectory) -> None:
     """
     if len(trajectory.times) > 2:
         found = _intervals(trajectory)
+        velocities, noise = np.asarray(trajectory.frames.velocities), _rounding(trajectory.frames.positions) ** 2 / 6
+        _check_rest(velocities, found, noise)
         check_moves(trajectory.system, found.moved, found.expected, lambda i: f"between frames {i} and {i + 1}")
 
 
@@ -106,12 +107,16 @@ def _check_repeats(trajectory: Trajectory, found: _Intervals) -> None:
 
 
 def _check_all(velocities: np.ndarray, found: _Intervals, noise: float) -> None:
-    """All displacements together, where velocities change little from frame to frame: the factor that units make.
+    """All displacements together: velocities that point the same way, but in another unit, or with wrong times.
 
     Where velocities forget themselves between two frames, they cannot tell; nor can coordinates that are rounded.
     """
-    seen = noise < 0.1 * np.mean(found.moved**2) or not np.any(found.moved)
-    if seen and _kept(velocities) > 0.5:
+    squares, expected = float(np.sum(found.moved**2)), float(np.sum(found.expected**2))
+    seen = noise * found.moved.size < 0.1 * squares or squares == 0
+    if not seen or _kept(velocities) < 0.5:
+        return
+    # Frames a period of a vibration or rotation apart see velocities that stay and displacements that are unlike them.
+    if squares == 0 or abs(np.sum(found.moved * found.expected)) > 0.5 * np.sqrt(squares * expected):
         check_slope(found.moved, found.expected, 0.3, 3.0)
 
 

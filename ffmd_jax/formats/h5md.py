@@ -15,10 +15,18 @@ from ffmd_jax.formats import Hints, common
 from ffmd_jax.formats.journal import JournaledFile, journal_of
 
 _H5MD_ENDINGS = {".h5", ".h5md", ".hdf5"}
-_LENGTHS = {"Angstrom": 1.0, "angstrom": 1.0, "A": 1.0, "Å": 1.0, "nm": 10.0, "pm": 0.01}  # in Å
+_LENGTHS = {"Angstrom": 1.0, "angstrom": 1.0, "A": 1.0, "Å": 1.0, "nm": 10.0, "pm": 0.01, "bohr": units.BOHR}  # in Å
 _TIMES = {"fs": 1.0, "ps": units.PS, "ns": 1000 * units.PS}  # in fs
 _VELOCITIES = {f"{a} {b}-1": x / y for a, x in _LENGTHS.items() for b, y in _TIMES.items()}  # in Å/fs
-_ENERGIES = {"eV": 1.0, "kJ mol-1": 1e-4 / units.EV, "kcal mol-1": units.KCAL_PER_MOL_IN_EV}  # in eV
+_ENERGIES = {
+    "eV": 1.0,
+    "meV": 1e-3,
+    "kJ mol-1": 1e-4 / units.EV,
+    "kcal mol-1": units.KCAL_PER_MOL_IN_EV,
+    "hartree": units.HARTREE_IN_EV,
+    "Hartree": units.HARTREE_IN_EV,
+    "Ha": units.HARTREE_IN_EV,
+}  # in eV
 _FORCES = {f"{a} {b}-1": x / y for a, x in _ENERGIES.items() for b, y in _LENGTHS.items()}  # in eV/Å
 _MASSES = {"u": 1.0, "amu": 1.0, "Da": 1.0, "g mol-1": 1.0}  # in u
 
@@ -47,7 +55,7 @@ def read(path: Path, hints: Hints, every: int = 1) -> common.Trajectory:
             positions = common.unwrap(system, np.asarray(frames.positions), np.asarray(frames.cell))
             frames = take(frames._replace(positions=positions), chosen)
         scalars = _observables(root, replica, len(times))
-        observables = {name: values[chosen].astype(np.float64) for name, values in scalars.items()}
+        observables = {name: _of_frames(values, chosen) for name, values in scalars.items()}
         forces = _converted(particles["force"]["value"], _FORCES, chosen) if "force" in particles else None
         if forces is not None and forces.shape != frames.positions.shape:
             raise ValueError(f"positions are {frames.positions.shape}, but forces {forces.shape}")
@@ -87,8 +95,13 @@ def _observables(root: Any, replica: int | None, n_frames: int) -> dict[str, Any
         values: Any = group.get("value") if isinstance(group, h5py.Group) else None
         if values is not None and values.shape == (n_frames,):
             unit = _text(values.attrs.get("unit", ""))
-            observables[f"{name}_{unit}" if unit else name] = values
+            observables[f"{name}_{'eV' if unit in _ENERGIES else unit}" if unit else name] = values
     return observables
+
+
+def _of_frames(values: Any, chosen: slice) -> np.ndarray:
+    """The scalars of the chosen frames, energies in eV."""
+    return values[chosen].astype(np.float64) * _ENERGIES.get(_text(values.attrs.get("unit", "")), 1.0)
 
 
 def _metadata(root: Any, path: Path, replica: int | None) -> dict[str, Any]:
