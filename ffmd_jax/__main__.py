@@ -9,6 +9,8 @@ import threading
 
 from ffmd_jax.core import caches
 
+_CAUSES = {MemoryError: "not enough memory", OverflowError: "a number is too large"}
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs ``ffmd``; exits 0, 1 (error, one line on stderr), 2 (bad usage), 3 (a monitor's alarm) or 130 (Ctrl-C)."""
@@ -41,6 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         known = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
         text = str(error) if known and str(error) else f"unexpected {type(error).__name__}: {error}"
+        for kind, what in _CAUSES.items():
+            if isinstance(error, kind):
+                known, text = True, f"{what} ({error})"
         _fail(" ".join(text.split()) + ("" if known else " (--debug shows where)"), getattr(error, "exit_code", 1))
 
 

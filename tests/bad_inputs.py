@@ -1003,6 +1003,8 @@ def of_others(run: Run) -> Iterator[Case]:
         "unknown system": ["cheese"], "negative length": ["argon", "--length-ps", -1], "no length": ["argon", "--length-ps", 0],
         "frame interval no multiple": ["argon", "--frame-fs", 0.3, "--length-ps", 0.01],
         "negative temperature": ["argon", "--temperature", -10], "temperature not a number": ["argon", "--temperature", "nan"],
+        "a seed too large": ["argon", "--frame-fs", 8, "--length-ps", 0.1, "--seed", 10**20],
+        "more atoms than memory": ["argon", "--frame-fs", 8, "--repeat", 1500, 1500, 1500],
         "no runs": ["argon", "--runs", 0], "no calculator": ["ase"], "calculator that is not there": [
             "ase", "--calculator", "nothing:Here", "--start", "none.xyz"],
         "cell too small": ["argon", "--repeat", 0, 1, 1],

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ffmd_jax.core import files as outputs
-from ffmd_jax.core import units
+from ffmd_jax.core import mechanics, units
 from ffmd_jax.dynamics.ensemble import NVE, NVT
 from ffmd_jax.reference_md import production, runs, systems
 from ffmd_jax.reference_md.engine import ReferenceEngine
@@ -51,6 +51,7 @@ def produce(
             _check_absent(files, starts_file, overwrite, settings.start)
         _check_settings(settings)
         engine = _engine(system, settings) if engine is None else engine
+        mechanics.check_freedom(engine.system)
         every = _every(system, settings, engine.dt)
         facts = _facts(system, settings, engine)
         for file in (*files, starts_file):
