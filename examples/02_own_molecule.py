@@ -117,5 +117,5 @@ run
 
 # %%
 report = ffmd.analyze(run)
-print(report.verdict)
+print(report.text())
 report

@@ -94,7 +94,7 @@ def test_a_short_reference_does_not_hide_a_wrong_temperature(runs):
     found = Report(run, short)
     assert {check.outcome for check in of_temperature(found.checks, "target")} == {"differs"}
     assert found.outcome == found.summary["outcome"] == "differs"
-    assert found.verdict.startswith("The run differs in temperature of all atoms, H and O (target)")
+    assert found.verdict.startswith("The run differs from the target in temperature (all atoms, H, O).")
     assert "281.7 ± 3.3 K, -18 ± 3.3 K from the target (300 K)" in found.verdict
     assert Report(run).outcome == "differs"  # without a reference, too
     assert Report(with_temperature(run, 299.0, 1.9)).outcome == "agrees"
@@ -107,6 +107,31 @@ def test_a_short_reference_does_not_hide_a_wrong_temperature(runs):
 )  # fmt: skip
 def test_a_check_that_could_not_have_seen_a_difference_says_so(difference, detectable, outcome):
     assert checks.Check("temperature", "H", "target", difference, detectable, 5.0, "K", "").outcome == outcome
+
+
+def test_a_short_reference_is_shown_and_does_not_decide(runs):
+    """All comparisons are rows; where the target can tell, what the reference cannot tell does not count."""
+    run, short = with_temperature(runs[0], 299.0, 1.9), with_temperature(runs[2], 301.0, 2.0)
+    found = Report(run, short)
+    assert [check.outcome for check in of_temperature(found.checks, "target")] == ["agrees"] * 3
+    assert [check.outcome for check in of_temperature(found.checks, "reference")] == ["cannot tell"] * 3
+    decisive = checks.decisive(found.checks)
+    assert len(of_temperature(decisive, "target")) == 3 and not of_temperature(decisive, "reference")
+    assert found._repr_html_().count("<td>Temperature of H</td>") == 3  # key numbers, target, reference
+    cannot_tell = found.text(200).split("Cannot tell:")[1].split("Agrees:")[0]
+    assert "temperature of H is 299 ± 1.9 K, -2 ± 2.8 K from the reference" in cannot_tell
+    assert "temperature" not in found.verdict.split("remains open")[1].split(".")[0]
+    lost = with_temperature(run, 299.0, 9.0)  # neither can tell
+    assert len(of_temperature(checks.decisive(Report(lost, short).checks), "reference")) == 3
+
+
+def test_the_text_for_terminals_has_lists_in_lines_of_a_width(runs):
+    shown = Report(runs[1], runs[2]).text(70)
+    assert shown.startswith("The run differs from the target in temperature")
+    lines = shown.splitlines()
+    assert all(len(line) <= 70 or line.lstrip().startswith("ffmd ") for line in lines)
+    assert next(line for line in lines if line.endswith(":")) == "Differs:"
+    assert "What to do:" in lines and "Notes:" in lines
 
 
 def test_runs_of_the_required_length_can_tell(runs):
@@ -123,7 +148,7 @@ def test_runs_of_the_required_length_can_tell(runs):
     enough = of_temperature(checks.checks(*long), "reference")
     assert {check.outcome for check in enough} == {"agrees"} and checks.required_ps(enough) == (None, None)
     assert [check.detectable for check in enough] == pytest.approx([checks.THERMAL_SHARE * 300] * 3, rel=1e-3)
-    assert f"the reference about {reference_ps:.2g}"[:-2] in Report(run, reference).verdict
+    assert f"the reference would need about {reference_ps:.2g}"[:-2] in Report(run, reference).verdict
     assert "--length-ps" in " ".join(Report(run, reference).advice)
 
 
@@ -173,8 +198,13 @@ def test_unlike_ensembles_are_compared_in_structure_and_vibrations_only(runs):
     bath = same._replace(metadata={"ensemble": "nvt", "temperature_K": 350.0})
     found = Report(bath, reference._replace(metadata={"ensemble": "nve"}))
     assert "The run is NVT at 350 K, the reference NVE" in found.verdict
-    of_reference = {check.quantity for check in found.checks if check.against == "reference"}
-    assert of_reference == {"structure", "vibrations"}
+    of_reference = [check for check in found.checks if check.against == "reference"]
+    assert {check.quantity for check in of_reference if check.comparable} == {"structure", "vibrations"}
+    left_out = {check.quantity: check for check in of_reference if not check.comparable}
+    assert left_out.keys() == {"temperature", "potential energy"}
+    assert {check.outcome for check in left_out.values()} == {"not compared"}
+    assert "because the run is NVT at 350 K, the reference NVE" in left_out["temperature"].statement
+    assert "Not compared:" in found.text() and "not compared: the run is NVT" in text_of(found._repr_html_())
     assert "--ensemble" in " ".join(found.advice)
     assert "The run is" not in Report(bath, reference._replace(metadata=bath.metadata)).verdict
 

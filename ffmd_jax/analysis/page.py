@@ -61,7 +61,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: 0.25rem 1.2rem 0.25rem 0; border-bottom: 1px solid #8885; }
-th, td:last-child { white-space: nowrap; }
+th { white-space: nowrap; }
 figure { margin: 1.5rem 0; }
 img { max-width: 100%; height: auto; background: white; border-radius: 6px; }
 figcaption { font-size: 0.9rem; opacity: 0.8; }
@@ -94,7 +94,7 @@ def _verdict(verdict: tuple[str, str]) -> str:
 
 def _advice(items: list[str]) -> str:
     """What to do, with commands and their options as code."""
-    listed = (re.sub(r"(ffmd [a-z]+|--[a-z-]+)", r"<code>\1</code>", html.escape(item)) for item in items)
+    listed = (re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(item)) for item in items)
     return f"<h2>What to do</h2>\n<ul>{''.join(f'<li>{item}</li>' for item in listed)}</ul>\n" if items else ""
 
 
@@ -192,7 +192,8 @@ def _check_cells(check: Check) -> list[str]:
         name += " (1 − overlap)"
     elif check.quantity == "structure":
         name += " (RMS of g(r))"
-    return [name, check.against, difference, detectable, check.outcome]
+    result = check.outcome + (f": {check.reason}" if check.reason else "")
+    return [name, check.against, difference, detectable, result]
 
 
 def _facts(analysis: Analysis, reference: Analysis | None, settings: dict[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """Numbers and lists in the words of a report."""
 
 import math
+import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,3 +51,18 @@ def join(names: Sequence[str]) -> str:
 def sentence(text: str) -> str:
     """The text with a capital letter and a full stop."""
     return f"{text[0].upper()}{text[1:]}."
+
+
+def wrap(text: str, width: int, bullet: str = "") -> list[str]:
+    """The text in lines of a width; commands in it, `` `ffmd … …` ``, stand on lines of their own, to be copied."""
+    indent, lines = " " * len(bullet), []
+    for i, part in enumerate(re.split(r"`(ffmd [^`]* [^`]*)`[.:;,]? ?", text)):
+        first = indent if lines else bullet
+        if i % 2:
+            lines.append(f"{indent}    {part}")
+        else:
+            lines += textwrap.wrap(
+                part.replace("`", ""), width, initial_indent=first, subsequent_indent=indent, break_long_words=False,
+                break_on_hyphens=False,
+            )  # fmt: skip
+    return lines

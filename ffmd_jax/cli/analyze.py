@@ -46,4 +46,4 @@ def analyze(
     if json:
         common.print_json(made.summary)
     else:
-        print("\n".join([made.verdict, *(f"- {item}" for item in made.advice), f"report: {page}"]))
+        print(f"{made.text(common.width())}\n\nreport: {page}")

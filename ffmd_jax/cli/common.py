@@ -1,6 +1,7 @@
 """What commands share: double precision, progress bars, JSON lines, output paths."""
 
 import json
+import shutil
 from typing import Any
 
 
@@ -21,3 +22,8 @@ def bar(total: float, description: str):
 def print_json(values: dict[str, Any]) -> None:
     """Prints one JSON object on one line."""
     print(json.dumps(values, allow_nan=True))
+
+
+def width() -> int:
+    """Width of the terminal, at most what is easy to read."""
+    return min(shutil.get_terminal_size().columns, 100)

@@ -150,7 +150,7 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
     )
     page = made.save(case.out)
     _print_table(made.summary)
-    print("\n".join(["", made.verdict, *(f"- {item}" for item in made.advice), "", f"report: {page}"]))
+    print(f"\n{made.text(common.width())}\n\nreport: {page}")
 
 
 def _equilibrate(prepared, temperature: float, key):
