@@ -90,11 +90,15 @@ def analyze(
 
 
 def _trajectory(given: Run | Trajectory | str | Path, hints: Hints) -> Trajectory:
+    """The trajectory, with its file among the metadata: advice names it."""
+    file = given.path if isinstance(given, Run) else None if isinstance(given, Trajectory) else given
     if isinstance(given, Run):
-        return given.trajectory
-    return (
-        trajectory.checked(given) if isinstance(given, Trajectory) else trajectory.read(given, hints=hints, check=True)
-    )
+        found = given.trajectory
+    elif isinstance(given, Trajectory):
+        found = trajectory.checked(given)
+    else:
+        found = trajectory.read(given, hints=hints, check=True)
+    return found if file is None else found._replace(metadata={**found.metadata, "file": str(file)})
 
 
 def _with_energies(found: Trajectory, force_field: str, progress: bool) -> Trajectory:

@@ -1,6 +1,7 @@
 """``import ffmd_jax as ffmd``: the functions that a user calls from Python."""
 
 import logging
+import shlex
 import subprocess
 import sys
 
@@ -9,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ffmd as ffmd_command
 
 import ffmd_jax as ffmd
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import take
 from ffmd_jax.dynamics import recorder, restart, rollout
 from ffmd_jax.formats import ase_files, trajectory
-from ffmd_jax.models import config, trajcast
+from ffmd_jax.models import config, model_files, trajcast
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import systems
 
@@ -201,6 +203,27 @@ def test_starts_that_cannot_be_are_refused(model, start):
         simulate(model, (systems.silicon_diamond().system, systems.silicon_diamond().state))
     with pytest.raises(FileNotFoundError, match="does not exist"):
         simulate(model, "nowhere.xyz")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ensemble": ffmd.NVT(61.5, friction_tau_fs=900.0), "every": 2, "seed": 3, "reversible": True},
+        {"ensemble": ffmd.NVE(), "velocities": "draw", "draw_temperature_K": 60.0, "tables": False},
+        {"ensemble": ffmd.NVT((50.0, 60.0)), "velocities": "draw", "replicas": 2, "float64": True},
+        {"ensemble": ffmd.NVT(60.0, thermostat="langevin"), "fields": ("positions",)},
+    ],
+)
+def test_a_file_knows_the_command_that_continues_it(model, start, tmp_path, options, capsys):
+    model_files.save(tmp_path / "model", model)
+    first = jax.tree.map(lambda values: values[None], start[1])
+    trajectory.write(tmp_path / "the start.h5", trajectory.Trajectory(start[0], first, np.zeros(1), {}, {}))
+    out = tmp_path / "run.h5"
+    simulate(tmp_path / "model", tmp_path / "the start.h5", out=out, **options)
+    command = trajectory.read_metadata(out)["command"]
+    ffmd_command(*shlex.split(command)[1:], "--steps", 16, "--resume")
+    assert "frames" in capsys.readouterr().out
+    assert len(trajectory.read_metadata(out)["settings"]) and simulate(model, start).metadata["command"] is None
 
 
 def test_a_failed_write_is_raised_and_what_was_written_stays(model, start, tmp_path, monkeypatch):

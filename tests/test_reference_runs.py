@@ -1,6 +1,7 @@
 """Sets of reference runs: start states, energy conservation, restart, and the doors for ASE and jax-md."""
 
 import json
+import shlex
 import sys
 import types
 
@@ -171,10 +172,15 @@ def test_drift_is_fitted_with_its_error_and_refused_where_it_heats():
         drift.check(system, drift.Energies(times, heating * times / 1000, kinetic))
 
 
-def test_csvr_of_ase_counts_rotations_out():
+@pytest.mark.parametrize(
+    "ensemble",
+    [NVT(300.0, 2.0), NVT(300.0, 1e6, friction_tau_fs=4.0), NVT(300.0, 4.0, "langevin")],
+    ids=["csvr", "friction", "langevin"],
+)
+def test_thermostats_of_ase_runs_are_canonical_and_count_rotations_out(ensemble):
     engine = emt_engine(dt=4.0)
     start = mechanics.maxwell_boltzmann(jax.random.key(1), engine.system, engine.state, 300.0)
-    blocks = engine.run(start, n_steps=2500, every=1, key=jax.random.key(2), ensemble=NVT(300.0, 2.0))
+    blocks = engine.run(start, n_steps=2500, every=1, key=jax.random.key(2), ensemble=ensemble)
     run = rollout.gather(blocks)
     kinetic = mechanics.kinetic_energy(engine.system, run.frames.velocities)[20:]
     expected = 0.5 * 9 * units.BOLTZMANN * 300
@@ -213,6 +219,19 @@ def test_ase_runs_conserve_energy_and_momenta(structure, tmp_path, capsys):
         assert abs(mechanics.angular_momentum(run.system, state)).max() < 1e-5
     assert np.std(run.observables["total_energy_eV"]) < 1e-3
     assert "energy drift" in capsys.readouterr().out
+
+
+def test_ase_runs_have_friction_and_say_so(structure, tmp_path):
+    options = ["--ensemble", "nvt", "--friction-tau-fs", 500, "--seed", 4]
+    ffmd(*emt(structure, *options, "--out", tmp_path / "ref.h5"))
+    found = trajectory.read_metadata(tmp_path / "ref.h5")
+    bath = {"ensemble": "nvt", "temperature_K": 300.0, "thermostat": "csvr", "tau_fs": 100.0, "friction_tau_fs": 500.0}
+    assert bath.items() <= found.items()
+    command = found["command"]
+    assert "--length-ps" not in command and f"--start {structure}" in command
+    ffmd(*shlex.split(command)[1:], "--length-ps", 0.4, "--out", tmp_path / "again.h5")
+    for one, other in zip(frames(tmp_path / "ref.h5"), frames(tmp_path / "again.h5"), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def interrupt_in_run(monkeypatch, number):

@@ -149,7 +149,7 @@ def test_runs_of_the_required_length_can_tell(runs):
     assert {check.outcome for check in enough} == {"agrees"} and checks.required_ps(enough) == (None, None)
     assert [check.detectable for check in enough] == pytest.approx([checks.THERMAL_SHARE * 300] * 3, rel=1e-3)
     assert f"the reference would need about {reference_ps:.2g}"[:-2] in Report(run, reference).verdict
-    assert "--length-ps" in " ".join(Report(run, reference).advice)
+    assert "make a reference of about" in " ".join(Report(run, reference).advice)
 
 
 def test_the_noise_between_runs_follows_from_their_halves():
@@ -205,8 +205,47 @@ def test_unlike_ensembles_are_compared_in_structure_and_vibrations_only(runs):
     assert {check.outcome for check in left_out.values()} == {"not compared"}
     assert "because the run is NVT at 350 K, the reference NVE" in left_out["temperature"].statement
     assert "Not compared:" in found.text() and "not compared: the run is NVT" in text_of(found._repr_html_())
-    assert "--ensemble" in " ".join(found.advice)
+    assert found.advice[0].startswith("Reference: compare with a reference in the same ensemble")
     assert "The run is" not in Report(bath, reference._replace(metadata=bath.metadata)).verdict
+
+
+def test_different_heat_baths_are_named_before_the_model_is_blamed(runs):
+    """Friction broadens spectra; the advice is a command that makes a reference in the bath of the run."""
+    bath = {"ensemble": "nvt", "temperature_K": 300.0, "thermostat": "csvr", "tau_fs": 70.0, "friction_tau_fs": 1000.0}
+    made = {"command": "ffmd reference ase --calculator a:B --start 'my start.xyz' --ensemble nvt --tau-fs 100",
+            "file": "old/nvt.h5"}  # fmt: skip
+    run = runs[0]._replace(metadata=bath)
+    run = run._replace(vdos=run.vdos._replace(density=run.vdos.density[::-1]))  # another spectrum
+    other = runs[2]._replace(metadata={**bath, "tau_fs": 100.0, "friction_tau_fs": None, **made})
+    found = Report(run, other)
+    assert "with CSVR (τ = 70 fs) and friction (1/γ = 1000 fs), the reference NVT at 300 K with CSVR (τ = 100 fs)" in (
+        found.verdict
+    )
+    assert "broadens the spectral lines of the run by 5.3 cm⁻¹" in found.verdict
+    command = (
+        "`ffmd reference ase --calculator a:B --start 'my start.xyz' --length-ps 3 --ensemble nvt --tau-fs 70"
+        " --friction-tau-fs 1000 --temperature 300 --out old/nvt_same_bath.h5`"
+    )
+    assert found.advice[0].startswith("Reference:") and found.advice[0].endswith(command)
+    assert "Vibrations: if they still differ in the same heat bath, train longer" in found.advice[1]
+    assert "different heat baths" in " ".join(check.statement for check in found.checks)
+    same = Report(run, other._replace(metadata=bath))
+    assert "heat bath" not in same.verdict and same.advice[0].startswith("Vibrations: train longer")
+    unknown = Report(run, other._replace(metadata={"ensemble": "nvt", "temperature_K": 300.0}))
+    assert "heat bath" not in unknown.verdict
+
+
+def test_advice_on_length_has_commands_that_run_as_printed(runs):
+    run = with_temperature(runs[0], 300.0, 6.0, time_step_fs=1.0, command="ffmd rollout m --start s.xyz --out r.h5")
+    made = {"command": "ffmd reference water --seed 3", "file": "ref_0.h5"}
+    found = Report(run, with_temperature(runs[2], 300.0, 6.0, **made))
+    advice = next(item for item in found.advice if item.startswith("Length:"))
+    assert re.search(r"`ffmd rollout m --start s.xyz --out r.h5 --steps \d+ --resume`", advice)
+    assert re.search(r"`ffmd reference water --seed 3 --length-ps \d+ --out ref_0_longer.h5`", advice)
+    shown = [line.strip() for line in found.text(60).splitlines()]
+    assert any(re.fullmatch(r"ffmd rollout m --start s.xyz --out r.h5 --steps \d+ --resume", line) for line in shown)
+    demo = Report(with_temperature(run, 300.0, 6.0, command="ffmd demo --system water --seed 1"), runs[2])
+    assert re.search(r"`ffmd demo --system water --seed 1 --length-ps \d+ --out ffmd_demo_longer`", demo.advice[-1])
 
 
 def test_spectra_that_sparse_frames_have_folded_are_not_compared(runs):
@@ -217,9 +256,9 @@ def test_spectra_that_sparse_frames_have_folded_are_not_compared(runs):
     found = Report(sparse, reference)
     json.dumps(found.summary, allow_nan=False)
     assert "cannot be compared" in found.verdict and "vibrational spectra overlap" not in found.verdict
-    assert "--every" in " ".join(found.advice) and "at most 1 fs" in " ".join(found.advice)
+    assert "`every`" in " ".join(found.advice) and "at most 1 fs" in " ".join(found.advice)
     assert "vibrational spectra overlap" in Report(dense, reference).verdict
-    assert "--every" not in " ".join(Report(dense, reference).advice)
+    assert "`every`" not in " ".join(Report(dense, reference).advice)
 
 
 def test_runs_of_different_length_have_spectra_of_one_resolution():
@@ -233,11 +272,13 @@ def test_runs_of_different_length_have_spectra_of_one_resolution():
 def test_advice_names_the_element_and_the_options_that_are_left(runs):
     _, other, reference = runs
     advice = " ".join(Report(other, reference).advice)
-    assert re.search(r"H is \d+ K too warm", advice) and "set --friction-tau-fs" in advice.lower()
-    assert "--reversible" in advice and "Potential energy:" in advice
+    assert (
+        re.search(r"H is \d+ K too warm", advice) and "Add friction with a relaxation time `friction_tau_fs`" in advice
+    )
+    assert "`reversible`" in advice and "Potential energy:" in advice
     facts = other.metadata | {"reversible": True, "friction_tau_fs": 900.0, "time_step_fs": 5.0}
     advice = " ".join(Report(other._replace(metadata=facts), reference).advice)
-    assert "now 900 fs, usually 500 to 2500 fs" in advice and "--reversible" not in advice
+    assert "now 900 fs, usually 500 to 2500 fs" in advice and "`reversible`" not in advice
     good = with_temperature(runs[0], 300.0, 1.0)
     assert [item.split(":")[0] for item in Report(good).advice] == ["Reference"]
 

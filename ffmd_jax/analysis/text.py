@@ -37,10 +37,13 @@ def short(value: float, sign: str = "") -> str:
     return f"{rounded:{sign}.2g}" if 0 < abs(rounded) < 1e-4 else f"{rounded:{sign}.10g}"
 
 
-def round_up(value: float) -> str:
-    """The value rounded up to two significant digits."""
+def round_up(value: float, multiple: int | None = None) -> str:
+    """The value rounded up to two significant digits, and then, if asked for, to a multiple."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return f"{math.ceil(value / unit - 1e-9) * unit:.10g}"
+    rounded = math.ceil(value / unit - 1e-9) * unit
+    if multiple is not None:
+        rounded = math.ceil(rounded / multiple - 1e-9) * multiple
+    return f"{rounded:.10g}"
 
 
 def join(names: Sequence[str]) -> str:
@@ -62,7 +65,7 @@ def wrap(text: str, width: int, bullet: str = "") -> list[str]:
             lines.append(f"{indent}    {part}")
         else:
             lines += textwrap.wrap(
-                part.replace("`", ""), width, initial_indent=first, subsequent_indent=indent, break_long_words=False,
+                part, width, initial_indent=first, subsequent_indent=indent, break_long_words=False,
                 break_on_hyphens=False,
             )  # fmt: skip
     return lines

@@ -8,7 +8,7 @@ import numpy as np
 from tyro.conf import arg
 
 from ffmd_jax.cli import common
-from ffmd_jax.core import files, progress, units
+from ffmd_jax.core import commands, files, progress, units
 
 # As the rollouts of experiments/: the paper's CSVR, and friction that shares the energy, fs; reversible steps where no
 # strong vibration has a period near Δt or 2 Δt.
@@ -105,8 +105,12 @@ class _Case(NamedTuple):
         """What files and summary say of both runs."""
         from ffmd_jax.dynamics import ensemble as ensembles
 
+        command = commands.line(
+            "ffmd demo", system=self.name, temperature=self.ensemble.temperature_K, tau_fs=self.ensemble.tau_fs,
+            friction_tau_fs=self.ensemble.friction_tau_fs or float("inf"), seed=self.seed,
+        )  # fmt: skip
         return {"system": self.name, **ensembles.metadata(self.ensemble), "reversible": self.reversible,
-                "seed": self.seed}  # fmt: skip
+                "seed": self.seed, "command": command}  # fmt: skip
 
 
 def _case(out: Path, name: str, ensemble: Any, seed: int, length_ps: float) -> _Case:
@@ -150,7 +154,7 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
     )
     page = made.save(case.out)
     _print_table(made.summary)
-    print(f"\n{made.text(common.width())}\n\nreport: {page}")
+    print(f"\n{commands.name_options(made.text(common.width()))}\n\nreport: {page}")
 
 
 def _equilibrate(prepared, temperature: float, key):

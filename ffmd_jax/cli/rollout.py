@@ -187,8 +187,6 @@ def _check(settings: Settings) -> None:
             raise ValueError(
                 "--on-alarm fallback needs --fallback, --fallback-steps of at least 1, monitors, and no --replicas"
             )
-        if ":" in settings.fallback and settings.friction_tau_fs is not None:
-            raise ValueError("an ASE calculator as --fallback has no friction besides CSVR: no --friction-tau-fs")
     elif settings.fallback is not None:
         raise ValueError("--fallback is used with --on-alarm fallback")
 

@@ -16,6 +16,7 @@ import numpy as np
 from ffmd_jax.core import files as files_module
 from ffmd_jax.core import progress, units
 from ffmd_jax.core.state import State, take
+from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
 from ffmd_jax.formats import trajectory
@@ -40,6 +41,7 @@ class Plan(NamedTuple):
         spacing_fs: smallest time between start states.
         seed: of everything.
         facts: the settings, JSON-able; stored with every file and compared by `check_same`.
+        command: that makes one such run, without length and output; None: there is none.
         progress: show bars.
         say: called with lines about what is finished.
     """
@@ -54,6 +56,7 @@ class Plan(NamedTuple):
     spacing_fs: float
     seed: int
     facts: dict[str, Any]
+    command: str | None = None
     progress: bool = True
     say: Callable[[str], None] = print
 
@@ -201,12 +204,13 @@ def _write(plan: Plan, number: int, blocks: Iterable[rollout.Block], partial: Pa
     metadata = {
         "system": plan.facts["system"],
         "source": "reference",
-        "ensemble": plan.facts["ensemble"],
+        **ensembles.metadata(ensembles.complete(plan.ensemble, plan.engine.dt)),
         "temperature_K": plan.temperature_K,
         "integrator_dt_fs": plan.engine.dt,
         "seed": plan.seed,
         "run": number,
         "settings": plan.facts,
+        "command": plan.command,
     }
     parts = []
     with trajectory.Writer(partial, plan.engine.system, metadata, overwrite=True) as writer:

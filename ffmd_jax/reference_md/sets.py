@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ffmd_jax.core import commands, units
 from ffmd_jax.core import files as outputs
-from ffmd_jax.core import units
 from ffmd_jax.dynamics.ensemble import NVE, NVT
 from ffmd_jax.reference_md import production, runs, systems
 from ffmd_jax.reference_md.engine import ReferenceEngine
@@ -50,6 +50,7 @@ def produce(
         if not resume:
             _check_absent(files, starts_file, overwrite, settings.start)
         _check_settings(settings)
+        command = _command(system, settings) if engine is None else None
         engine = _engine(system, settings) if engine is None else engine
         every = _every(system, settings, engine.dt)
         facts = _facts(system, settings, engine)
@@ -72,6 +73,7 @@ def produce(
             spacing_fs=settings.spacing_ps * units.PS,
             seed=settings.seed,
             facts=facts,
+            command=command,
             progress=progress,
             say=say,
         )
@@ -126,12 +128,20 @@ def _ase_engine(settings: Settings) -> ReferenceEngine:
         raise ValueError("the system ase needs --calculator module:Class and --start structure")
     if settings.repeat or settings.molecules:
         raise ValueError("the system ase takes its size from --start: no --repeat or --molecules")
-    if settings.friction_tau_fs is not None:
-        raise ValueError("the system ase has no friction besides CSVR: no --friction-tau-fs")
     atoms = ase_engine.read_atoms(settings.start)
     arguments = ase_engine.parse_arguments(settings.calculator_args)
     make = ase_engine.make_calculator(settings.calculator, arguments)
     return ase_engine.engine(settings.calculator, atoms, make, settings.dt, settings.forces)
+
+
+def _command(system: str, settings: Settings) -> str:
+    """The command that makes one such run, without its length and output."""
+    given = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+        if field.name not in ("runs", "length_ps") and getattr(settings, field.name) != field.default
+    }
+    return commands.line("ffmd reference", system, **given)
 
 
 def _every(system: str, settings: Settings, dt: float) -> int:
