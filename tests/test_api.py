@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ffmd as ffmd_command
+from conftest import springs
 
 import ffmd_jax as ffmd
 from ffmd_jax.core import mechanics, units
@@ -20,6 +21,7 @@ from ffmd_jax.formats import ase_files, trajectory
 from ffmd_jax.models import config, model_files, trajcast
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import systems
+from ffmd_jax.training import losses
 
 STEP_FS = 40.0
 
@@ -335,5 +337,20 @@ def test_from_an_ase_calculator_to_a_report(tmp_path):
 def test_models_and_runs_show_themselves(model, start):
     assert repr(model).startswith("<Model untrained argon: elements Ar, Δt 40 fs, cutoff 5 Å")
     assert "<table>" in model._repr_html_()
-    shown = simulate(model, start)._repr_html_()
-    assert "12 frames" in shown and "no alarms" not in shown  # it was not watched
+    run = simulate(model, start)
+    assert "12 frames" in run._repr_html_() and "no alarms" not in run._repr_html_()  # it was not watched
+    shown = repr(run.trajectory)
+    assert shown.startswith("<Trajectory Ar32: frames 12 every 40 fs, 0.44 ps, cell 10.8") and len(shown) < 150
+    assert "<table>" in run.trajectory._repr_html_()
+
+
+def test_datasets_and_errors_show_themselves():
+    shown = repr(springs())
+    assert shown == "<Dataset: Δt 20 fs, Ar12 3 runs with 72 frames (52 train, 10 validation, 10 test)>"
+    errors = losses.Errors(18.754e-5, 8.4e-5, 0.04, 0.008, {"H": 1.2, "O": 3.0})
+    assert repr(errors) == (
+        "<Errors: displacements 0.000188 Å (0.47 %), velocities 0.000084 Å/fs (1.05 %), "
+        "velocities by element H 1.20 %, O 3.00 %>"
+    )
+    assert "<td>0.000188 Å (0.47 %)</td>" in errors._repr_html_()
+    assert "Δr 0.000188 Å (0.47 %), v 0.000084 Å/fs" in losses.describe(errors, 5.0)

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import time
 
 import ase
@@ -70,6 +71,19 @@ def test_the_chain_makes_trajectories_models_and_errors(chain, capsys):
     for subject in ("model", "data.h5", "run.h5"):
         ffmd("info", chain / subject, "--json")
         assert "Ar" in json.loads(capsys.readouterr().out.splitlines()[-1])["elements"]
+
+
+def test_info_is_in_words_with_units(chain, capsys):
+    capsys.readouterr()
+    for subject in ("model", "data.h5", "run.h5", "ref.h5"):
+        ffmd("info", chain / subject)
+    shown = capsys.readouterr().out
+    words = "\n".join(line for line in shown.splitlines() if not line.startswith(("command", "observables", "sources")))
+    assert not re.search(r"[\[\]{}']|None|True|False|\d\.\d{8}|[a-z]_(fs|ps|K|A)\b", words)
+    lines = ("time step Δt of the model +40 fs", "masses +Ar 39.95 u", "speed limits of the embedding +Ar 0.0")
+    lines += ("length +3.98 ps", "cell +10.8 × 10.8 × 10.8 Å", "command +ffmd rollout .* --start", "alarms ")
+    for line in lines:
+        assert re.search(f"(?m)^ *{line}", shown), line
 
 
 @pytest.mark.slow

@@ -29,8 +29,9 @@ def info(
     if json:
         common.print_json(facts)
     else:
-        for name, value in facts.items():
-            print(f"{name:28} {value}")
+        from ffmd_jax.cli import info_words
+
+        print(info_words.describe(facts))
 
 
 def _facts(subject: str, hints: Hints) -> dict:
