@@ -17,7 +17,7 @@ from ffmd_jax.data import dataset_file
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import Dataset
 from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
-from ffmd_jax.formats import Hints, trajectory
+from ffmd_jax.formats import Hints, common, trajectory
 from ffmd_jax.formats.trajectory import Trajectory
 from ffmd_jax.models import model_files
 from ffmd_jax.models.config import SMALL, Architecture
@@ -74,7 +74,7 @@ def analyze(
         run: from `simulate`, a trajectory, or a file.
         reference: of the same system in the same ensemble.
         force_field: prepared system whose force field gives the potential energies of the frames.
-        title: heading of the report.
+        title: heading of the report (default: formula and file, or model).
         hints: what the files leave unstated.
         progress: show a bar where energies are computed.
 
@@ -85,8 +85,9 @@ def analyze(
     assert found is not None
     if force_field is not None:
         found = _with_energies(found, force_field, progress)
-    name = title or (Path(run).name if isinstance(run, str | Path) else found.metadata.get("model"))
-    return reports.make(found, other, **({"title": str(name)} if name else {}))
+    file = found.metadata.get("file")
+    name = Path(file).name if file else found.metadata.get("model") or "force-free molecular dynamics"
+    return reports.make(found, other, title=title or f"{common.formula(found.system)}: {name}")
 
 
 def _trajectory(given: Run | Trajectory | str | Path, hints: Hints) -> Trajectory:

@@ -57,6 +57,22 @@ def runs():
     return same, other, reference
 
 
+def molecule_run(seed, center=0.7):
+    """Hydrogen peroxide whose torsion is drawn anew in every frame."""
+    rng = np.random.default_rng(seed)
+    angle = rng.vonmises(center, 4.0, 2000)
+    ends = np.stack([np.full_like(angle, 1.8), 0.95 * np.cos(angle), 0.95 * np.sin(angle)], axis=-1)
+    fixed = np.array([[-0.35, 0.95, 0], [0, 0, 0], [1.45, 0, 0]])
+    positions = np.concatenate([np.broadcast_to(fixed, (2000, 3, 3)), ends[:, None]], axis=1)
+    system = make_system([1, 8, 8, 1], [1.0, 16.0, 16.0, 1.0])
+    return properties.analyze(trajectory_of(system, positions, 0.01 * rng.normal(size=(2000, 4, 3)), 2.0))
+
+
+@pytest.fixture(scope="module")
+def molecule():
+    return molecule_run(6)
+
+
 @pytest.fixture(scope="module")
 def growth():
     rng = np.random.default_rng(4)
@@ -346,6 +362,36 @@ def test_a_failed_report_leaves_the_old_one(runs, tmp_path, monkeypatch):
     assert (tmp_path / "report.html").read_text() == "old"
 
 
+def test_the_page_names_the_system_and_what_is_folded_back(runs, molecule):
+    words = " ".join(text_of(Report(runs[0], runs[2])._repr_html_()).split())
+    assert "System H24O12 H24O12" in words
+    assert "Frames every 1 fs: what vibrates above 16,678 cm⁻¹ is folded back below it." in words
+    named = molecule._replace(metadata={"system": "ase"})
+    assert "System ase: H2O2" in " ".join(text_of(Report(named)._repr_html_()).split())
+
+
+def test_diffusion_is_shown_where_it_is_resolved(runs, molecule):
+    """Atoms on sites do not diffuse, and a molecule only turns about its centre of mass."""
+    words = " ".join(text_of(Report(runs[0])._repr_html_()).split())
+    assert "Diffusion coefficient of H not resolved" in words
+    for run in (runs[0], molecule):
+        numbers = Report(run).summary
+        assert (
+            set(numbers["diffusion_cm2_per_s"].values()) == set(numbers["diffusion_error_cm2_per_s"].values()) == {None}
+        )
+    assert "Diffusion coefficient" not in text_of(Report(molecule)._repr_html_())
+
+
+def test_the_torsion_of_a_molecule_is_judged(molecule):
+    """One torsion has no surface, but a profile."""
+    same = Report(molecule, molecule_run(7))
+    (check,) = (check for check in same.checks if check.quantity == "torsions")
+    assert check.of == "H0-O1-O2-H3" and check.outcome == "agrees"
+    assert same.summary["torsion_overlap"] == {"H0-O1-O2-H3": pytest.approx(1 - check.difference)}
+    (check,) = (c for c in checks.checks(molecule, molecule_run(8, center=1.5)) if c.quantity == "torsions")
+    assert check.outcome == "differs"
+
+
 def test_the_movie_is_small_and_shows_forty_frames(runs):
     gif = movie.render(runs[0], runs[2])
     assert gif is not None and len(gif) <= movie.LARGEST_BYTES
@@ -413,3 +459,4 @@ def test_a_molecule_shows_the_distribution_of_its_pair_distances():
     velocities = 0.01 * rng.normal(size=(64, 3, 3))
     figure = figures.rdf(properties.analyze(trajectory_of(system, positions, velocities, 2.0)))
     assert figure.axes[0].get_ylabel() == "density / Å⁻¹"
+    assert 1.4 < figure.axes[0].get_xlim()[1] < 2.5  # the largest distance is 1.5 Å

@@ -281,11 +281,13 @@ def _vibrations(analysis: Analysis, reference: Analysis, numbers: dict) -> Check
 
 
 def _torsions(analysis: Analysis, reference: Analysis, numbers: dict) -> list[Check]:
+    """Checks of the populations of each torsion, and of pairs of them."""
     found = []
-    for name, overlap in numbers["torsion_surface_overlap"].items():
-        halves = [1 - numbers[f"{run}torsion_surface_halves_overlap"].get(name, 0.0) for run in ("", "reference_")]
-        words = f"the populations over {name} overlap by"
-        found.append(_of_halves("torsions", name, 1 - overlap, halves, 1 - OVERLAP, words, analysis, reference))
+    for kind in ("torsion", "torsion_surface"):
+        for name, overlap in numbers[f"{kind}_overlap"].items():
+            halves = [1 - numbers[f"{run}{kind}_halves_overlap"].get(name, 0.0) for run in ("", "reference_")]
+            words = f"the populations over {name} overlap by"
+            found.append(_of_halves("torsions", name, 1 - overlap, halves, 1 - OVERLAP, words, analysis, reference))
     return found
 
 

@@ -41,7 +41,7 @@ def analyze(
     files.check_output(out, overwrite)
     from ffmd_jax import api
 
-    made = api.analyze(trajectory, reference=reference, force_field=force_field, title=trajectory.name, hints=hints)
+    made = api.analyze(trajectory, reference=reference, force_field=force_field, hints=hints)
     page = made.save(out)
     if json:
         common.print_json(made.summary)
