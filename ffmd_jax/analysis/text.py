@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+_TOGETHER = "\N{NO-BREAK SPACE}"
+
 
 def number(value: Any, error: float | None = None) -> str:
     """A number with four digits, or down to the second digit of its error; a dash if it is unknown."""
@@ -59,6 +61,7 @@ def sentence(text: str) -> str:
 def wrap(text: str, width: int, bullet: str = "") -> list[str]:
     """The text in lines of a width; commands in it, `` `ffmd … …` ``, stand on lines of their own, to be copied."""
     indent, lines = " " * len(bullet), []
+    text = re.sub(r" (?=± )|(?<=±) |(?<=\d) (?=[^\W\d]+\b)", _TOGETHER, text)
     for i, part in enumerate(re.split(r"`(ffmd [^`]* [^`]*)`[.:;,]? ?", text)):
         first = indent if lines else bullet
         if i % 2:
@@ -68,4 +71,4 @@ def wrap(text: str, width: int, bullet: str = "") -> list[str]:
                 part, width, initial_indent=first, subsequent_indent=indent, break_long_words=False,
                 break_on_hyphens=False,
             )  # fmt: skip
-    return lines
+    return [line.replace(_TOGETHER, " ") for line in lines]

@@ -22,18 +22,19 @@ def outcome(found: list[Check]) -> Outcome:
 def headline(found: list[Check]) -> str:
     """What agrees, what differs and what cannot be told, without numbers."""
     found = checks.decisive(found)
+    n_torsions = sum(check.quantity == "torsions" for check in found)
     if not found:
         return "There is nothing to compare with."
     of = {word: [check for check in found if check.outcome == word] for word in ("differs", "cannot tell", "agrees")}
     if len(of["agrees"]) == len(found):
-        return f"The run agrees in all that was compared: {_names(found, 'with')}."
+        return f"The run agrees in all that was compared: {_names(found, 'with', n_torsions)}."
     parts = []
     if of["differs"]:
-        parts.append(f"The run differs {_names(of['differs'], 'from')}.")
+        parts.append(f"The run differs {_names(of['differs'], 'from', n_torsions)}.")
     if of["cannot tell"]:
-        parts.append(f"It remains open whether the run agrees {_names(of['cannot tell'], 'with')}.")
+        parts.append(f"It remains open whether the run agrees {_names(of['cannot tell'], 'with', n_torsions)}.")
     if of["agrees"]:
-        parts.append(f"It agrees {_names(of['agrees'], 'with')}.")
+        parts.append(f"It agrees {_names(of['agrees'], 'with', n_torsions)}.")
     return " ".join(parts)
 
 
@@ -63,21 +64,23 @@ def details(found: list[Check], analysis: Analysis, reference: Analysis | None =
     return " ".join([*numbers, *notes(found, analysis, reference)])
 
 
-def _names(found: list[Check], preposition: str) -> str:
+def _names(found: list[Check], preposition: str, n_torsions: int) -> str:
     """What the checks compare with, after a preposition, and their quantities, with the atoms where not all."""
     groups: dict[str, dict[str, list[str]]] = {}
     for check in found:
         groups.setdefault(check.against, {}).setdefault(check.quantity, []).append(check.of)
-    parts = [
-        f"{preposition} {_BESIDE[against]} in {text.join([_name(quantity, of) for quantity, of in names.items()])}"
-        for against, names in groups.items()
-    ]
+    parts = []
+    for against, names in groups.items():
+        listed = [_name(quantity, of, n_torsions) for quantity, of in names.items()]
+        parts.append(f"{preposition} {_BESIDE[against]} in {text.join(listed)}")
     return text.join(parts)
 
 
-def _name(quantity: str, of: list[str]) -> str:
-    """A quantity with the atoms; torsions and what is of all atoms without them."""
-    return quantity if quantity == "torsions" or of == ["all atoms"] else f"{quantity} ({', '.join(of)})"
+def _name(quantity: str, of: list[str], n_torsions: int) -> str:
+    """A quantity with the atoms, where these are not all; of torsions, how many."""
+    if quantity == "torsions":
+        return quantity if len(of) == n_torsions else f"{len(of)} of {n_torsions} torsions"
+    return quantity if of == ["all atoms"] else f"{quantity} ({', '.join(of)})"
 
 
 def _item(check: Check) -> str:

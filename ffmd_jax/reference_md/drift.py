@@ -151,6 +151,21 @@ def describe(found: Summary) -> str:
     return f"mean temperature {found.temperature_K:.1f} K{drift}{fluctuation}"
 
 
+def explain(system: System, found: Summary, temperature_K: float) -> str:
+    """Why the mean temperature of an NVE run is not that of its heat bath, K; empty if it is, or for other reasons.
+
+    Said from 3 % on, up to two standard deviations of the canonical energy as a temperature, T/sqrt(f).
+    """
+    freedom = float(mechanics.degrees_of_freedom(system))
+    spread, off = temperature_K / np.sqrt(freedom), abs(found.temperature_K - temperature_K)
+    if not 0.03 * temperature_K < off < 2 * spread:
+        return ""
+    return (
+        f"{temperature_K:g} K were asked for: in NVE the energy of the start state sets the temperature, and in the heat "
+        f"bath it varies by ± {spread:.0f} K in {freedom:.0f} degrees of freedom"
+    )
+
+
 def _line(times: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:
     """Slope, its standard error, and the RMS of the values about the line."""
     if len(times) < 2:

@@ -136,6 +136,7 @@ def _make_starts(plan: Plan, n_starts: int, key: Any, file: Path) -> State:
         starts = sampling.choose(
             plan.engine.system,
             watched,
+            temperature_K=plan.temperature_K,
             n_starts=n_starts,
             equilibrate_fs=plan.equilibrate_fs,
             spacing_fs=plan.spacing_fs,
@@ -193,9 +194,10 @@ def _produce(plan: Plan, start: State, number: int, key: Any, file: Path) -> Non
         files_module.remove(partial)
         raise
     summary = drift.summarize(engine.system, run)
-    text = (
-        drift.describe(summary) if isinstance(plan.ensemble, NVE) else f"mean temperature {summary.temperature_K:.1f} K"
-    )
+    text = f"mean temperature {summary.temperature_K:.1f} K"
+    if isinstance(plan.ensemble, NVE):
+        why = drift.explain(engine.system, summary, plan.temperature_K)
+        text = drift.describe(summary) + (f" ({why})" if why else "")
     plan.say(f"{file}: {plan.n_frames} frames, {text}")
 
 
