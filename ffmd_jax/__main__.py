@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 
-from ffmd_jax.core import caches
+from ffmd_jax.core import caches, commands
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt as interrupt:
         if debug:
             raise
-        _fail(f"stopped. {interrupt}".strip(), 130)
+        _fail(commands.name_options(f"stopped. {interrupt}".strip()), 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `ffmd … | head` is no error
     except Exception as error:
@@ -41,7 +41,10 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         known = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
         text = str(error) if known and str(error) else f"unexpected {type(error).__name__}: {error}"
-        _fail(" ".join(text.split()) + ("" if known else " (--debug shows where)"), getattr(error, "exit_code", 1))
+        _fail(
+            commands.name_options(" ".join(text.split())) + ("" if known else " (--debug shows where)"),
+            getattr(error, "exit_code", 1),
+        )
 
 
 class _Notes(logging.Handler):
@@ -55,7 +58,7 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if (text := record.getMessage()) not in self._seen:
             self._seen.add(text)
-            print(f"note: {text}", file=sys.stderr)
+            print(f"note: {commands.name_options(text)}", file=sys.stderr)
 
     def __enter__(self) -> None:
         log = logging.getLogger("ffmd_jax")

@@ -16,6 +16,7 @@ from ffmd_jax.data import dataset as datasets
 from ffmd_jax.data import dataset_file
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import Dataset
+from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
 from ffmd_jax.formats import Hints, common, trajectory
 from ffmd_jax.formats.trajectory import Trajectory
@@ -271,6 +272,7 @@ def reference(
     """
     from ffmd_jax.reference_md import ase_engine
 
+    ensembles.check(ensemble)
     kelvin = ensemble.temperature_K if isinstance(ensemble, NVT) else temperature_K
     bath = {}
     if isinstance(ensemble, NVT):

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import fails, springs
 from conftest import ffmd as ffmd_command
-from conftest import springs
 
 import ffmd_jax as ffmd
 from ffmd_jax.core import mechanics, units
@@ -187,12 +187,26 @@ def test_alarms_end_a_run_or_are_logged(model, start, caplog):
         ({"ensemble": ffmd.NVT((60.0, 70.0))}, "temperatures"),
         ({"ensemble": ffmd.NVE(), "velocities": "draw"}, "without a temperature"),
         ({"replicas": -1}, "must not be negative"),
+        ({"ensemble": "nvt"}, r"must be NVE\(\) or NVT\(temperature_K, …\), not 'nvt'"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(model, start, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         simulate(model, start, out=tmp_path / "run.h5", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_errors_name_arguments_in_python_and_options_in_commands(tmp_path, capsys):
+    options = {"length_ps": 0.01, "frame_fs": 3.0}
+    with pytest.raises(ValueError, match=r"^`frame_fs` 3 is not a multiple"):
+        ffmd.reference("argon", tmp_path / "a.h5", **options)
+    message = fails(capsys, "reference", "argon", "--out", tmp_path / "a.h5", "--frame-fs", 3, "--length-ps", 0.01)
+    assert message.startswith("ffmd: --frame-fs 3 is not a multiple")
+    (tmp_path / "a.h5").write_bytes(b"")
+    with pytest.raises(FileExistsError, match=r"choose another `out` or say `overwrite`$"):
+        ffmd.reference("argon", tmp_path / "a.h5")
+    with pytest.raises(ValueError, match="must be NVE"):
+        ffmd.reference("argon", tmp_path / "b.h5", ensemble="nvt")  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("single_precision")

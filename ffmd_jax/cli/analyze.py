@@ -7,7 +7,7 @@ import tyro
 from tyro.conf import Positional
 
 from ffmd_jax.cli import common
-from ffmd_jax.core import commands, files
+from ffmd_jax.core import files
 from ffmd_jax.formats import Hints
 
 
@@ -46,4 +46,4 @@ def analyze(
     if json:
         common.print_json(made.summary)
     else:
-        print(f"{commands.name_options(made.text(common.width()))}\n\nreport: {page}")
+        common.say(f"{made.text(common.width())}\n\nreport: {page}")

@@ -4,6 +4,8 @@ import json
 import shutil
 from typing import Any
 
+from ffmd_jax.core import commands
+
 
 def use_double_precision() -> None:
     """Lets float64 arrays exist; models and data keep the precision that they are given."""
@@ -22,6 +24,11 @@ def bar(total: float, description: str):
 def print_json(values: dict[str, Any]) -> None:
     """Prints one JSON object on one line."""
     print(json.dumps(values, allow_nan=True))
+
+
+def say(text: str) -> None:
+    """Prints a line of the library, which names arguments, with the options of the commands."""
+    print(commands.name_options(text))
 
 
 def width() -> int:

@@ -154,7 +154,7 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
     )
     page = made.save(case.out)
     _print_table(made.summary)
-    print(f"\n{commands.name_options(made.text(common.width()))}\n\nreport: {page}")
+    common.say(f"\n{made.text(common.width())}\n\nreport: {page}")
 
 
 def _equilibrate(prepared, temperature: float, key):

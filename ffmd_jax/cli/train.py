@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
+from ffmd_jax.cli import common
 from ffmd_jax.models import config as configs
 from ffmd_jax.training.settings import Processes, Training
 
@@ -62,5 +63,5 @@ def train(
         runs.check_folder(out, training, config, resume, overwrite, data, init)
         runs.run(
             dataset_file.read(data), out, training, config, time_step_fs=time_step, init=init, tensorboard=tensorboard,
-            resume=resume, overwrite=overwrite, source=str(data), say=print,
+            resume=resume, overwrite=overwrite, source=str(data), say=common.say,
         )  # fmt: skip

@@ -14,8 +14,8 @@ from ffmd_jax.core.state import State, System
 
 NO_VELOCITIES = (
     "no velocities found; give momenta (ASE), a per-atom column 'velocities' in Å/fs, H5MD velocities or vx vy vz "
-    "(LAMMPS); `ffmd rollout` can draw them (--temperature K), `ffmd dataset` estimate them from the positions "
-    "(--velocities central-difference)"
+    "(LAMMPS); a rollout can draw them at a `temperature`, a dataset estimate them from the positions "
+    "(`velocities` central-difference)"
 )
 ISOTOPES = {"D": ("H", 2.01410178), "T": ("H", 3.01604928)}  # symbol: element, u
 NO_CELL = "no cell was found: the atoms are taken as an isolated cluster, without a boundary"
@@ -178,7 +178,7 @@ def atomic_numbers(symbols: list[str]) -> np.ndarray:
     if unknown:
         raise ValueError(
             f"{', '.join(map(repr, unknown))}: no element symbols; give files that name elements, or LAMMPS types "
-            f"that are numbers, with --elements"
+            f"that are numbers, with `elements`"
         )
     return np.array([table[symbol] for symbol in symbols], dtype=np.int32)
 
@@ -226,9 +226,9 @@ def symbols_of_types(types: np.ndarray, elements: tuple[str, ...]) -> list[str]:
         ValueError: no elements given, or fewer than types.
     """
     if not elements:
-        raise ValueError(f"atoms have types 1…{types.max()} but no elements; give them in this order with --elements")
+        raise ValueError(f"atoms have types 1…{types.max()} but no elements; give them in this order with `elements`")
     if types.min() < 1 or types.max() > len(elements):
-        raise ValueError(f"--elements names {len(elements)} elements, but atom types reach {types.max()}")
+        raise ValueError(f"`elements` names {len(elements)} elements, but atom types reach {types.max()}")
     return [elements[kind - 1] for kind in types]
 
 

@@ -55,7 +55,7 @@ def locate(name: str | Path) -> Path:
     if str(name) in pretrained():
         return Path(str(resources.files("ffmd_jax") / "pretrained" / str(name)))
     if (Path(name) / "training.json").is_file():
-        raise FileNotFoundError(f"the training in {name} has not reached its first validation; continue with --resume")
+        raise FileNotFoundError(f"the training in {name} has not reached its first validation; continue with `resume`")
     raise FileNotFoundError(f"{name} is no model folder (no {CONFIG} in it); shipped models: {', '.join(pretrained())}")
 
 

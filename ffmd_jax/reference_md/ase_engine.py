@@ -65,9 +65,9 @@ def parse_arguments(text: str) -> dict[str, Any]:
     for entry in re.split(r",(?=\s*[A-Za-z_]\w*\s*=)", text) if text.strip() else []:
         key, equals, value = (part.strip() for part in entry.partition("="))
         if not equals or not key.isidentifier():
-            raise ValueError(f"--calculator-args takes key=value,key=value…, not '{entry.strip()}'")
+            raise ValueError(f"`calculator_args` takes key=value,key=value…, not '{entry.strip()}'")
         if key in arguments:
-            raise ValueError(f"--calculator-args names {key} twice")
+            raise ValueError(f"`calculator_args` names {key} twice")
         arguments[key] = _literal(value)
     return arguments
 
@@ -90,7 +90,7 @@ def make_calculator(name: str, arguments: dict[str, Any]) -> MakeCalculator:
     """
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
-        raise ValueError(f"--calculator takes module:Class, such as tblite.ase:TBLite, not '{name}'")
+        raise ValueError(f"`calculator` takes module:Class, such as tblite.ase:TBLite, not '{name}'")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # a broken installation raises anything
@@ -107,7 +107,7 @@ def make_calculator(name: str, arguments: dict[str, Any]) -> MakeCalculator:
             return made(**(_QUIET.get(name, {}) | arguments))
         except Exception as error:  # a calculator may raise anything
             reason = f"{type(error).__name__} {common.first_line(error)}"
-            raise ValueError(f"{name} does not accept --calculator-args {arguments}: {reason}") from error
+            raise ValueError(f"{name} does not accept `calculator_args` {arguments}: {reason}") from error
 
     return make
 
@@ -169,7 +169,7 @@ def _try(name: str, atoms: Any, calculator: Any) -> None:
         raise ValueError(f"{name} gives no energies and forces: {common.first_line(error)}") from error
     except Exception as error:  # a calculator may raise anything, and may be none
         raise ValueError(
-            f"{name} fails on the start structure (wrong --calculator-args, or no ASE calculator?): "
+            f"{name} fails on the start structure (wrong `calculator_args`, or no ASE calculator?): "
             f"{type(error).__name__} {common.first_line(error)}"
         ) from error
     if np.ndim(energy) or forces.shape != (len(atoms), 3) or not np.isfinite(energy) or not np.isfinite(forces).all():

@@ -126,7 +126,7 @@ def check_starts(system: System, states: State, temperature_K: float) -> None:
     found = 2 * float(np.mean(kinetic)) / (units.BOLTZMANN * freedom)
     if not abs(found / temperature_K - 1) <= 0.2 + 5 * np.sqrt(2 / (freedom * len(kinetic))):
         raise Unphysical(
-            f"the start states have {found:.4g} K in a heat bath of {temperature_K:g} K (a longer --equilibrate-ps "
+            f"the start states have {found:.4g} K in a heat bath of {temperature_K:g} K (a longer `equilibrate_ps` "
             f"helps if the structure was far from equilibrium)"
         )
 
@@ -161,8 +161,8 @@ def explain(system: System, found: Summary, temperature_K: float) -> str:
     if not 0.03 * temperature_K < off < 2 * spread:
         return ""
     return (
-        f"{temperature_K:g} K were asked for: in NVE the energy of the start state sets the temperature, and in the heat "
-        f"bath it varies by ± {spread:.0f} K in {freedom:.0f} degrees of freedom"
+        f"{temperature_K:g} K were asked for: in NVE the energy of the start state sets the temperature, and in the "
+        f"heat bath it varies by ± {spread:.0f} K in {freedom:.0f} degrees of freedom"
     )
 
 

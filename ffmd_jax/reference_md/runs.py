@@ -71,7 +71,7 @@ def check_same(file: Path, facts: dict[str, Any]) -> None:
         raise ValueError(f"cannot resume: {file} was not made by this command, or is damaged") from error
     for name, now in facts.items():
         if before.get(name) != now:
-            option = f"--{name.replace('_', '-')}" if name not in ("system", "start_structure") else name
+            option = f"`{name}`" if name not in ("system", "start_structure") else name
             raise ValueError(f"cannot resume with {option} = {now}: {file} was made with {before.get(name)}")
 
 
@@ -105,14 +105,14 @@ def produce_missing(plan: Plan, files: list[Path], starts_file: Path) -> None:
                 _produce(plan, take(states, i), i, jax.random.fold_in(key_runs, i), file)
     except (rollout.Diverged, drift.Unphysical) as error:
         files_module.remove(starts_file)
-        advice = f"take a smaller --dt than {plan.engine.dt:g} fs, such as {plan.engine.dt / 2:g}"
+        advice = f"take a smaller `dt` than {plan.engine.dt:g} fs, such as {plan.engine.dt / 2:g}"
         if plan.facts["system"] == "ase":
             advice += ", or let the calculator converge more tightly"
         raise ValueError(f"{error}; {advice}") from error
     except KeyboardInterrupt:
         done = sum(file.exists() for file in files)
         raise KeyboardInterrupt(
-            f"{done} of {len(files)} runs are finished; the same command with --resume (not --overwrite) continues."
+            f"{done} of {len(files)} runs are finished; the same command with `resume` (not `overwrite`) continues."
         ) from None
     files_module.remove(starts_file)
 

@@ -66,7 +66,7 @@ class TrainingStates:
         except ValueError as error:  # orbax prints both trees
             raise ValueError(
                 f"the training state after {step} steps does not fit: of another version, or damaged; "
-                "--init starts from its weights"
+                "`init` starts from its weights"
             ) from error
         return restored["state"], float(restored["best"]["validation"])
 
