@@ -153,7 +153,7 @@ def make_dataset(
         found = datasets.make(given, time_step_fs, stride_fs)  # type: ignore[arg-type]
     else:
         paths = [Path(one) for one in given]  # type: ignore[arg-type]
-        with bars.progress(len(paths), "reading", "files", hidden=not progress) as bar:
+        with bars.progress(len(paths), "reading", "files", hidden=not progress or len(paths) < 2) as bar:
             found = datasets.from_files(paths, time_step_fs, stride_fs, hints, bar.update)
     found = datasets.thinned(found, n_train, n_test)
     if out is not None:

@@ -283,6 +283,31 @@ def test_an_unstable_model_ends_with_a_clear_line(untrained, tmp_path, capsys):
     assert not (tmp_path / "a.h5").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["rollot", "quartz"], 2, "unknown command 'rollot'; did you mean rollout?"),
+        (["info", "quarz"], 1, "did you mean quartz?"),
+        (["evaluate", "quarz", "x.h5"], 1, "did you mean quartz?"),
+        (["reference", "silicone", "--out", "x.h5"], 1, "unknown system 'silicone'; did you mean silicon?"),
+        (["energy", "Watr", "x.xyz"], 1, "unknown system 'Watr'; did you mean water?"),
+    ],
+)
+def test_misspelt_words_are_recognised(tmp_path, monkeypatch, capsys, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.xyz").write_text("1\n\nAr 0 0 0\n")
+    assert message in fails(capsys, *arguments, code=code)
+
+
+def test_bars_count_what_is_counted(capsys):
+    with progress.progress(5, "reading", "files") as bar:
+        bar.update(5)
+    with progress.progress(2.5, "running") as bar:
+        bar.update(2.5)
+    shown = capsys.readouterr().err
+    assert "5/5 files" in shown and "2.5/2.5 ps" in shown
+
+
 def test_a_resumed_bar_takes_its_speed_from_its_own_work(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

@@ -106,7 +106,7 @@ def test_forces_of_calculators_are_those_of_the_stored_frames(structure, tmp_pat
 def test_start_states_are_apart_near_the_mean_energy_and_at_rest():
     engine = emt_engine(dt=2.0)
     options = {"temperature_K": 300.0, "equilibrate_fs": 500.0, "spacing_fs": 200.0}
-    blocks = list(sampling.heat(engine, NVT(300.0, 100.0, "langevin"), 50 + 6 * 30, jax.random.key(0)))
+    blocks = list(sampling.heat(engine, NVT(300.0, 100.0, "langevin"), 50 + 6 * 40, jax.random.key(0)))
     starts = sampling.choose(engine.system, blocks, n_starts=6, **options)
     assert starts.times_fs[0] >= 700 and np.diff(starts.times_fs).min() >= 200
     for i, energy in enumerate(starts.total_energies_eV):
@@ -140,7 +140,7 @@ def test_start_energies_of_a_small_system_are_those_of_the_bath_after_a_short_ru
             momenta.append(p)
     velocities = np.sqrt(units.EV / 40.0) * (np.array(momenta) @ shapes.T).reshape(n_frames, n_runs, 9, 3)
     cells, times = np.tile(10 * np.eye(3), (n_frames, 1, 1)), 10.0 * np.arange(1, n_frames + 1)
-    options = {"temperature_K": 300.0, "n_starts": 1, "equilibrate_fs": 0.0, "spacing_fs": 1000.0}
+    options = {"temperature_K": 300.0, "n_starts": 1, "equilibrate_fs": 0.0, "spacing_fs": 750.0}
     found, plain = [], []
     for run in range(n_runs):
         frames, energies = State(0 * velocities[:, run], velocities[:, run], cells), np.array(potential)[:, run]
@@ -342,7 +342,7 @@ class Nothing(ase.calculators.calculator.Calculator):
     [
         ({"calculator": "nosuch.module:Thing"}, "install the package that has nosuch.module"),
         ({"calculator": "tblite.nosuch:Thing"}, "pip install 'ffmd-jax[xtb]'"),
-        ({"calculator": "ase.calculators.emt:EMTT"}, "has no calculator 'EMTT'"),
+        ({"calculator": "ase.calculators.emt:EMTT"}, "has no calculator 'EMTT'; did you mean EMT?"),
         ({"calculator": "ase.calculators.emt"}, "takes module:Class"),
         ({"calculator": "ase:Atoms"}, "no ASE calculator?"),
         ({"calculator": "fake:Nothing"}, "gives no energies and forces"),

@@ -1,6 +1,7 @@
 """The command line: thin commands over the modules of the package."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, Union
@@ -8,6 +9,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from ffmd_jax import __version__
+from ffmd_jax.core.commands import did_you_mean
 
 
 def run(arguments: list[str]) -> None:
@@ -35,6 +37,9 @@ def run(arguments: list[str]) -> None:
         print(f"ffmd {__version__}")
         return
     wanted = commands.keys() & arguments[:1]
+    if arguments and not wanted and (meant := did_you_mean(arguments[0], commands)):
+        print(f"ffmd: unknown command '{arguments[0]}'{meant}", file=sys.stderr)
+        sys.exit(2)
     tyro.cli(
         _any_of({name: commands[name] for name in wanted} or commands, short=not wanted),
         prog="ffmd",

@@ -41,9 +41,9 @@ def demo(
         out: Folder to write.
         system: Shipped model and prepared system.
         temperature: Temperature, K; the shipped models were trained at 300 K.
-        length_ps: Length of both trajectories, ps (default: 30; water, whose reference is slower, 10).
-        tau_fs: Relaxation time of CSVR, fs (default: the paper's; quartz 75, paracetamol 70, water 50).
-        friction_tau_fs: Relaxation time 1/γ of the friction, fs (default: quartz 3000, paracetamol 4000, water 1000);
+        length_ps: Length of both trajectories, ps (None: 30; water, whose reference is slower, 10).
+        tau_fs: Relaxation time of CSVR, fs (None: the paper's; quartz 75, paracetamol 70, water 50).
+        friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz 3000, paracetamol 4000, water 1000);
             inf: none.
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.

@@ -45,7 +45,7 @@ def train(
         training: How to train.
         config: Sizes of the network; first of all try other cutoffs.
         processes: Several processes, started by hand.
-        time_step: Δt of the model, fs; a multiple of the frame interval (default: the dataset's).
+        time_step: Δt of the model, fs; a multiple of the frame interval (None: the dataset's).
         init: Model folder to start from: its weights, scales and sizes (then --config is not used).
         tensorboard: Also write metrics for TensorBoard (needs tensorboardX).
         resume: Continue the training in --out.

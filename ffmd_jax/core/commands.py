@@ -3,8 +3,10 @@
 Messages name arguments as Python has them, `` `friction_tau_fs` ``; commands print options, ``--friction-tau-fs``.
 """
 
+import difflib
 import re
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -25,6 +27,13 @@ def changed(command: str, **options: Any) -> str:
         skipping = word in dropped or (skipping and not word.startswith("--"))
         kept += [] if skipping else [shlex.quote(word)]
     return line(" ".join(kept), **options)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean …?``, the end of a message about an unknown word; empty if no known one is close."""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.7)
+    return f"; did you mean {by_lower[close[0]]}?" if close else ""
 
 
 def name_options(message: str) -> str:

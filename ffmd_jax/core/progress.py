@@ -15,9 +15,12 @@ from ffmd_jax.core import units
 def progress(
     total: float, description: str, unit: str = "ps", hidden: bool = False, begin: float = 0.0
 ) -> Iterator[tqdm]:
-    """A progress bar with ETA on stderr, of what comes after ``begin``; seldom redrawn where stderr is no terminal."""
-    quiet = not sys.stderr.isatty()
-    layout = "{l_bar}{bar}| {n:.1f}/{total:.1f} " + unit + " [{elapsed}<{remaining}{postfix}]"
+    """A progress bar with ETA on stderr, of what comes after ``begin``; seldom redrawn where stderr is no terminal.
+
+    Times have a decimal; other units are counted.
+    """
+    quiet, digits = not sys.stderr.isatty(), 1 if unit == "ps" else 0
+    layout = f"{{l_bar}}{{bar}}| {{n:.{digits}f}}/{{total:.{digits}f}} {unit}" + " [{elapsed}<{remaining}{postfix}]"
     with tqdm(
         total=total,
         initial=begin,  # type: ignore[arg-type]  # typed as int, works with float

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ffmd_jax.core import mechanics, neighbors, units
+from ffmd_jax.core import commands, mechanics, neighbors, units
 from ffmd_jax.core.state import Array, Graph, State, System, make_cell, make_system, take
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import rollout
@@ -100,7 +100,8 @@ def make_calculator(name: str, arguments: dict[str, Any]) -> MakeCalculator:
         raise ValueError(f"cannot import {module_name} ({reason}); {advice}") from error
     made = getattr(module, attribute, None)
     if not callable(made):
-        raise ValueError(f"{module_name} has no calculator '{attribute}'")
+        meant = commands.did_you_mean(attribute, (name for name in dir(module) if not name.startswith("_")))
+        raise ValueError(f"{module_name} has no calculator '{attribute}'{meant}")
 
     def make() -> Any:
         try:

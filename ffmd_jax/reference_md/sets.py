@@ -116,7 +116,10 @@ def _engine(system: str, settings: Settings) -> ReferenceEngine:
     if settings.calculator or settings.calculator_args or settings.start:
         raise ValueError(f"`calculator`, `calculator_args` and `start` belong to the system ase, not to {system}")
     if system not in systems.SYSTEMS:
-        raise ValueError(f"unknown system '{system}'; choose one of {', '.join(systems.SYSTEMS)}, or ase")
+        meant = commands.did_you_mean(system, [*systems.SYSTEMS, "ase"])
+        raise ValueError(
+            f"unknown system '{system}'{meant or '; choose one of ' + ', '.join(systems.SYSTEMS) + ', or ase'}"
+        )
     prepared = systems.get(system, settings.repeat, settings.molecules)
     return production.engine(prepared if settings.dt is None else prepared._replace(dt=settings.dt), settings.forces)
 
