@@ -72,6 +72,6 @@ plt.show()
 
 # %%
 report = ffmd.analyze(run, reference)
-print(report.verdict)
+print(report.text())
 print("saved:", report.save(FOLDER / "report"))
 report

@@ -115,5 +115,5 @@ run
 
 # %%
 report = ffmd.analyze(run)
-print(report.verdict)
+print(report.text())
 report

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 
-from ffmd_jax.core import caches
+from ffmd_jax.core import caches, commands
 
 _CAUSES = {MemoryError: "not enough memory", OverflowError: "a number is too large"}
 
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt as interrupt:
         if debug:
             raise
-        _fail(f"stopped. {interrupt}".strip(), 130)
+        _fail(commands.name_options(f"stopped. {interrupt}".strip()), 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `ffmd … | head` is no error
     except Exception as error:
@@ -46,7 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
         for kind, what in _CAUSES.items():
             if isinstance(error, kind):
                 known, text = True, f"{what} ({error})"
-        _fail(" ".join(text.split()) + ("" if known else " (--debug shows where)"), getattr(error, "exit_code", 1))
+        _fail(
+            commands.name_options(" ".join(text.split())) + ("" if known else " (--debug shows where)"),
+            getattr(error, "exit_code", 1),
+        )
 
 
 class _Notes(logging.Handler):
@@ -58,9 +61,9 @@ class _Notes(logging.Handler):
         self._propagates = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        if (text := record.getMessage()) not in self._seen:
+        if (text := commands.name_options(record.getMessage())) not in self._seen:
             self._seen.add(text)
-            print(f"note: {text}", file=sys.stderr)
+            print(f"note: {commands.name_options(text)}", file=sys.stderr)
 
     def __enter__(self) -> None:
         log = logging.getLogger("ffmd_jax")

@@ -17,8 +17,9 @@ from ffmd_jax.data import dataset as datasets
 from ffmd_jax.data import dataset_file
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import Dataset
+from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
-from ffmd_jax.formats import Hints, trajectory
+from ffmd_jax.formats import Hints, common, trajectory
 from ffmd_jax.formats.common import NoTimes
 from ffmd_jax.formats.trajectory import Trajectory
 from ffmd_jax.models import model_files
@@ -76,7 +77,7 @@ def analyze(
         run: from `simulate`, a trajectory, or a file.
         reference: of the same system in the same ensemble.
         force_field: prepared system whose force field gives the potential energies of the frames.
-        title: heading of the report.
+        title: heading of the report (default: formula and file, or model).
         hints: what the files leave unstated.
         progress: show a bar where energies are computed.
 
@@ -86,16 +87,21 @@ def analyze(
     found, other = _trajectory(run, hints), None if reference is None else _beside(reference, hints)
     if force_field is not None:
         found = _with_energies(found, force_field, progress)
-    name = title or (Path(run).name if isinstance(run, str | Path) else found.metadata.get("model"))
-    return reports.make(found, other, **({"title": str(name)} if name else {}))
+    file = found.metadata.get("file")
+    name = Path(file).name if file else found.metadata.get("model") or "force-free molecular dynamics"
+    return reports.make(found, other, title=title or f"{common.formula(found.system)}: {name}")
 
 
 def _trajectory(given: Run | Trajectory | str | Path, hints: Hints) -> Trajectory:
+    """The trajectory, with its file among the metadata: advice names it."""
+    file = given.path if isinstance(given, Run) else None if isinstance(given, Trajectory) else given
     if isinstance(given, Run):
-        return given.trajectory
-    if isinstance(given, Trajectory):
-        return trajectory.checked(given)
-    return trajectory.read(given, hints=hints, check=True)
+        found = given.trajectory
+    elif isinstance(given, Trajectory):
+        found = trajectory.checked(given)
+    else:
+        found = trajectory.read(given, hints=hints, check=True)
+    return found if file is None else found._replace(metadata={**found.metadata, "file": str(file)})
 
 
 def _beside(given: Run | Trajectory | str | Path, hints: Hints) -> Trajectory:
@@ -156,7 +162,7 @@ def make_dataset(
         found = datasets.make(given, time_step_fs, stride_fs)  # type: ignore[arg-type]
     else:
         paths = [Path(one) for one in given]  # type: ignore[arg-type]
-        with bars.progress(len(paths), "reading", "files", hidden=not progress) as bar:
+        with bars.progress(len(paths), "reading", "files", hidden=not progress or len(paths) < 2) as bar:
             found = datasets.from_files(paths, time_step_fs, stride_fs, hints, bar.update)
     found = datasets.thinned(found, n_train, n_test)
     if out is not None:
@@ -275,6 +281,7 @@ def reference(
     """
     from ffmd_jax.reference_md import ase_engine
 
+    ensembles.check(ensemble)
     kelvin = ensemble.temperature_K if isinstance(ensemble, NVT) else temperature_K
     bath = {}
     if isinstance(ensemble, NVT):

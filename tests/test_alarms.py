@@ -262,4 +262,4 @@ def test_pairs_closer_than_the_tables_begin_are_an_alarm_of_models_with_unknown_
     )  # fmt: skip
     record = jax.tree.map(np.asarray, block.carry.memory.record)
     texts = [alarm.text for alarm in monitors.describe(record, imported, argon.system) if alarm.kind == "too close"]
-    assert bool(texts) == alarmed and all("--no-tables" in text for text in texts)
+    assert bool(texts) == alarmed and all("without `tables`" in text for text in texts)

@@ -1,6 +1,7 @@
 """``import ffmd_jax as ffmd``: the functions that a user calls from Python."""
 
 import logging
+import shlex
 import subprocess
 import sys
 
@@ -9,15 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import fails, springs
+from conftest import ffmd as ffmd_command
 
 import ffmd_jax as ffmd
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import take
 from ffmd_jax.dynamics import recorder, restart, rollout
 from ffmd_jax.formats import ase_files, trajectory
-from ffmd_jax.models import config, trajcast
+from ffmd_jax.models import config, model_files, trajcast
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import systems
+from ffmd_jax.training import losses
 
 STEP_FS = 40.0
 
@@ -183,12 +187,26 @@ def test_alarms_end_a_run_or_are_logged(model, start, caplog):
         ({"ensemble": ffmd.NVT((60.0, 70.0))}, "temperatures"),
         ({"ensemble": ffmd.NVE(), "velocities": "draw"}, "without a temperature"),
         ({"replicas": -1}, "must not be negative"),
+        ({"ensemble": "nvt"}, r"must be NVE\(\) or NVT\(temperature_K, …\), not 'nvt'"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(model, start, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         simulate(model, start, out=tmp_path / "run.h5", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_errors_name_arguments_in_python_and_options_in_commands(tmp_path, capsys):
+    options = {"length_ps": 0.01, "frame_fs": 3.0}
+    with pytest.raises(ValueError, match=r"^`frame_fs` 3 is not a multiple"):
+        ffmd.reference("argon", tmp_path / "a.h5", **options)
+    message = fails(capsys, "reference", "argon", "--out", tmp_path / "a.h5", "--frame-fs", 3, "--length-ps", 0.01)
+    assert message.startswith("ffmd: --frame-fs 3 is not a multiple")
+    (tmp_path / "a.h5").write_bytes(b"")
+    with pytest.raises(FileExistsError, match=r"choose another `out` or say `overwrite`$"):
+        ffmd.reference("argon", tmp_path / "a.h5")
+    with pytest.raises(ValueError, match="must be NVE"):
+        ffmd.reference("argon", tmp_path / "b.h5", ensemble="nvt")  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("single_precision")
@@ -201,6 +219,27 @@ def test_starts_that_cannot_be_are_refused(model, start):
         simulate(model, (systems.silicon_diamond().system, systems.silicon_diamond().state))
     with pytest.raises(FileNotFoundError, match="does not exist"):
         simulate(model, "nowhere.xyz")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ensemble": ffmd.NVT(61.5, friction_tau_fs=900.0), "every": 2, "seed": 3, "reversible": True},
+        {"ensemble": ffmd.NVE(), "velocities": "draw", "draw_temperature_K": 60.0, "tables": False},
+        {"ensemble": ffmd.NVT((50.0, 60.0)), "velocities": "draw", "replicas": 2, "float64": True},
+        {"ensemble": ffmd.NVT(60.0, thermostat="langevin"), "fields": ("positions",)},
+    ],
+)
+def test_a_file_knows_the_command_that_continues_it(model, start, tmp_path, options, capsys):
+    model_files.save(tmp_path / "model", model)
+    first = jax.tree.map(lambda values: values[None], start[1])
+    trajectory.write(tmp_path / "the start.h5", trajectory.Trajectory(start[0], first, np.zeros(1), {}, {}))
+    out = tmp_path / "run.h5"
+    simulate(tmp_path / "model", tmp_path / "the start.h5", out=out, **options)
+    command = trajectory.read_metadata(out)["command"]
+    ffmd_command(*shlex.split(command)[1:], "--steps", 16, "--resume")
+    assert "frames" in capsys.readouterr().out
+    assert len(trajectory.read_metadata(out)["settings"]) and simulate(model, start).metadata["command"] is None
 
 
 def test_a_failed_write_is_raised_and_what_was_written_stays(model, start, tmp_path, monkeypatch):
@@ -312,5 +351,20 @@ def test_from_an_ase_calculator_to_a_report(tmp_path):
 def test_models_and_runs_show_themselves(model, start):
     assert repr(model).startswith("<Model untrained argon: elements Ar, Δt 40 fs, cutoff 5 Å")
     assert "<table>" in model._repr_html_()
-    shown = simulate(model, start)._repr_html_()
-    assert "12 frames" in shown and "no alarms" not in shown  # it was not watched
+    run = simulate(model, start)
+    assert "12 frames" in run._repr_html_() and "no alarms" not in run._repr_html_()  # it was not watched
+    shown = repr(run.trajectory)
+    assert shown.startswith("<Trajectory Ar32: frames 12 every 40 fs, 0.44 ps, cell 10.8") and len(shown) < 150
+    assert "<table>" in run.trajectory._repr_html_()
+
+
+def test_datasets_and_errors_show_themselves():
+    shown = repr(springs())
+    assert shown == "<Dataset: Δt 20 fs, Ar12 3 runs with 72 frames (52 train, 10 validation, 10 test)>"
+    errors = losses.Errors(18.754e-5, 8.4e-5, 0.04, 0.008, {"H": 1.2, "O": 3.0})
+    assert repr(errors) == (
+        "<Errors: displacements 0.000188 Å (0.47 %), velocities 0.000084 Å/fs (1.05 %), "
+        "velocities by element H 1.20 %, O 3.00 %>"
+    )
+    assert "<td>0.000188 Å (0.47 %)</td>" in errors._repr_html_()
+    assert "Δr 0.000188 Å (0.47 %), v 0.000084 Å/fs" in losses.describe(errors, 5.0)

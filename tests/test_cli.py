@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import time
 
 import ase
@@ -70,6 +71,19 @@ def test_the_chain_makes_trajectories_models_and_errors(chain, capsys):
     for subject in ("model", "data.h5", "run.h5"):
         ffmd("info", chain / subject, "--json")
         assert "Ar" in json.loads(capsys.readouterr().out.splitlines()[-1])["elements"]
+
+
+def test_info_is_in_words_with_units(chain, capsys):
+    capsys.readouterr()
+    for subject in ("model", "data.h5", "run.h5", "ref.h5"):
+        ffmd("info", chain / subject)
+    shown = capsys.readouterr().out
+    words = "\n".join(line for line in shown.splitlines() if not line.startswith(("command", "observables", "sources")))
+    assert not re.search(r"[\[\]{}']|None|True|False|\d\.\d{8}|[a-z]_(fs|ps|K|A)\b", words)
+    lines = ("time step Δt of the model +40 fs", "masses +Ar 39.95 u", "speed limits of the embedding +Ar 0.0")
+    lines += ("length +3.98 ps", "cell +10.8 × 10.8 × 10.8 Å", "command +ffmd rollout .* --start", "alarms ")
+    for line in lines:
+        assert re.search(f"(?m)^ *{line}", shown), line
 
 
 @pytest.mark.slow
@@ -268,6 +282,31 @@ def test_an_unstable_model_ends_with_a_clear_line(untrained, tmp_path, capsys):
     )  # fmt: skip
     assert "diverged" in message and "nothing is written" in message
     assert not (tmp_path / "a.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["rollot", "quartz"], 2, "unknown command 'rollot'; did you mean rollout?"),
+        (["info", "quarz"], 1, "did you mean quartz?"),
+        (["evaluate", "quarz", "x.h5"], 1, "did you mean quartz?"),
+        (["reference", "silicone", "--out", "x.h5"], 1, "unknown system 'silicone'; did you mean silicon?"),
+        (["energy", "Watr", "x.xyz"], 1, "unknown system 'Watr'; did you mean water?"),
+    ],
+)
+def test_misspelt_words_are_recognised(tmp_path, monkeypatch, capsys, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.xyz").write_text("1\n\nAr 0 0 0\n")
+    assert message in fails(capsys, *arguments, code=code)
+
+
+def test_bars_count_what_is_counted(capsys):
+    with progress.progress(5, "reading", "files") as bar:
+        bar.update(5)
+    with progress.progress(2.5, "running") as bar:
+        bar.update(2.5)
+    shown = capsys.readouterr().err
+    assert "5/5 files" in shown and "2.5/2.5 ps" in shown
 
 
 def test_a_resumed_bar_takes_its_speed_from_its_own_work(monkeypatch):

@@ -167,9 +167,9 @@ def without_a_line(text):
 
 
 BAD_DUMPS = {
-    "units": (lambda t: t, Hints(lammps_timestep_fs=0.5, elements=("Si", "O")), "--lammps-units real or metal"),
-    "time step": (lambda t: t, Hints(lammps_units="metal", elements=("Si", "O")), "--lammps-timestep-fs"),
-    "elements": (lambda t: t, Hints(lammps_units="metal", lammps_timestep_fs=0.5), "--elements"),
+    "units": (lambda t: t, Hints(lammps_timestep_fs=0.5, elements=("Si", "O")), "`lammps_units` real or metal"),
+    "time step": (lambda t: t, Hints(lammps_units="metal", elements=("Si", "O")), "`lammps_timestep_fs`"),
+    "elements": (lambda t: t, Hints(lammps_units="metal", lammps_timestep_fs=0.5), "`elements`"),
     "too few elements": (lambda t: t, Hints(None, "metal", 0.5, ("Si",)), "types reach 2"),
     "no element": (lambda t: t, Hints(None, "metal", 0.5, ("Si", "Ox")), "'Ox': no element"),
     "other units": (lambda t: ["ITEM: UNITS\nlj\n" + t[0], *t[1:]], Hints(None, None, 0.5), "'lj' are not supported"),
@@ -186,7 +186,7 @@ BAD_DUMPS = {
     "no velocities": (
         lambda t: [x.replace("vx vy vz", "c1 c2 c3") for x in t],
         METAL,
-        "no velocities .*--velocities central-difference",
+        "no velocities .*`velocities` central-difference",
     ),
     "no id": (lambda t: [x.replace("ATOMS id", "ATOMS mol") for x in t], METAL, "column id is missing"),
     "no positions": (lambda t: [x.replace("x y z v", "a b c v") for x in t], METAL, "positions are missing"),
@@ -295,8 +295,8 @@ def test_what_mdanalysis_lacks_is_refused_with_advice(gromacs, monkeypatch):
     pdb, other = Hints(topology=folder / "topology.pdb"), folder / "other.pdb"
     other.write_text("".join((folder / "topology.pdb").read_text().splitlines(keepends=True)[:-3]) + "END\n")
     for path, hints, message in (
-        ("run.trr", Hints(), "--topology"),
-        ("run.xtc", pdb, "no velocities .*--velocities central-difference"),
+        ("run.trr", Hints(), "`topology`"),
+        ("run.xtc", pdb, "no velocities .*`velocities` central-difference"),
         ("run.trr", Hints(topology=folder / "labels.gro"), "names no elements, only atoms: SI1 OW"),
         ("run.trr", Hints(topology=folder / "none.pdb"), "does not exist"),
         ("run.trr", Hints(topology=other), "MDAnalysis cannot read it with the topology other.pdb"),

@@ -76,5 +76,5 @@ def test_only_one_of_several_processes_joins_others(environment, several, monkey
 def test_an_unknown_mpi_does_not_start_trainings_beside_each_other(monkeypatch):
     monkeypatch.delenv("OMPI_MCA_orte_hnp_uri", raising=False)
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    with pytest.raises(RuntimeError, match="--coordinator"):
+    with pytest.raises(RuntimeError, match=r"`coordinator`"):
         parallel.start(settings.Processes())

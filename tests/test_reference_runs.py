@@ -1,6 +1,7 @@
 """Sets of reference runs: start states, energy conservation, restart, and the doors for ASE and jax-md."""
 
 import json
+import shlex
 import sys
 import types
 
@@ -17,7 +18,7 @@ import pytest
 from conftest import fails, ffmd
 
 from ffmd_jax.core import mechanics, units
-from ffmd_jax.core.state import make_system, take
+from ffmd_jax.core.state import State, make_system, take
 from ffmd_jax.data import nve
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.ensemble import NVT
@@ -104,8 +105,8 @@ def test_forces_of_calculators_are_those_of_the_stored_frames(structure, tmp_pat
 
 def test_start_states_are_apart_near_the_mean_energy_and_at_rest():
     engine = emt_engine(dt=2.0)
-    options = {"equilibrate_fs": 500.0, "spacing_fs": 200.0}
-    blocks = list(sampling.heat(engine, NVT(300.0, 100.0, "langevin"), 50 + 6 * 30, jax.random.key(0)))
+    options = {"temperature_K": 300.0, "equilibrate_fs": 500.0, "spacing_fs": 200.0}
+    blocks = list(sampling.heat(engine, NVT(300.0, 100.0, "langevin"), 50 + 6 * 40, jax.random.key(0)))
     starts = sampling.choose(engine.system, blocks, n_starts=6, **options)
     assert starts.times_fs[0] >= 700 and np.diff(starts.times_fs).min() >= 200
     for i, energy in enumerate(starts.total_energies_eV):
@@ -121,6 +122,36 @@ def test_start_states_are_apart_near_the_mean_energy_and_at_rest():
     np.testing.assert_array_equal(fewer.states.positions, starts.states.positions[:2])
     with pytest.raises(ValueError, match="gives 6 start states, 9 are needed"):
         sampling.choose(engine.system, blocks, n_starts=9, **options)
+
+
+def test_start_energies_of_a_small_system_are_those_of_the_bath_after_a_short_run():
+    """24 vibrations, 1.5 ps of Langevin dynamics: the mean total energy is off by 20 K, the estimate by 5 K."""
+    rng, n_runs, n_frames, kT = np.random.default_rng(8), 40, 150, units.BOLTZMANN * 300
+    system = make_system([18] * 9, [40.0] * 9, True)
+    shapes = np.linalg.qr(np.column_stack([np.kron(np.ones((9, 1)), np.eye(3)), rng.normal(size=(27, 24))]))[0][:, 3:]
+    omega = 2 * np.pi * np.linspace(200, 3000, 24) / (1000 * units.TERAHERTZ_IN_PER_CM)
+    x, p = np.sqrt(kT) * rng.normal(size=(2, n_runs, 24))  # √(eV): energies are ½x² + ½p²
+    keep, turn, potential, momenta = np.exp(-1 / 100), omega * 1.0, [], []
+    for step in range(10 * n_frames):  # 1 fs each
+        x, p = x * np.cos(turn) + p * np.sin(turn), p * np.cos(turn) - x * np.sin(turn)
+        p = keep * p + np.sqrt((1 - keep**2) * kT) * rng.normal(size=p.shape)
+        if step % 10 == 9:
+            potential.append(0.5 * np.sum(x**2, axis=-1))
+            momenta.append(p)
+    velocities = np.sqrt(units.EV / 40.0) * (np.array(momenta) @ shapes.T).reshape(n_frames, n_runs, 9, 3)
+    cells, times = np.tile(10 * np.eye(3), (n_frames, 1, 1)), 10.0 * np.arange(1, n_frames + 1)
+    options = {"temperature_K": 300.0, "n_starts": 1, "equilibrate_fs": 0.0, "spacing_fs": 750.0}
+    found, plain = [], []
+    for run in range(n_runs):
+        frames, energies = State(0 * velocities[:, run], velocities[:, run], cells), np.array(potential)[:, run]
+        block = rollout.Block(frames, times, {"potential_energy_eV": energies}, None)
+        starts = sampling.choose(system, [block], **options)
+        found.append([starts.mean_energy_eV, starts.total_energies_eV[0]])
+        plain.append(np.mean(energies + mechanics.kinetic_energy(system, velocities[:, run])))
+    kelvin = np.array(found) / (24 * units.BOLTZMANN)
+    assert abs(kelvin.mean(axis=0) - 300).max() < 5 * kelvin.std(axis=0).max() / np.sqrt(n_runs)
+    assert kelvin[:, 0].std() < 7 < 15 < np.std(plain) / (24 * units.BOLTZMANN)
+    assert np.sqrt(np.mean((kelvin[:, 1] - 300) ** 2)) < 10
 
 
 def oscillators(dt, n_steps=4000):
@@ -171,10 +202,15 @@ def test_drift_is_fitted_with_its_error_and_refused_where_it_heats():
         drift.check(system, drift.Energies(times, heating * times / 1000, kinetic))
 
 
-def test_csvr_of_ase_counts_rotations_out():
+@pytest.mark.parametrize(
+    "ensemble",
+    [NVT(300.0, 2.0), NVT(300.0, 1e6, friction_tau_fs=4.0), NVT(300.0, 4.0, "langevin")],
+    ids=["csvr", "friction", "langevin"],
+)
+def test_thermostats_of_ase_runs_are_canonical_and_count_rotations_out(ensemble):
     engine = emt_engine(dt=4.0)
     start = mechanics.maxwell_boltzmann(jax.random.key(1), engine.system, engine.state, 300.0)
-    blocks = engine.run(start, n_steps=2500, every=1, key=jax.random.key(2), ensemble=NVT(300.0, 2.0))
+    blocks = engine.run(start, n_steps=2500, every=1, key=jax.random.key(2), ensemble=ensemble)
     run = rollout.gather(blocks)
     kinetic = mechanics.kinetic_energy(engine.system, run.frames.velocities)[20:]
     expected = 0.5 * 9 * units.BOLTZMANN * 300
@@ -182,6 +218,17 @@ def test_csvr_of_ase_counts_rotations_out():
     error = expected * np.sqrt(2 / 9) / np.sqrt(len(kinetic))
     assert abs(kinetic.mean() - expected) < 5 * error < 0.2 * expected
     assert kinetic.var() == pytest.approx(2 / 9 * expected**2, rel=0.2)
+
+
+def test_a_mean_temperature_that_is_off_comes_with_its_reason():
+    system = make_system([18] * 9, [40.0] * 9, True)
+    for kelvin, reason in ((340.0, "300 K were asked for: "), (303.0, ""), (500.0, "")):
+        kinetic = np.full(100, 12 * units.BOLTZMANN * kelvin)
+        found = drift.explain(
+            system, drift.summarize(system, drift.Energies(np.arange(100.0), kinetic, kinetic)), 300.0
+        )
+        assert bool(found) == bool(reason) and reason in found
+        assert not found or "± 61 K in 24 degrees of freedom" in found
 
 
 class Remembering(ase.calculators.emt.EMT):
@@ -213,6 +260,19 @@ def test_ase_runs_conserve_energy_and_momenta(structure, tmp_path, capsys):
         assert abs(mechanics.angular_momentum(run.system, state)).max() < 1e-5
     assert np.std(run.observables["total_energy_eV"]) < 1e-3
     assert "energy drift" in capsys.readouterr().out
+
+
+def test_ase_runs_have_friction_and_say_so(structure, tmp_path):
+    options = ["--ensemble", "nvt", "--friction-tau-fs", 500, "--seed", 4]
+    ffmd(*emt(structure, *options, "--out", tmp_path / "ref.h5"))
+    found = trajectory.read_metadata(tmp_path / "ref.h5")
+    bath = {"ensemble": "nvt", "temperature_K": 300.0, "thermostat": "csvr", "tau_fs": 100.0, "friction_tau_fs": 500.0}
+    assert bath.items() <= found.items()
+    command = found["command"]
+    assert "--length-ps" not in command and f"--start {structure}" in command
+    ffmd(*shlex.split(command)[1:], "--length-ps", 0.4, "--out", tmp_path / "again.h5")
+    for one, other in zip(frames(tmp_path / "ref.h5"), frames(tmp_path / "again.h5"), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def interrupt_in_run(monkeypatch, number):
@@ -287,7 +347,7 @@ class Nothing(ase.calculators.calculator.Calculator):
     [
         ({"calculator": "nosuch.module:Thing"}, "install the package that has nosuch.module"),
         ({"calculator": "tblite.nosuch:Thing"}, "pip install 'ffmd-jax[xtb]'"),
-        ({"calculator": "ase.calculators.emt:EMTT"}, "has no calculator 'EMTT'"),
+        ({"calculator": "ase.calculators.emt:EMTT"}, "has no calculator 'EMTT'; did you mean EMT?"),
         ({"calculator": "ase.calculators.emt"}, "takes module:Class"),
         ({"calculator": "ase:Atoms"}, "no ASE calculator?"),
         ({"calculator": "fake:Nothing"}, "gives no energies and forces"),

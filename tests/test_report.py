@@ -57,6 +57,22 @@ def runs():
     return same, other, reference
 
 
+def molecule_run(seed, center=0.7):
+    """Hydrogen peroxide whose torsion is drawn anew in every frame."""
+    rng = np.random.default_rng(seed)
+    angle = rng.vonmises(center, 4.0, 2000)
+    ends = np.stack([np.full_like(angle, 1.8), 0.95 * np.cos(angle), 0.95 * np.sin(angle)], axis=-1)
+    fixed = np.array([[-0.35, 0.95, 0], [0, 0, 0], [1.45, 0, 0]])
+    positions = np.concatenate([np.broadcast_to(fixed, (2000, 3, 3)), ends[:, None]], axis=1)
+    system = make_system([1, 8, 8, 1], [1.0, 16.0, 16.0, 1.0])
+    return properties.analyze(trajectory_of(system, positions, 0.01 * rng.normal(size=(2000, 4, 3)), 2.0))
+
+
+@pytest.fixture(scope="module")
+def molecule():
+    return molecule_run(6)
+
+
 @pytest.fixture(scope="module")
 def growth():
     rng = np.random.default_rng(4)
@@ -94,7 +110,7 @@ def test_a_short_reference_does_not_hide_a_wrong_temperature(runs):
     found = Report(run, short)
     assert {check.outcome for check in of_temperature(found.checks, "target")} == {"differs"}
     assert found.outcome == found.summary["outcome"] == "differs"
-    assert found.verdict.startswith("The run differs in temperature of all atoms, H and O (target)")
+    assert found.verdict.startswith("The run differs from the target in temperature (all atoms, H, O).")
     assert "281.7 ± 3.3 K, -18 ± 3.3 K from the target (300 K)" in found.verdict
     assert Report(run).outcome == "differs"  # without a reference, too
     assert Report(with_temperature(run, 299.0, 1.9)).outcome == "agrees"
@@ -107,6 +123,31 @@ def test_a_short_reference_does_not_hide_a_wrong_temperature(runs):
 )  # fmt: skip
 def test_a_check_that_could_not_have_seen_a_difference_says_so(difference, detectable, outcome):
     assert checks.Check("temperature", "H", "target", difference, detectable, 5.0, "K", "").outcome == outcome
+
+
+def test_a_short_reference_is_shown_and_does_not_decide(runs):
+    """All comparisons are rows; where the target can tell, what the reference cannot tell does not count."""
+    run, short = with_temperature(runs[0], 299.0, 1.9), with_temperature(runs[2], 301.0, 2.0)
+    found = Report(run, short)
+    assert [check.outcome for check in of_temperature(found.checks, "target")] == ["agrees"] * 3
+    assert [check.outcome for check in of_temperature(found.checks, "reference")] == ["cannot tell"] * 3
+    decisive = checks.decisive(found.checks)
+    assert len(of_temperature(decisive, "target")) == 3 and not of_temperature(decisive, "reference")
+    assert found._repr_html_().count("<td>Temperature of H</td>") == 3  # key numbers, target, reference
+    cannot_tell = found.text(200).split("Cannot tell:")[1].split("Agrees:")[0]
+    assert "temperature of H is 299 ± 1.9 K, -2 ± 2.8 K from the reference" in cannot_tell
+    assert "temperature" not in found.verdict.split("remains open")[1].split(".")[0]
+    lost = with_temperature(run, 299.0, 9.0)  # neither can tell
+    assert len(of_temperature(checks.decisive(Report(lost, short).checks), "reference")) == 3
+
+
+def test_the_text_for_terminals_has_lists_in_lines_of_a_width(runs):
+    shown = Report(runs[1], runs[2]).text(70)
+    assert shown.startswith("The run differs from the target in temperature")
+    lines = shown.splitlines()
+    assert all(len(line) <= 70 or line.lstrip().startswith("ffmd ") for line in lines)
+    assert next(line for line in lines if line.endswith(":")) == "Differs:"
+    assert "What to do:" in lines and "Notes:" in lines
 
 
 def test_runs_of_the_required_length_can_tell(runs):
@@ -123,8 +164,8 @@ def test_runs_of_the_required_length_can_tell(runs):
     enough = of_temperature(checks.checks(*long), "reference")
     assert {check.outcome for check in enough} == {"agrees"} and checks.required_ps(enough) == (None, None)
     assert [check.detectable for check in enough] == pytest.approx([checks.THERMAL_SHARE * 300] * 3, rel=1e-3)
-    assert f"the reference about {reference_ps:.2g}"[:-2] in Report(run, reference).verdict
-    assert "--length-ps" in " ".join(Report(run, reference).advice)
+    assert f"the reference would need about {reference_ps:.2g}"[:-2] in Report(run, reference).verdict
+    assert "make a reference of about" in " ".join(Report(run, reference).advice)
 
 
 def test_the_noise_between_runs_follows_from_their_halves():
@@ -173,10 +214,54 @@ def test_unlike_ensembles_are_compared_in_structure_and_vibrations_only(runs):
     bath = same._replace(metadata={"ensemble": "nvt", "temperature_K": 350.0})
     found = Report(bath, reference._replace(metadata={"ensemble": "nve"}))
     assert "The run is NVT at 350 K, the reference NVE" in found.verdict
-    of_reference = {check.quantity for check in found.checks if check.against == "reference"}
-    assert of_reference == {"structure", "vibrations"}
-    assert "--ensemble" in " ".join(found.advice)
+    of_reference = [check for check in found.checks if check.against == "reference"]
+    assert {check.quantity for check in of_reference if check.comparable} == {"structure", "vibrations"}
+    left_out = {check.quantity: check for check in of_reference if not check.comparable}
+    assert left_out.keys() == {"temperature", "potential energy"}
+    assert {check.outcome for check in left_out.values()} == {"not compared"}
+    assert "because the run is NVT at 350 K, the reference NVE" in left_out["temperature"].statement
+    assert "Not compared:" in found.text() and "not compared: the run is NVT" in text_of(found._repr_html_())
+    assert found.advice[0].startswith("Reference: compare with a reference in the same ensemble")
     assert "The run is" not in Report(bath, reference._replace(metadata=bath.metadata)).verdict
+
+
+def test_different_heat_baths_are_named_before_the_model_is_blamed(runs):
+    """Friction broadens spectra; the advice is a command that makes a reference in the bath of the run."""
+    bath = {"ensemble": "nvt", "temperature_K": 300.0, "thermostat": "csvr", "tau_fs": 70.0, "friction_tau_fs": 1000.0}
+    made = {"command": "ffmd reference ase --calculator a:B --start 'my start.xyz' --ensemble nvt --tau-fs 100",
+            "file": "old/nvt.h5"}  # fmt: skip
+    run = runs[0]._replace(metadata=bath)
+    run = run._replace(vdos=run.vdos._replace(density=run.vdos.density[::-1]))  # another spectrum
+    other = runs[2]._replace(metadata={**bath, "tau_fs": 100.0, "friction_tau_fs": None, **made})
+    found = Report(run, other)
+    assert "with CSVR (τ = 70 fs) and friction (1/γ = 1000 fs), the reference NVT at 300 K with CSVR (τ = 100 fs)" in (
+        found.verdict
+    )
+    assert "broadens the spectral lines of the run by 5.3 cm⁻¹" in found.verdict
+    command = (
+        "`ffmd reference ase --calculator a:B --start 'my start.xyz' --length-ps 3 --ensemble nvt --tau-fs 70"
+        " --friction-tau-fs 1000 --temperature 300 --out old/nvt_same_bath.h5`"
+    )
+    assert found.advice[0].startswith("Reference:") and found.advice[0].endswith(command)
+    assert "Vibrations: if they still differ in the same heat bath, train longer" in found.advice[1]
+    assert "different heat baths" in " ".join(check.statement for check in found.checks)
+    same = Report(run, other._replace(metadata=bath))
+    assert "heat bath" not in same.verdict and same.advice[0].startswith("Vibrations: train longer")
+    unknown = Report(run, other._replace(metadata={"ensemble": "nvt", "temperature_K": 300.0}))
+    assert "heat bath" not in unknown.verdict
+
+
+def test_advice_on_length_has_commands_that_run_as_printed(runs):
+    run = with_temperature(runs[0], 300.0, 6.0, time_step_fs=1.0, command="ffmd rollout m --start s.xyz --out r.h5")
+    made = {"command": "ffmd reference water --seed 3", "file": "ref_0.h5"}
+    found = Report(run, with_temperature(runs[2], 300.0, 6.0, **made))
+    advice = next(item for item in found.advice if item.startswith("Length:"))
+    assert re.search(r"`ffmd rollout m --start s.xyz --out r.h5 --steps \d+ --resume`", advice)
+    assert re.search(r"`ffmd reference water --seed 3 --length-ps \d+ --out ref_0_longer.h5`", advice)
+    shown = [line.strip() for line in found.text(60).splitlines()]
+    assert any(re.fullmatch(r"ffmd rollout m --start s.xyz --out r.h5 --steps \d+ --resume", line) for line in shown)
+    demo = Report(with_temperature(run, 300.0, 6.0, command="ffmd demo --system water --seed 1"), runs[2])
+    assert re.search(r"`ffmd demo --system water --seed 1 --length-ps \d+ --out ffmd_demo_longer`", demo.advice[-1])
 
 
 def test_spectra_that_sparse_frames_have_folded_are_not_compared(runs):
@@ -187,9 +272,9 @@ def test_spectra_that_sparse_frames_have_folded_are_not_compared(runs):
     found = Report(sparse, reference)
     json.dumps(found.summary, allow_nan=False)
     assert "cannot be compared" in found.verdict and "vibrational spectra overlap" not in found.verdict
-    assert "--every" in " ".join(found.advice) and "at most 1 fs" in " ".join(found.advice)
+    assert "`every`" in " ".join(found.advice) and "at most 1 fs" in " ".join(found.advice)
     assert "vibrational spectra overlap" in Report(dense, reference).verdict
-    assert "--every" not in " ".join(Report(dense, reference).advice)
+    assert "`every`" not in " ".join(Report(dense, reference).advice)
 
 
 def test_runs_of_different_length_have_spectra_of_one_resolution():
@@ -203,11 +288,13 @@ def test_runs_of_different_length_have_spectra_of_one_resolution():
 def test_advice_names_the_element_and_the_options_that_are_left(runs):
     _, other, reference = runs
     advice = " ".join(Report(other, reference).advice)
-    assert re.search(r"H is \d+ K too warm", advice) and "set --friction-tau-fs" in advice.lower()
-    assert "--reversible" in advice and "Potential energy:" in advice
+    assert (
+        re.search(r"H is \d+ K too warm", advice) and "Add friction with a relaxation time `friction_tau_fs`" in advice
+    )
+    assert "`reversible`" in advice and "Potential energy:" in advice
     facts = other.metadata | {"reversible": True, "friction_tau_fs": 900.0, "time_step_fs": 5.0}
     advice = " ".join(Report(other._replace(metadata=facts), reference).advice)
-    assert "now 900 fs, usually 500 to 2500 fs" in advice and "--reversible" not in advice
+    assert "now 900 fs, usually 500 to 2500 fs" in advice and "`reversible`" not in advice
     good = with_temperature(runs[0], 300.0, 1.0)
     assert [item.split(":")[0] for item in Report(good).advice] == ["Reference"]
 
@@ -273,6 +360,36 @@ def test_a_failed_report_leaves_the_old_one(runs, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         Report(runs[0]).save(tmp_path)
     assert (tmp_path / "report.html").read_text() == "old"
+
+
+def test_the_page_names_the_system_and_what_is_folded_back(runs, molecule):
+    words = " ".join(text_of(Report(runs[0], runs[2])._repr_html_()).split())
+    assert "System H24O12 H24O12" in words
+    assert "Frames every 1 fs: what vibrates above 16,678 cm⁻¹ is folded back below it." in words
+    named = molecule._replace(metadata={"system": "ase"})
+    assert "System ase: H2O2" in " ".join(text_of(Report(named)._repr_html_()).split())
+
+
+def test_diffusion_is_shown_where_it_is_resolved(runs, molecule):
+    """Atoms on sites do not diffuse, and a molecule only turns about its centre of mass."""
+    words = " ".join(text_of(Report(runs[0])._repr_html_()).split())
+    assert "Diffusion coefficient of H not resolved" in words
+    for run in (runs[0], molecule):
+        numbers = Report(run).summary
+        assert (
+            set(numbers["diffusion_cm2_per_s"].values()) == set(numbers["diffusion_error_cm2_per_s"].values()) == {None}
+        )
+    assert "Diffusion coefficient" not in text_of(Report(molecule)._repr_html_())
+
+
+def test_the_torsion_of_a_molecule_is_judged(molecule):
+    """One torsion has no surface, but a profile."""
+    same = Report(molecule, molecule_run(7))
+    (check,) = (check for check in same.checks if check.quantity == "torsions")
+    assert check.of == "H0-O1-O2-H3" and check.outcome == "agrees"
+    assert same.summary["torsion_overlap"] == {"H0-O1-O2-H3": pytest.approx(1 - check.difference)}
+    (check,) = (c for c in checks.checks(molecule, molecule_run(8, center=1.5)) if c.quantity == "torsions")
+    assert check.outcome == "differs"
 
 
 def test_the_movie_is_small_and_shows_forty_frames(runs):
@@ -342,3 +459,4 @@ def test_a_molecule_shows_the_distribution_of_its_pair_distances():
     velocities = 0.01 * rng.normal(size=(64, 3, 3))
     figure = figures.rdf(properties.analyze(trajectory_of(system, positions, velocities, 2.0)))
     assert figure.axes[0].get_ylabel() == "density / Å⁻¹"
+    assert 1.4 < figure.axes[0].get_xlim()[1] < 2.5  # the largest distance is 1.5 Å

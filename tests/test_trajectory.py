@@ -503,7 +503,7 @@ def test_missing_velocities_are_refused_with_advice(tmp_path, written):
         del file["particles/all/velocity"]
     for path in (tmp_path / "a.extxyz", written):
         for reader in (trajectory.read, trajectory.read_start):
-            with pytest.raises(ValueError, match=r"no velocities found.*--temperature"):
+            with pytest.raises(ValueError, match=r"no velocities found.*`temperature`"):
                 reader(path)
         state = trajectory.read_start(path, need_velocities=False)[1]
         assert not np.any(state.velocities)
@@ -530,7 +530,7 @@ def test_ase_times_are_required_and_checked(tmp_path):
     for atoms in images:
         del atoms.info["time"]
     ase.io.write(tmp_path / "a.extxyz", images)
-    with pytest.raises(ValueError, match="--frame-interval-fs"):
+    with pytest.raises(ValueError, match=r"`frame_interval_fs`"):
         trajectory.read(tmp_path / "a.extxyz")
     found = trajectory.read(tmp_path / "a.extxyz", every=2, hints=trajectory.Hints(frame_interval_fs=10.0))
     np.testing.assert_allclose(found.times, original.times[::2] - original.times[0])

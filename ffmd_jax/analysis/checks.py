@@ -22,6 +22,9 @@ thermostat has a known temperature: if its temperatures miss it by more than the
 are enlarged by the root mean square of these deviations (the Birge ratio, doi:10.1103/PhysRev.40.207).
 
 Errors fall with the square root of the length: a run must be longer by (detectable/wanted)².
+
+A target is a sharper reference than a run.  Where the check of a temperature against the target can tell, one against
+the reference that cannot does not count (`decisive`).
 """
 
 import math
@@ -29,7 +32,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ffmd_jax.analysis import comparison, properties, text
+from ffmd_jax.analysis import comparison, properties, spectra, text
 from ffmd_jax.analysis.properties import Analysis
 from ffmd_jax.core import units
 from ffmd_jax.formats.trajectory import frame_interval
@@ -40,6 +43,7 @@ OVERLAP = 0.9
 STRUCTURE_SHARE = 0.05
 
 Outcome = Literal["agrees", "differs", "cannot tell"]
+NOT_COMPARED = "not compared"
 
 
 class Check(NamedTuple):
@@ -56,6 +60,8 @@ class Check(NamedTuple):
         statement: the result in words.
         run_ps: length of the run that would reach ``wanted``, ps; None if the run is long enough.
         reference_ps: the same of the reference.
+        reason: why there is nothing to compare, in words; empty if there is.
+        comparable: False where run and reference are not expected to agree, such as in different ensembles.
     """
 
     quantity: str
@@ -68,20 +74,23 @@ class Check(NamedTuple):
     statement: str
     run_ps: float | None = None
     reference_ps: float | None = None
+    reason: str = ""
+    comparable: bool = True
 
     @property
-    def outcome(self) -> Outcome:
-        """``agrees``, ``differs`` or ``cannot tell``; the last for numbers that are not finite."""
+    def outcome(self) -> Outcome | Literal["not compared"]:
+        """``agrees``, ``differs``, ``cannot tell``, also for numbers that are not finite, or ``not compared``."""
+        if not self.comparable:
+            return NOT_COMPARED
         if abs(self.difference) > self.detectable:
             return "differs"
         return "agrees" if abs(self.difference) <= self.detectable <= self.wanted else "cannot tell"
 
 
 def checks(analysis: Analysis, reference: Analysis | None = None) -> list[Check]:
-    """All checks that the runs allow: against the target temperature of the run, and against the reference.
+    """All checks: against the target temperature of the run, and against the reference.
 
-    Temperatures and energies of runs in different ensembles are not compared.  Where a target temperature is known, it
-    is the sharper reference: temperatures that the reference run is too short for are left out.
+    Temperatures and energies of runs in different ensembles are not compared; they are in the list with the reason.
     """
     scale = error_scale(reference)
     found = _temperatures(analysis, None, scale)
@@ -92,12 +101,23 @@ def checks(analysis: Analysis, reference: Analysis | None = None) -> list[Check]
     if analysis.rdf:
         found.append(_structure(analysis, reference, numbers))
     if same_ensemble(analysis, reference):
-        sharper = bool(found) and found[0].against == "target"
-        temperatures = _temperatures(analysis, reference, scale)
-        found += [check for check in temperatures if not (sharper and check.outcome == "cannot tell")]
-        if numbers["potential_energy_shift_meV_per_atom"] is not None:
-            found.append(_potential_energy(analysis, reference))
-    return found
+        found += _temperatures(analysis, reference, scale)
+    else:
+        found.append(_not_compared("temperature", f"the run is {bath(analysis)}, the reference {bath(reference)}"))
+    return [*found, *_potential_energies(analysis, reference)]
+
+
+def decisive(found: list[Check]) -> list[Check]:
+    """The checks that decide the outcome: what was compared, and of temperatures the sharper check.
+
+    Left out are temperatures that the reference cannot tell about where the target can.
+    """
+    told = {(c.quantity, c.of) for c in found if c.against == "target" and c.outcome != "cannot tell"}
+    return [
+        c
+        for c in found
+        if c.comparable and not (c.against == "reference" and c.outcome == "cannot tell" and (c.quantity, c.of) in told)
+    ]
 
 
 def target_temperature(analysis: Analysis) -> float | None:
@@ -118,6 +138,29 @@ def same_ensemble(analysis: Analysis, reference: Analysis) -> bool:
     return "" in names or (len(names) == 1 and len(targets) == 1)
 
 
+def bath(analysis: Analysis) -> str:
+    """Ensemble, target and thermostat of a run in words; empty if the file does not state its ensemble."""
+    facts, name, target = analysis.metadata, ensemble(analysis), target_temperature(analysis)
+    words = name + (f" at {target:g} K" if target is not None else "")
+    if facts.get("thermostat"):
+        named = {"csvr": "CSVR", "langevin": "Langevin"}.get(facts["thermostat"], facts["thermostat"])
+        words += f" with {named}" + (f" (τ = {facts['tau_fs']:g} fs)" if facts.get("tau_fs") else "")
+        if facts.get("friction_tau_fs"):
+            words += f" and friction (1/γ = {facts['friction_tau_fs']:g} fs)"
+    return words
+
+
+def same_bath(analysis: Analysis, reference: Analysis) -> bool:
+    """True unless the files state different ensembles, thermostats, relaxation times or friction."""
+    if not same_ensemble(analysis, reference):
+        return False
+    stated = [run.metadata for run in (analysis, reference)]
+    if any(facts.get("thermostat") is None for facts in stated):
+        return True
+    own, other = ([facts.get(name) for name in ("thermostat", "tau_fs", "friction_tau_fs")] for facts in stated)
+    return own == other
+
+
 def length_ps(analysis: Analysis) -> float:
     """Length of the run, ps."""
     return float(analysis.times_fs[-1] - analysis.times_fs[0]) / units.PS
@@ -125,7 +168,7 @@ def length_ps(analysis: Analysis) -> float:
 
 def required_ps(found: list[Check]) -> tuple[float | None, float | None]:
     """Lengths of run and reference, ps, that would decide what could not be told; None if longer is of no use."""
-    unclear = [check for check in found if check.outcome == "cannot tell"]
+    unclear = [check for check in decisive(found) if check.outcome == "cannot tell"]
     lengths = [check.run_ps for check in unclear], [check.reference_ps for check in unclear]
     run, reference = (max((length for length in each if length is not None), default=None) for each in lengths)
     return run, reference
@@ -164,10 +207,26 @@ def _means(analysis: Analysis, scale: float = 1.0) -> dict[str, tuple[float, flo
     return {"all atoms": (found.mean, scale * found.error), **elements}
 
 
-def _potential_energy(analysis: Analysis, reference: Analysis) -> Check:
+def _potential_energies(analysis: Analysis, reference: Analysis) -> list[Check]:
+    """The check of the potential energy; none if neither run knows it."""
     own, other = properties.potential_energy(analysis), properties.potential_energy(reference)
+    known = [math.isfinite(mean) for mean, _ in (own, other)]
+    if not any(known):
+        return []
+    if not same_ensemble(analysis, reference):
+        reason = f"the run is {bath(analysis)}, the reference {bath(reference)}"
+        return [_not_compared("potential energy", reason)]
+    if not all(known):
+        return [_not_compared("potential energy", f"the {'reference' if known[0] else 'run'} has none")]
     wanted = THERMAL_SHARE * 1.5 * 1000 * units.BOLTZMANN * reference.temperatures.mean
-    return _of_means("potential energy", "all atoms", own, other, wanted, "meV/atom", analysis, reference)
+    return [_of_means("potential energy", "all atoms", own, other, wanted, "meV/atom", analysis, reference)]
+
+
+def _not_compared(quantity: str, reason: str) -> Check:
+    """The check of what is not expected to agree."""
+    statement = f"the {quantity} is not compared, because {reason}"
+    nan = math.nan
+    return Check(quantity, "all atoms", "reference", nan, nan, nan, "", statement, reason=reason, comparable=False)
 
 
 def _of_means(
@@ -207,32 +266,36 @@ def _vibrations(analysis: Analysis, reference: Analysis, numbers: dict) -> Check
     overlap = numbers["vdos_overlap"]
     if overlap is None:
         intervals = [frame_interval(run.times_fs) for run in (analysis, reference)]
-        ends = [units.PS * units.TERAHERTZ_IN_PER_CM / (2 * interval) for interval in intervals]
-        statement = (
-            "the vibrational spectra cannot be compared: frames every {:g} and {:g} fs resolve wave numbers up to "
-            "{:.0f} and {:.0f} cm⁻¹"
-        ).format(*intervals, *ends)
-        return Check("vibrations", "all atoms", "reference", math.nan, math.nan, 1 - OVERLAP, "", statement)
+        reason = "frames every {:g} and {:g} fs resolve wave numbers up to {:.0f} and {:.0f} cm⁻¹".format(
+            *intervals, *(spectra.highest(interval) for interval in intervals)
+        )
+        statement = f"the vibrational spectra cannot be compared: {reason}"
+        nan = math.nan
+        return Check("vibrations", "all atoms", "reference", nan, nan, 1 - OVERLAP, "", statement, reason=reason)
     halves = [1 - (numbers[f"{run}vdos_halves_overlap"] or 0.0) for run in ("", "reference_")]
+    baths = "" if same_bath(analysis, reference) else ", of different heat baths,"
     return _of_halves(
-        "vibrations", "all atoms", 1 - overlap, halves, 1 - OVERLAP, "the vibrational spectra overlap by",
+        "vibrations", "all atoms", 1 - overlap, halves, 1 - OVERLAP, f"the vibrational spectra{baths} overlap by",
         analysis, reference,
     )  # fmt: skip
 
 
 def _torsions(analysis: Analysis, reference: Analysis, numbers: dict) -> list[Check]:
+    """Checks of the populations of each torsion, and of pairs of them."""
     found = []
-    for name, overlap in numbers["torsion_surface_overlap"].items():
-        halves = [1 - numbers[f"{run}torsion_surface_halves_overlap"].get(name, 0.0) for run in ("", "reference_")]
-        words = f"the populations over {name} overlap by"
-        found.append(_of_halves("torsions", name, 1 - overlap, halves, 1 - OVERLAP, words, analysis, reference))
+    for kind in ("torsion", "torsion_surface"):
+        for name, overlap in numbers[f"{kind}_overlap"].items():
+            halves = [1 - numbers[f"{run}{kind}_halves_overlap"].get(name, 0.0) for run in ("", "reference_")]
+            words = f"the populations over {name} overlap by"
+            found.append(_of_halves("torsions", name, 1 - overlap, halves, 1 - OVERLAP, words, analysis, reference))
     return found
 
 
 def _structure(analysis: Analysis, reference: Analysis, numbers: dict) -> Check:
     if numbers["rdf_rmse"] is None:
-        statement = "the pair distributions cannot be compared: run and reference are periodic in different directions"
-        return Check("structure", "all atoms", "reference", math.nan, math.nan, math.nan, "", statement)
+        reason = "run and reference are periodic in different directions"
+        statement, nan = f"the pair distributions cannot be compared: {reason}", math.nan
+        return Check("structure", "all atoms", "reference", nan, nan, nan, "", statement, reason=reason)
     halves = [run.rdf_halves_rmse for run in (analysis, reference)]
     wanted = STRUCTURE_SHARE * float(np.mean([np.sqrt(np.mean(curve.g**2)) for curve in reference.rdf.values()]))
     return _of_halves("structure", "all atoms", numbers["rdf_rmse"], halves, wanted, "", analysis, reference)
@@ -257,10 +320,10 @@ def _of_halves(
         numbers = f"{difference:.2g} RMS (two equal runs of these lengths: at most {detectable:.2g})"
         statement = f"the pair distributions differ by {numbers}"
     allowed = math.sqrt(2) / factor * wanted  # of the halves of each run
-    lengths = (
+    run_ps, reference_ps = (
         _required(length_ps(run), half, allowed) for run, half in zip((analysis, reference), halves, strict=True)
     )
-    return Check(quantity, of, "reference", difference, detectable, wanted, "", statement, *lengths)
+    return Check(quantity, of, "reference", difference, detectable, wanted, "", statement, run_ps, reference_ps)
 
 
 def _required(length: float, noise: float, allowed: float) -> float | None:

@@ -32,16 +32,16 @@ def compare(analysis: Analysis, reference: Analysis) -> dict[str, Any]:
         for symbol, curve in analysis.vdos_by_species.items()
     }
     (energy, error), (reference_energy, reference_error) = map(potential_energy, (analysis, reference))
+    kelvins = (analysis.temperatures.mean, reference.temperatures.mean)
     return jsonable(
         {
             "vdos_overlap": vdos_overlap(analysis.vdos, reference.vdos),
             "vdos_overlap_by_species": overlaps,
             "rdf_rmse": np.mean(list(rmse.values())) if rmse else math.nan,
             "rdf_rmse_by_pair": rmse,
+            "torsion_overlap": torsions.overlaps(analysis.torsions, reference.torsions, kelvins),
             "torsion_surface_overlap": torsions.overlaps(
-                analysis.torsion_surfaces,
-                reference.torsion_surfaces,
-                (analysis.temperatures.mean, reference.temperatures.mean),
+                analysis.torsion_surfaces, reference.torsion_surfaces, kelvins
             ),
             "potential_energy_shift_meV_per_atom": energy - reference_energy,
             "potential_energy_shift_error_meV_per_atom": math.hypot(error, reference_error),

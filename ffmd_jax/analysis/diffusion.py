@@ -66,7 +66,8 @@ def diffusion_coefficient(found: MeanSquareDisplacement) -> tuple[float, float]:
     """D = (slope of the mean square displacement)/6, cm²/s, and its standard error from the four parts of the run.
 
     The slope is fitted over the last three quarters of the lags, because Einstein's relation holds only beyond the
-    correlation time of the velocities.  Atoms that only vibrate give zero within the error.
+    correlation time of the velocities.  Atoms that only vibrate give zero within the error, or what slow
+    vibrations leave: see `is_resolved`.
     """
     use = slice(max(1, len(found.lag_fs) // 4), None)
     if len(found.lag_fs[use]) < 2:
@@ -74,3 +75,13 @@ def diffusion_coefficient(found: MeanSquareDisplacement) -> tuple[float, float]:
     slopes = [np.polyfit(found.lag_fs[use], curve[use], 1)[0] for curve in (found.msd_A2, *found.parts_A2)]
     error = np.std(slopes[1:], ddof=1) / np.sqrt(len(slopes) - 1)
     return float(slopes[0] / 6 * _CM2_PER_S), float(error / 6 * _CM2_PER_S)
+
+
+def is_resolved(found: MeanSquareDisplacement) -> bool:
+    """True if at least half of the mean square displacement at the largest lag is diffusion, 6 D τ.
+
+    It is a sum of what grows with the lag and of a bounded part, that of vibrations.  While the bounded part is the
+    larger one, as for the atoms of a crystal, a slope is what slow vibrations have left to go, not diffusion.
+    """
+    grown = 6 * diffusion_coefficient(found)[0] / _CM2_PER_S * found.lag_fs[-1]
+    return bool(grown > 0 and grown >= 0.5 * found.msd_A2[-1])

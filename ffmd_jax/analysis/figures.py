@@ -16,6 +16,7 @@ from ffmd_jax.analysis.error_growth import ErrorGrowth
 from ffmd_jax.analysis.properties import Analysis
 from ffmd_jax.analysis.spectra import VDOS
 from ffmd_jax.core import units
+from ffmd_jax.core.state import is_isolated
 
 _REFERENCE, _REFERENCE_FILL, _FORCE_FREE, _THEORY = "0.35", "0.8", "#0072B2", "black"
 _WIDTH, _HEIGHT, _DPI = 9.0, 2.8, 130  # inches per row of panels
@@ -60,8 +61,13 @@ def temperature(analysis: Analysis, reference: Analysis | None = None) -> Figure
 
 
 def rdf(analysis: Analysis, reference: Analysis | None = None) -> Figure:
-    """Radial distribution of every pair; where not fully periodic, the distribution of pair distances."""
+    """Radial distribution of every pair; where not fully periodic, the distribution of pair distances.
+
+    The axis of an isolated system ends a little beyond its largest distance.
+    """
     figure, panels = _panels(list(analysis.rdf))
+    curves = [curve for run, _, _ in runs_of(analysis, reference) for curve in run.rdf.values()]
+    end = max(curve.r_A[curve.g > 0].max(initial=1.0) for curve in curves) + 0.5
     label = "g(r)" if np.all(analysis.system.pbc) else "density / Å⁻¹"
     for i, (name, axes) in enumerate(panels.items()):
         for run, run_name, color in runs_of(analysis, reference):
@@ -70,6 +76,8 @@ def rdf(analysis: Analysis, reference: Analysis | None = None) -> Figure:
                 _curve(axes, found.r_A, found.g, run_name, color)
                 if found.error is not None:
                     axes.fill_between(found.r_A, found.g - found.error, found.g + found.error, color=color, alpha=0.25)
+        if is_isolated(analysis.system):
+            axes.set_xlim(0, min(end, curves[0].r_A[-1]))
         _finish(axes, "r / Å", label, name.replace("-", "–"), legend=i == 0)
     return figure
 

@@ -10,14 +10,15 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ffmd_jax.analysis import figures, properties, text
+from ffmd_jax.analysis import figures, properties, spectra, text
 from ffmd_jax.analysis.checks import Check
 from ffmd_jax.analysis.properties import Analysis
+from ffmd_jax.core.state import is_isolated
+from ffmd_jax.formats import common
 from ffmd_jax.formats.trajectory import frame_interval
 
 CAPTIONS = {
-    "vdos": "Vibrational density of states. Vibrations above the end of the axis are folded back where frames are too "
-    "far apart.",
+    "vdos": "Vibrational density of states.",
     "temperature": "Kinetic temperature. Left: time series. Middle: distribution, and that of the canonical ensemble "
     "(dashed). Right: mean of each element with its standard error; dotted: all atoms, dashed: target.",
     "rdf": "Radial distribution functions; for isolated molecules, distributions of the pair distances. Bands are "
@@ -25,7 +26,8 @@ CAPTIONS = {
     "potential_energy": "Potential energy by the reference method, relative to the mean of the reference, if any; "
     "dotted lines are means.",
     "msd": "Mean square displacement of each element about the centre of mass. Bands are standard errors over four "
-    "parts of the run.",
+    "parts of the run. A diffusion coefficient is resolved where diffusion makes at least half of it at the largest "
+    "lag; isolated molecules have none.",
     "torsions": "Free energy along the torsions. Bars are standard errors over five blocks of the run.",
     "torsion_surfaces": "Free energy of pairs of torsions, relative to the minimum. White: not visited.",
     "error_growth": "Growth of the error over free steps (NVE) from common starts. Bars are standard errors over the "
@@ -61,7 +63,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: 0.25rem 1.2rem 0.25rem 0; border-bottom: 1px solid #8885; }
-th, td:last-child { white-space: nowrap; }
+th { white-space: nowrap; }
 figure { margin: 1.5rem 0; }
 img { max-width: 100%; height: auto; background: white; border-radius: 6px; }
 figcaption { font-size: 0.9rem; opacity: 0.8; }
@@ -94,7 +96,7 @@ def _verdict(verdict: tuple[str, str]) -> str:
 
 def _advice(items: list[str]) -> str:
     """What to do, with commands and their options as code."""
-    listed = (re.sub(r"(ffmd [a-z]+|--[a-z-]+)", r"<code>\1</code>", html.escape(item)) for item in items)
+    listed = (re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(item)) for item in items)
     return f"<h2>What to do</h2>\n<ul>{''.join(f'<li>{item}</li>' for item in listed)}</ul>\n" if items else ""
 
 
@@ -106,11 +108,12 @@ def content(
     drawn: dict[str, Figure],
 ) -> str:
     """Tables and figures as HTML."""
+    captions = {**CAPTIONS, "vdos": f"{CAPTIONS['vdos']} {_folded(analysis, reference)}"}
     sections = [("Key numbers", _numbers(analysis, reference))]
     if found:
         sections.append(("Comparison", _comparison(found)))
     sections.append(("This run", _facts(analysis, reference, settings)))
-    sections.append(("Figures", "\n".join(_figure(name, figure) for name, figure in drawn.items())))
+    sections.append(("Figures", "\n".join(_figure(figure, captions[name]) for name, figure in drawn.items())))
     return "\n".join(f"<h2>{name}</h2>\n{body}" for name, body in sections)
 
 
@@ -132,8 +135,21 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(name: str, figure: Figure) -> str:
-    caption = html.escape(CAPTIONS[name])
+def _folded(analysis: Analysis, reference: Analysis | None) -> str:
+    """What the frames of the runs do not resolve."""
+    ends: dict[float, list[str]] = {}
+    for run, name, _ in reversed(figures.runs_of(analysis, reference)):
+        ends.setdefault(frame_interval(run.times_fs), []).append(name)
+    parts = [
+        f"Frames every {interval:g} fs{f' ({names[0]})' if len(ends) > 1 else ''}: what vibrates above "
+        f"{spectra.highest(interval):,.0f} cm⁻¹ is folded back below it."
+        for interval, names in ends.items()
+    ]
+    return " ".join(parts)
+
+
+def _figure(figure: Figure, caption: str) -> str:
+    caption = html.escape(caption)
     return (
         f'<figure><img class="figure" src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}" '
         f'alt="{caption}"><figcaption>{caption}</figcaption></figure>'
@@ -172,8 +188,12 @@ def _numbers(analysis: Analysis, reference: Analysis | None) -> str:
     ):
         values = [(found[key], found.get(error or "")) for found in numbers]
         if isinstance(values[0][0], dict):
+            if key == "diffusion_cm2_per_s" and all(is_isolated(run.system) for run in runs):
+                continue  # molecules only turn about their centre of mass
             for part in values[0][0]:
                 cells = [text.number(value.get(part), (errors or {}).get(part)) for value, errors in values]
+                if key == "diffusion_cm2_per_s":
+                    cells = ["not resolved" if cell == text.number(None) else cell for cell in cells]
                 rows.append([name.format(part), *cells, unit])
         elif any(value is not None for value, _ in values):
             rows.append([name, *(text.number(value, error) for value, error in values), unit])
@@ -197,7 +217,8 @@ def _check_cells(check: Check) -> list[str]:
         name += " (1 − overlap)"
     elif check.quantity == "structure":
         name += " (RMS of g(r))"
-    return [name, check.against, difference, detectable, check.outcome]
+    result = check.outcome + (f": {check.reason}" if check.reason else "")
+    return [name, check.against, difference, detectable, result]
 
 
 def _facts(analysis: Analysis, reference: Analysis | None, settings: dict[str, Any]) -> str:
@@ -207,6 +228,8 @@ def _facts(analysis: Analysis, reference: Analysis | None, settings: dict[str, A
     for key in [*_FACTS, *(key for key in settings if key not in _SHOWN_ELSEWHERE)]:
         own = analysis.metadata.get(key, settings.get(key))
         other = others.get(key, settings.get(f"reference_{key}"))
+        if key == "system":
+            own, other = _system(analysis, own), None if reference is None else _system(reference, other)
         if key in done or isinstance(own, dict | list) or (own is None and other is None):
             continue
         done |= {key, f"reference_{key}"}
@@ -214,3 +237,9 @@ def _facts(analysis: Analysis, reference: Analysis | None, settings: dict[str, A
         values = [own] if reference is None else [own, other]
         rows.append([name, *(_WORDS.get(str(value), text.number(value)) for value in values), unit])
     return _table(_columns(analysis, reference), rows)
+
+
+def _system(analysis: Analysis, name: str | None) -> str:
+    """The formula, after the name of a prepared system or "ase"."""
+    formula = common.formula(analysis.system)
+    return f"{name}: {formula}" if name else formula

@@ -8,13 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ffmd_jax.analysis import distributions, drifts, frames, spectra, temperatures, torsions
-from ffmd_jax.analysis.diffusion import MeanSquareDisplacement, diffusion_coefficient, mean_square_displacement
+from ffmd_jax.analysis.diffusion import (
+    MeanSquareDisplacement,
+    diffusion_coefficient,
+    is_resolved,
+    mean_square_displacement,
+)
 from ffmd_jax.analysis.distributions import RadialDistribution
 from ffmd_jax.analysis.spectra import VDOS
 from ffmd_jax.analysis.statistics import block_error
 from ffmd_jax.analysis.temperatures import Temperatures
 from ffmd_jax.core import units
-from ffmd_jax.core.state import System
+from ffmd_jax.core.state import System, is_isolated
 from ffmd_jax.formats import trajectory as trajectories
 from ffmd_jax.formats.trajectory import Trajectory, frame_interval
 
@@ -25,8 +30,8 @@ _SEGMENT_FRAMES = 8
 class Analysis(NamedTuple):
     """Properties of one trajectory; pairs of elements are keyed ``"O-H"``, elements ``"O"``.
 
-    ``vdos_halves_overlap``, ``rdf_halves_rmse`` and ``torsion_surface_halves_overlap`` compare the first half with the
-    second, which measures the statistical noise of these quantities.
+    ``vdos_halves_overlap``, ``rdf_halves_rmse``, ``torsion_halves_overlap`` and ``torsion_surface_halves_overlap``
+    compare the first half with the second, which measures the statistical noise of these quantities.
     """
 
     system: System
@@ -42,6 +47,7 @@ class Analysis(NamedTuple):
     potential_energy_eV: np.ndarray
     msd: dict[str, MeanSquareDisplacement]
     torsions: dict[str, torsions.Profile]
+    torsion_halves_overlap: dict[str, float]
     torsion_surfaces: dict[str, tuple[np.ndarray, np.ndarray]]
     torsion_surface_halves_overlap: dict[str, float]
     snapshots: frames.Snapshots
@@ -65,7 +71,9 @@ def analyze(trajectory: Trajectory, segment_ps: float = SEGMENT_PS) -> Analysis:
     rdf, rdf_halves_rmse = distributions.radial_distributions(trajectory)
     of_elements = {symbol: spectra.vdos(trajectory, number, segment_ps) for symbol, number in elements.items()}
     wavenumbers = next(iter(of_elements.values())).wavenumber_per_cm
-    surfaces, first, second = (torsions.surfaces(part, kelvins.mean) for part in (trajectory, *halves))
+    profiles, *of_halves = (torsions.profiles(part, kelvins.mean) for part in (trajectory, *halves))
+    surfaces, *surfaces_of_halves = (torsions.surfaces(part, kelvins.mean) for part in (trajectory, *halves))
+    equal = (kelvins.mean, kelvins.mean)
     return Analysis(
         system=system,
         times_fs=trajectory.times,
@@ -79,9 +87,10 @@ def analyze(trajectory: Trajectory, segment_ps: float = SEGMENT_PS) -> Analysis:
         energy_drift_meV_per_atom_per_ps=drifts.energy_drift(trajectory),
         potential_energy_eV=np.asarray(trajectory.observables.get("potential_energy_eV", np.full(n_frames, np.nan))),
         msd={symbol: mean_square_displacement(trajectory, number) for symbol, number in elements.items()},
-        torsions=torsions.profiles(trajectory, kelvins.mean),
+        torsions=profiles,
+        torsion_halves_overlap=torsions.overlaps(of_halves[0], of_halves[1], equal),
         torsion_surfaces=surfaces,
-        torsion_surface_halves_overlap=torsions.overlaps(first, second, (kelvins.mean, kelvins.mean)),
+        torsion_surface_halves_overlap=torsions.overlaps(surfaces_of_halves[0], surfaces_of_halves[1], equal),
         snapshots=frames.snapshots(trajectory),
         metadata=trajectory.metadata,
     )
@@ -91,7 +100,11 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
     """The numbers of one trajectory as a JSON-able dict; None for what is unknown."""
     temperature = analysis.temperatures
     energy, energy_error = potential_energy(analysis)
-    diffusion = {symbol: diffusion_coefficient(found) for symbol, found in analysis.msd.items()}
+    unknown = (np.nan, np.nan)
+    diffusion = {
+        symbol: diffusion_coefficient(found) if diffuses(analysis, symbol) else unknown
+        for symbol, found in analysis.msd.items()
+    }
     return jsonable(
         {
             "n_atoms": len(analysis.system.species),
@@ -110,9 +123,18 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
             "alarms": alarm_texts(analysis.metadata),
             "vdos_halves_overlap": analysis.vdos_halves_overlap,
             "rdf_halves_rmse": analysis.rdf_halves_rmse,
+            "torsion_halves_overlap": analysis.torsion_halves_overlap,
             "torsion_surface_halves_overlap": analysis.torsion_surface_halves_overlap,
         }
     )
+
+
+def diffuses(analysis: Analysis, symbol: str) -> bool:
+    """True if the run resolves a diffusion coefficient of the element.
+
+    Not that of an isolated system, whose atoms only vibrate and turn about the centre of mass.
+    """
+    return not is_isolated(analysis.system) and is_resolved(analysis.msd[symbol])
 
 
 def alarm_texts(metadata: dict[str, Any]) -> list[str] | None:

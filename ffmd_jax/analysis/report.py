@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ffmd_jax.analysis import advice, checks, comparison, figures, movie, page, properties, verdict
+from ffmd_jax.analysis import advice, checks, comparison, figures, movie, page, properties, text, verdict
 from ffmd_jax.analysis.checks import Check, Outcome
 from ffmd_jax.analysis.error_growth import ErrorGrowth
 from ffmd_jax.analysis.properties import Analysis
@@ -22,7 +22,7 @@ class Report:
     """A run, alone or beside a reference; a notebook shows verdict, tables and figures.
 
         report = make(trajectory.read("run.h5"), trajectory.read("reference.h5"))
-        print(report.verdict)
+        print(report.text())
         report.save("report")
 
     Attributes:
@@ -58,6 +58,15 @@ class Report:
     def _verdict(self) -> tuple[str, str]:
         """Headline and details."""
         return verdict.headline(self.checks), verdict.details(self.checks, self.analysis, self.reference)
+
+    def text(self, width: int = 80) -> str:
+        """Verdict and advice for a terminal: the headline, lists of what differs and agrees, notes, and what to do."""
+        lines = text.wrap(verdict.headline(self.checks), width)
+        notes = verdict.notes(self.checks, self.analysis, self.reference)
+        for title, items in (*verdict.lists(self.checks).items(), ("Notes", notes), ("What to do", self.advice)):
+            if items:
+                lines += ["", f"{title}:", *(line for item in items for line in text.wrap(item, width, "- "))]
+        return "\n".join(lines)
 
     @cached_property
     def advice(self) -> list[str]:
@@ -101,7 +110,7 @@ class Report:
         return page.notebook(self.title, self._verdict, self.advice, self._content(self.figures()))
 
     def __repr__(self) -> str:
-        return f"Report({self.title!r}: {self.outcome})"
+        return f"<Report {self.title!r}: {self.outcome}. {verdict.headline(self.checks)}>"
 
 
 def make(trajectory: Trajectory, reference: Trajectory | None = None, **options: Any) -> Report:

@@ -50,6 +50,16 @@ def vdos(trajectory: Trajectory, species: int | None = None, segment_ps: float =
     return VDOS(wavenumbers, power / (thermal * per_cm) if thermal > 0 else power)
 
 
+def highest(interval_fs: float) -> float:
+    """The highest wave number that frames so far apart resolve, cm⁻¹; what is above is folded back below it."""
+    return units.PS * units.TERAHERTZ_IN_PER_CM / (2 * interval_fs)
+
+
+def broadening(friction_tau_fs: float) -> float:
+    """Full width at half maximum, cm⁻¹, that friction γ = 1/τ gives to a spectral line: γ/2πc."""
+    return units.PS * units.TERAHERTZ_IN_PER_CM / (2 * math.pi * friction_tau_fs)
+
+
 def vdos_overlap(a: VDOS, b: VDOS) -> float:
     """Overlap ∫ min(a, b) dν of two spectra that are each normalised to ∫ dν = 1: 1 identical, 0 disjoint.
 

@@ -1,6 +1,7 @@
 """Free-energy profiles of the torsions of a molecule; lengths are Å, angles rad, energies meV."""
 
 import itertools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -141,9 +142,9 @@ def surface(
 
 
 def overlap(one: np.ndarray, other: np.ndarray, temperatures_K: tuple[float, float]) -> float:
-    """Overlap Σ min(p, q) of the populations of two surfaces on the same bins, from 0 to 1.
+    """Overlap Σ min(p, q) of the populations of two profiles or surfaces on the same bins, from 0 to 1.
 
-    The free energies, meV ``[n_bins, n_bins]``, are at the two temperatures.
+    The free energies, meV ``[n_bins]`` or ``[n_bins, n_bins]``, are at the two temperatures.
     """
     p, q = (
         np.nan_to_num(np.exp(-energy / (1000 * units.BOLTZMANN * kelvin)))
@@ -152,10 +153,10 @@ def overlap(one: np.ndarray, other: np.ndarray, temperatures_K: tuple[float, flo
     return float(np.sum(np.minimum(p / p.sum(), q / q.sum())))
 
 
-def overlaps(surfaces: Surfaces, others: Surfaces, temperatures_K: tuple[float, float]) -> dict[str, float]:
-    """`overlap` of the surfaces that both have, by the names of the torsions."""
-    return {
-        name: overlap(energy, others[name][1], temperatures_K)
-        for name, (_, energy) in surfaces.items()
-        if name in others
-    }
+def overlaps(
+    found: Mapping[str, Profile] | Surfaces,
+    others: Mapping[str, Profile] | Surfaces,
+    temperatures_K: tuple[float, float],
+) -> dict[str, float]:
+    """`overlap` of the profiles or surfaces that both have, by the names of the torsions."""
+    return {name: overlap(entry[1], others[name][1], temperatures_K) for name, entry in found.items() if name in others}

@@ -3,72 +3,89 @@
 import math
 from typing import Any
 
-from ffmd_jax.analysis import checks, properties, text
+from ffmd_jax.analysis import checks, properties, spectra, text
 from ffmd_jax.analysis.checks import Check, Outcome
 from ffmd_jax.analysis.properties import Analysis
 from ffmd_jax.core import units
 
 _RELAXATIONS = 5
+_TITLES = {"differs": "Differs", "cannot tell": "Cannot tell", "agrees": "Agrees", checks.NOT_COMPARED: "Not compared"}
+_BESIDE = {"target": "the target", "reference": "the reference"}
 
 
 def outcome(found: list[Check]) -> Outcome:
-    """``differs`` if any check does, else ``cannot tell`` if any check cannot or if there is none, else ``agrees``."""
-    outcomes = {check.outcome for check in found} or {"cannot tell"}
+    """``differs`` if any decisive check does, else ``cannot tell`` if any cannot or there is none, else ``agrees``."""
+    outcomes = {check.outcome for check in checks.decisive(found)} or {"cannot tell"}
     return "differs" if "differs" in outcomes else "cannot tell" if "cannot tell" in outcomes else "agrees"
 
 
 def headline(found: list[Check]) -> str:
     """What agrees, what differs and what cannot be told, without numbers."""
+    found = checks.decisive(found)
+    n_torsions = sum(check.quantity == "torsions" for check in found)
     if not found:
         return "There is nothing to compare with."
     of = {word: [check for check in found if check.outcome == word] for word in ("differs", "cannot tell", "agrees")}
     if len(of["agrees"]) == len(found):
-        words = {"target": "the target temperature", "reference": "the reference"}
-        beside = text.join(sorted({words[check.against] for check in found}))
-        return f"The run agrees with {beside} in all that was compared: {_names(found)}."
+        return f"The run agrees in all that was compared: {_names(found, 'with', n_torsions)}."
     parts = []
     if of["differs"]:
-        parts.append(f"The run differs in {_names(of['differs'])}.")
+        parts.append(f"The run differs {_names(of['differs'], 'from', n_torsions)}.")
     if of["cannot tell"]:
-        parts.append(f"This comparison cannot tell whether the run agrees in {_names(of['cannot tell'])}.")
+        parts.append(f"It remains open whether the run agrees {_names(of['cannot tell'], 'with', n_torsions)}.")
     if of["agrees"]:
-        parts.append(f"The run agrees in {_names(of['agrees'])}.")
+        parts.append(f"It agrees {_names(of['agrees'], 'with', n_torsions)}.")
     return " ".join(parts)
 
 
-def details(found: list[Check], analysis: Analysis, reference: Analysis | None = None) -> str:
-    """The numbers behind the headline, in sentences."""
-    sentences = []
+def lists(found: list[Check]) -> dict[str, list[str]]:
+    """The numbers of all checks, in the words of a list, under Differs, Cannot tell, Agrees and Not compared."""
+    of = {title: [_item(check) for check in found if check.outcome == word] for word, title in _TITLES.items()}
+    return {title: items for title, items in of.items() if items}
+
+
+def notes(found: list[Check], analysis: Analysis, reference: Analysis | None = None) -> list[str]:
+    """What else to know about the runs, in sentences."""
+    sentences = [_lengths(found, analysis, reference), _errors(analysis, reference)]
     if reference is None:
         numbers = properties.summarize(analysis)
         kelvins = text.number(numbers["temperature_K"], numbers["temperature_error_K"])
-        sentences += [
-            f"The run has {numbers['length_ps']:.3g} ps at {kelvins} K.",
-            "No reference was given to compare with.",
-        ]
+        length = f"The run has {numbers['length_ps']:.3g} ps at {kelvins} K."
+        sentences = [f"{length} No reference was given to compare with.", *sentences]
     else:
-        sentences.append(_ensembles(analysis, reference))
-    sentences += [text.sentence(_detail(check)) for check in _worst(found)]
-    sentences += [
-        _errors(analysis, reference),
-        _lengths(found, analysis, reference),
-        _momentum(analysis.momentum_drift),
-        _alarms(analysis),
-    ]
-    return " ".join(sentence for sentence in sentences if sentence)
+        sentences = [_baths(analysis, reference), *sentences]
+    sentences += [_momentum(analysis.momentum_drift), _alarms(analysis)]
+    return [sentence for sentence in sentences if sentence]
 
 
-def _names(found: list[Check]) -> str:
-    """The quantities of checks; temperatures with the atoms and what they are compared with."""
-    groups: dict[tuple[str, str], list[str]] = {}
+def details(found: list[Check], analysis: Analysis, reference: Analysis | None = None) -> str:
+    """The numbers behind the headline and the notes, in sentences."""
+    numbers = [text.sentence(_detail(check)) for check in _worst(found) if check.comparable]
+    return " ".join([*numbers, *notes(found, analysis, reference)])
+
+
+def _names(found: list[Check], preposition: str, n_torsions: int) -> str:
+    """What the checks compare with, after a preposition, and their quantities, with the atoms where not all."""
+    groups: dict[str, dict[str, list[str]]] = {}
     for check in found:
-        groups.setdefault((check.quantity, check.against), []).append(check.of)
-    return text.join(
-        [
-            f"temperature of {text.join(of)} ({against})" if quantity == "temperature" else quantity
-            for (quantity, against), of in groups.items()
-        ]
-    )
+        groups.setdefault(check.against, {}).setdefault(check.quantity, []).append(check.of)
+    parts = []
+    for against, names in groups.items():
+        listed = [_name(quantity, of, n_torsions) for quantity, of in names.items()]
+        parts.append(f"{preposition} {_BESIDE[against]} in {text.join(listed)}")
+    return text.join(parts)
+
+
+def _name(quantity: str, of: list[str], n_torsions: int) -> str:
+    """A quantity with the atoms, where these are not all; of torsions, how many."""
+    if quantity == "torsions":
+        return quantity if len(of) == n_torsions else f"{len(of)} of {n_torsions} torsions"
+    return quantity if of == ["all atoms"] else f"{quantity} ({', '.join(of)})"
+
+
+def _item(check: Check) -> str:
+    """A check as an item of a list: its statement without article, and what could not be told."""
+    return _detail(check).removeprefix("the ")
 
 
 def _worst(found: list[Check]) -> list[Check]:
@@ -86,11 +103,10 @@ def _size(check: Check) -> float:
 
 
 def _detail(check: Check) -> str:
-    """The statement of a check, with the smallest detectable difference where it cannot tell."""
-    if check.outcome != "cannot tell" or not math.isfinite(check.detectable):
+    """The statement of a check; of means, with the smallest detectable difference where it cannot tell."""
+    if check.outcome != "cannot tell" or not check.unit or not math.isfinite(check.detectable):
         return check.statement
-    unit = f" {check.unit}" if check.unit else ""
-    return f"{check.statement}; a difference below {text.short(check.detectable)}{unit} would go unnoticed"
+    return f"{check.statement}; a difference below {text.short(check.detectable)} {check.unit} would go unnoticed"
 
 
 def _errors(analysis: Analysis, reference: Analysis | None) -> str:
@@ -111,22 +127,33 @@ def _lengths(found: list[Check], analysis: Analysis, reference: Analysis | None)
     """How long the runs would have to be to decide what could not be told."""
     run_ps, reference_ps = checks.required_ps(found)
     needs = [
-        f"the {name} about {text.round_up(needed)} ps (now {checks.length_ps(run):.3g} ps)"
+        f"the {name} would need about {text.round_up(needed)} ps (it has {checks.length_ps(run):.3g} ps)"
         for name, run, needed in (("run", analysis, run_ps), ("reference", reference, reference_ps))
         if run is not None and needed is not None
     ]
-    return f"To tell, the length would have to be: {text.join(needs)}." if needs else ""
+    return f"To tell, {text.join(needs)}." if needs else ""
 
 
-def _ensembles(analysis: Analysis, reference: Analysis) -> str:
-    """Which quantities of different ensembles are not compared."""
-    if checks.same_ensemble(analysis, reference):
+def _baths(analysis: Analysis, reference: Analysis) -> str:
+    """Ensembles and heat baths, where they differ, and what follows from that."""
+    if checks.same_bath(analysis, reference):
         return ""
-    own, other = (
-        checks.ensemble(run) + (f" at {kelvin:g} K" if (kelvin := checks.target_temperature(run)) else "")
-        for run in (analysis, reference)
-    )
-    return f"The run is {own}, the reference {other}: temperatures and potential energies are not compared."
+    stated = f"The run is {checks.bath(analysis)}, the reference {checks.bath(reference)}"
+    if not checks.same_ensemble(analysis, reference):
+        stated += ": temperatures and potential energies are not compared"
+    widths = [
+        f"of the {name} by {text.short(spectra.broadening(tau))} cm⁻¹"
+        for name, run in (("run", analysis), ("reference", reference))
+        if (tau := _friction(run))
+    ]
+    friction = f" Friction broadens the spectral lines {text.join(widths)}, and slows diffusion." if widths else ""
+    return f"{stated}.{friction}"
+
+
+def _friction(analysis: Analysis) -> float | None:
+    """Relaxation time of friction or of a Langevin thermostat, fs."""
+    facts = analysis.metadata
+    return facts.get("tau_fs") if facts.get("thermostat") == "langevin" else facts.get("friction_tau_fs")
 
 
 def _momentum(drift: float) -> str:

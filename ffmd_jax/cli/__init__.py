@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, Union
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from ffmd_jax import __version__
+from ffmd_jax.core.commands import did_you_mean
 
 
 def run(arguments: list[str]) -> None:
@@ -39,6 +41,9 @@ def run(arguments: list[str]) -> None:
         print(f"ffmd {__version__}")
         return
     wanted = commands.keys() & arguments[:1]
+    if arguments and not wanted and (meant := did_you_mean(arguments[0], commands)):
+        print(f"ffmd: unknown command '{arguments[0]}'{meant}", file=sys.stderr)
+        sys.exit(2)
     if wanted and not {"--help", "-h"} & set(arguments):
         _check_platform()
     tyro.cli(

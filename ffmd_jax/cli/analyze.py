@@ -41,9 +41,9 @@ def analyze(
     files.check_output(out, overwrite)
     from ffmd_jax import api
 
-    made = api.analyze(trajectory, reference=reference, force_field=force_field, title=trajectory.name, hints=hints)
+    made = api.analyze(trajectory, reference=reference, force_field=force_field, hints=hints)
     page = made.save(out)
     if json:
         common.print_json(made.summary)
     else:
-        print("\n".join([made.verdict, *(f"- {item}" for item in made.advice), f"report: {page}"]))
+        common.say(f"{made.text(common.width())}\n\nreport: {page}")

@@ -31,7 +31,7 @@ def import_trajcast(
         elements: Chemical symbols or atomic numbers, ascending by atomic number.
         time_step: Δt that the network was trained for, fs.
         out: Model folder to write.
-        masses: Mass of each element, u (default: standard atomic masses).
+        masses: Mass of each element, u (None: standard atomic masses).
         overwrite: Replace an existing model folder.
     """
     files.check_output(out, overwrite, config, weights)

@@ -45,9 +45,9 @@ def dataset(
         trajectories: Files of the same atoms in the same order; every file may have its own cell.
         out: HDF5 file to write.
         time_step: Δt of the model, fs; a multiple of the frame interval.
-        stride_fs: Time between the starts of two pairs, fs (default: Δt, so that no two pairs share an interval).
-        train_pairs: Keep this many training pairs, evenly chosen (default: all).
-        test_pairs: Keep this many pairs to validate on, and to test on, evenly chosen (default: all).
+        stride_fs: Time between the starts of two pairs, fs (None: Δt, so that no two pairs share an interval).
+        train_pairs: Keep this many training pairs, evenly chosen (None: all).
+        test_pairs: Keep this many pairs to validate on, and to test on, evenly chosen (None: all).
         hints: What the files leave unstated.
         overwrite: Replace an existing file.
     """

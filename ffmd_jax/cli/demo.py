@@ -8,7 +8,7 @@ import numpy as np
 from tyro.conf import arg
 
 from ffmd_jax.cli import common
-from ffmd_jax.core import files, progress, units
+from ffmd_jax.core import commands, files, progress, units
 
 # As the rollouts of experiments/: the paper's CSVR, and friction that shares the energy, fs; reversible steps where no
 # strong vibration has a period near Δt or 2 Δt.
@@ -41,9 +41,9 @@ def demo(
         out: Folder to write.
         system: Shipped model and prepared system.
         temperature: Temperature, K; the shipped models were trained at 300 K.
-        length_ps: Length of both trajectories, ps (default: 30; water, whose reference is slower, 10).
-        tau_fs: Relaxation time of CSVR, fs (default: the paper's; quartz 75, paracetamol 70, water 50).
-        friction_tau_fs: Relaxation time 1/γ of the friction, fs (default: quartz 3000, paracetamol 4000, water 1000);
+        length_ps: Length of both trajectories, ps (None: 30; water, whose reference is slower, 10).
+        tau_fs: Relaxation time of CSVR, fs (None: the paper's; quartz 75, paracetamol 70, water 50).
+        friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz 3000, paracetamol 4000, water 1000);
             inf: none.
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
@@ -105,8 +105,12 @@ class _Case(NamedTuple):
         """What files and summary say of both runs."""
         from ffmd_jax.dynamics import ensemble as ensembles
 
+        command = commands.line(
+            "ffmd demo", system=self.name, temperature=self.ensemble.temperature_K, tau_fs=self.ensemble.tau_fs,
+            friction_tau_fs=self.ensemble.friction_tau_fs or float("inf"), seed=self.seed,
+        )  # fmt: skip
         return {"system": self.name, **ensembles.metadata(self.ensemble), "reversible": self.reversible,
-                "seed": self.seed}  # fmt: skip
+                "seed": self.seed, "command": command}  # fmt: skip
 
 
 def _case(out: Path, name: str, ensemble: Any, seed: int, length_ps: float) -> _Case:
@@ -150,7 +154,7 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
     )
     page = made.save(case.out)
     _print_table(made.summary)
-    print("\n".join(["", made.verdict, *(f"- {item}" for item in made.advice), "", f"report: {page}"]))
+    common.say(f"\n{made.text(common.width())}\n\nreport: {page}")
 
 
 def _equilibrate(prepared, temperature: float, key):

@@ -7,6 +7,7 @@ import tyro
 from tyro.conf import Positional
 
 from ffmd_jax.cli import common
+from ffmd_jax.core import commands
 from ffmd_jax.formats import Hints
 
 
@@ -29,8 +30,9 @@ def info(
     if json:
         common.print_json(facts)
     else:
-        for name, value in facts.items():
-            print(f"{name:28} {value}")
+        from ffmd_jax.cli import info_words
+
+        print(info_words.describe(facts))
 
 
 def _facts(subject: str, hints: Hints) -> dict:
@@ -39,6 +41,8 @@ def _facts(subject: str, hints: Hints) -> dict:
 
     if Path(subject).is_dir() or subject in model_files.pretrained():
         return _model_facts(subject)
+    if not Path(subject).exists() and (meant := commands.did_you_mean(subject, model_files.pretrained())):
+        raise FileNotFoundError(f"{subject} is no file and no shipped model{meant}")
     return _dataset_facts(subject) if dataset_file.recognises(subject) else _trajectory_facts(subject, hints)
 
 

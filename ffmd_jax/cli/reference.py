@@ -5,6 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from ffmd_jax.cli import common
 from ffmd_jax.reference_md.settings import Settings
 
 
@@ -46,4 +47,4 @@ def reference(
     """
     from ffmd_jax.reference_md import sets
 
-    sets.produce(system, out, settings, resume=resume, overwrite=overwrite, say=print)
+    sets.produce(system, out, settings, resume=resume, overwrite=overwrite, say=common.say)

@@ -20,10 +20,10 @@ class Settings:
             and continue; fallback: hand the last good state to the reference for --fallback-steps Δt, then continue.
         wall_clock_hours: Stop and save after this wall time, h; --resume continues.
         ensemble: nvt with a thermostat, or nve.
-        temperature: Temperature of nvt and of drawn velocities, K (default of nvt: 300).
+        temperature: Temperature of nvt and of drawn velocities, K (None: 300 in nvt).
         temperature_end: Temperature at the end of nvt, K; it changes linearly.
         thermostat: csvr rescales all velocities; langevin acts on each atom.
-        tau_fs: Relaxation time of the thermostat, fs (default: 10 Δt).
+        tau_fs: Relaxation time of the thermostat, fs (None: 10 Δt).
         friction_tau_fs: Let Langevin friction and noise act on each atom besides csvr, with this relaxation time 1/γ,
             fs: it spreads the energy that a model feeds to one element or vibration, which rescaling cannot do.
             Shorter spreads better and slows diffusion more; 100 to 500 Δt.
@@ -187,8 +187,6 @@ def _check(settings: Settings) -> None:
             raise ValueError(
                 "--on-alarm fallback needs --fallback, --fallback-steps of at least 1, monitors, and no --replicas"
             )
-        if ":" in settings.fallback and settings.friction_tau_fs is not None:
-            raise ValueError("an ASE calculator as --fallback has no friction besides CSVR: no --friction-tau-fs")
     elif settings.fallback is not None:
         raise ValueError("--fallback is used with --on-alarm fallback")
 

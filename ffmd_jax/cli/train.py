@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
+from ffmd_jax.cli import common
 from ffmd_jax.models import config as configs
 from ffmd_jax.training.settings import Processes, Training
 
@@ -44,7 +45,7 @@ def train(
         training: How to train.
         config: Sizes of the network; first of all try other cutoffs.
         processes: Several processes, started by hand.
-        time_step: Δt of the model, fs; a multiple of the frame interval (default: the dataset's).
+        time_step: Δt of the model, fs; a multiple of the frame interval (None: the dataset's).
         init: Model folder to start from: its weights, scales and sizes (then --config is not used).
         tensorboard: Also write metrics for TensorBoard (needs tensorboardX).
         resume: Continue the training in --out.
@@ -62,5 +63,5 @@ def train(
         runs.check_folder(out, training, config, resume, overwrite, data, init)
         runs.run(
             dataset_file.read(data), out, training, config, time_step_fs=time_step, init=init, tensorboard=tensorboard,
-            resume=resume, overwrite=overwrite, source=str(data), say=print,
+            resume=resume, overwrite=overwrite, source=str(data), say=common.say,
         )  # fmt: skip

@@ -59,11 +59,11 @@ def check_output(path: Path, overwrite: bool, *inputs: Any) -> None:
     for given in inputs:
         used = _existing(Path(given)) if isinstance(given, str | Path) else None
         if used is not None and path.resolve() in (used, *used.parents):
-            raise FileExistsError(f"--out {path} would replace the input {given}; choose another --out")
+            raise FileExistsError(f"`out` {path} would replace the input {given}; choose another `out`")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already; choose another --out or say --overwrite")
+        raise FileExistsError(f"{path} exists already; choose another `out` or say `overwrite`")
     if not path.parent.exists():
-        raise FileNotFoundError(f"the folder {path.parent} of --out does not exist")
+        raise FileNotFoundError(f"the folder {path.parent} of `out` does not exist")
 
 
 def _existing(path: Path) -> Path | None:

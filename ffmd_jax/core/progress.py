@@ -37,10 +37,11 @@ def progress(
 ) -> Iterator[tqdm]:
     """A progress bar with ETA on stderr, of what comes after ``begin``; seldom redrawn where stderr is no terminal.
 
-    ``compiles``: before the first update a program is compiled, which says nothing about the time left.
+    ``compiles``: before the first update a program is compiled, which says nothing about the time left.  Times have a
+    decimal; other units are counted.
     """
-    quiet = not sys.stderr.isatty()
-    layout = "{l_bar}{bar}| {n:.1f}/{total:.1f} " + unit + " [{elapsed}<{remaining}{postfix}]"
+    quiet, digits = not sys.stderr.isatty(), 1 if unit == "ps" else 0
+    layout = f"{{l_bar}}{{bar}}| {{n:.{digits}f}}/{{total:.{digits}f}} {unit}" + " [{elapsed}<{remaining}{postfix}]"
     kind = _Compiling if compiles else tqdm
     with kind(
         total=total,

@@ -38,7 +38,7 @@ def from_files(
     ready = [trajcast_pairs.recognises(path) for path in files]
     if all(ready):
         if stride_fs is not None or hints != NO_HINTS:
-            raise ValueError("files in TrajCast's format hold pairs already: they take no --stride-fs and no hints")
+            raise ValueError("files in TrajCast's format hold pairs already: they take no `stride_fs` and no hints")
         return make_from_pairs(files, time_step_fs)
     if any(ready):
         raise ValueError(f"{files[ready.index(True)]} holds TrajCast pairs, others hold trajectories; give one kind")

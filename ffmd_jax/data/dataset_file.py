@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from ffmd_jax.core import files, mechanics
+from ffmd_jax.core import display, files, mechanics
 from ffmd_jax.core.state import State, System
+from ffmd_jax.formats import common
 
 SPLITS = ("train", "validation", "test")
 _FORMAT = "ffmd_jax dataset 3"
@@ -72,6 +73,23 @@ class Dataset:
     n_train: int | None = None
     n_test: int | None = None
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return display.line("Dataset", self._rows())
+
+    def _repr_html_(self) -> str:
+        return display.table("Dataset", self._rows())
+
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = [("Δt", f"{self.time_step_fs:g} fs")]
+        for group in self.groups:
+            frames = {split: sum(len(r.frames.positions) for r in group.runs if r.split == split) for split in SPLITS}
+            parts = ", ".join(f"{number:,} {split}" for split, number in frames.items())
+            stored = [name for name in _OF_FRAME if all(getattr(r, name) is not None for r in group.runs)]
+            known = [name.replace("_", " ") for name in stored]
+            what = f"{display.count(len(group.runs), 'run')} with {sum(frames.values()):,} frames ({parts})"
+            rows.append((common.formula(group.system), what + (f", {' and '.join(known)}" if known else "")))
+        return rows
 
 
 def write(path, dataset: Dataset, facts: dict[str, Any], *, overwrite: bool = False) -> None:

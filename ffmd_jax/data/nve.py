@@ -149,7 +149,7 @@ def _check_half_steps(velocities: np.ndarray, residual: np.ndarray, interval: fl
     if abs(lag) > 0.1 + 6 * error + 0.005 * interval:
         raise ValueError(
             f"velocities belong to a time {abs(lag):.3g} fs {'before' if lag > 0 else 'after'} the positions "
-            f"(leap-frog half steps?); use velocity Verlet (GROMACS: integrator = md-vv) or --velocities "
+            f"(leap-frog half steps?); use velocity Verlet (GROMACS: integrator = md-vv) or `velocities` "
             f"central-difference"
         )
 

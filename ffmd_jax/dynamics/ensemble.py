@@ -71,7 +71,12 @@ Ensemble = NVE | NVT
 
 
 def complete(ensemble: Ensemble, time_step_fs: float) -> Ensemble:
-    """The ensemble with its defaults for steps of ``time_step_fs``, and plain floats; infinite friction is none."""
+    """The ensemble with its defaults for steps of ``time_step_fs``, and plain floats; infinite friction is none.
+
+    Raises:
+        ValueError: it is no ensemble.
+    """
+    check(ensemble)
     if isinstance(ensemble, NVE):
         return ensemble
     kelvin = ensemble.temperature_K
@@ -83,6 +88,12 @@ def complete(ensemble: Ensemble, time_step_fs: float) -> Ensemble:
         friction_tau_fs=None if friction is None or np.isinf(friction) else float(friction),
         end_K=None if ensemble.end_K is None else float(ensemble.end_K),
     )
+
+
+def check(ensemble: Any) -> None:
+    """Raises ValueError for what is no ensemble, such as its name."""
+    if not isinstance(ensemble, NVE | NVT):
+        raise ValueError(f"the ensemble must be NVE() or NVT(temperature_K, …), not {ensemble!r}")
 
 
 def name(ensemble: Ensemble) -> str:

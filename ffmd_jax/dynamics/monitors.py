@@ -131,7 +131,9 @@ def _text(kind: str, value: float, limit: float, place: int, config: ModelConfig
             *factors
         )
     # Of a model whose training data are not known here, tables begin where no two nuclei come.
-    unknown = "" if config.shortest_distance else ", where the tables begin (--no-tables computes the networks)"
+    unknown = (
+        "" if config.shortest_distance else ", where the tables begin (without `tables`, the networks are computed)"
+    )
     return {
         "too fast": f"{atom} moves at {value:.3g} Å/fs, limit {limit:.3g}",
         "too close": f"{atom} comes as close as {value:.3g} Å to another, limit {limit:.3g} Å{unknown}",

@@ -74,7 +74,7 @@ def load(path: Path) -> Saved:
             return Saved(head["facts"], head["notes"], tuple(head["n_frames"]), Search(**sizes), leaves)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no restart file, or damaged ({type(error).__name__})") from None
-    raise ValueError(f"{path} is of another version of ffmd_jax; --overwrite begins the run anew")
+    raise ValueError(f"{path} is of another version of ffmd_jax; `overwrite` begins the run anew")
 
 
 def restore(saved: Saved, like: Carry) -> Carry:
@@ -114,7 +114,7 @@ def check_same(name: str, before: dict[str, Any] | None, now: dict[str, Any]) ->
             continue
         if fact in ("model", "start"):
             raise ValueError(f"cannot resume: {name} was made with another {fact}")
-        option = f"--{fact.replace('_', '-')}"
+        option = f"`{fact}`"
         raise ValueError(f"cannot resume with {option} = {value}: {name} was made with {before.get(fact)}")
 
 

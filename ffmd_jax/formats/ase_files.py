@@ -240,7 +240,7 @@ def _times(found: list[Any], frame_interval_fs: float | None) -> np.ndarray:
             raise ValueError(f"frame {known.index(False)} has no '{key}', others have")
     if frame_interval_fs is None:
         raise common.NoTimes(
-            "the frames have no times (info 'time' or 'time_fs' in fs); give their interval with --frame-interval-fs"
+            "the frames have no times (info 'time' or 'time_fs' in fs); give their interval with `frame_interval_fs`"
         )
     steps = [atoms.info.get("step") for atoms in found]
     if len(found) > 1 and all(isinstance(step, int) for step in steps):

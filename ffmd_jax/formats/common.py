@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ffmd_jax.core import units
+from ffmd_jax.core import display, units
 from ffmd_jax.core.state import State, System
 
 NO_VELOCITIES = (
     "no velocities found; give momenta (ASE), a per-atom column 'velocities' in Å/fs, H5MD velocities or vx vy vz "
-    "(LAMMPS); `ffmd rollout` can draw them (--temperature K), other commands estimate them from the "
-    "positions (--velocities central-difference)"
+    "(LAMMPS); a rollout can draw them at a `temperature`, other commands estimate them from the positions "
+    "(`velocities` central-difference)"
 )
 ISOTOPES = {"D": ("H", 2.01410178), "T": ("H", 3.01604928)}  # symbol: element, u
 NO_CELL = "no cell was found: the atoms are taken as an isolated cluster, without a boundary"
@@ -46,6 +46,21 @@ class Trajectory(NamedTuple):
     observables: dict[str, np.ndarray]
     metadata: dict[str, Any]
     forces: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        return display.line(f"Trajectory {formula(self.system)}", self._rows())
+
+    def _repr_html_(self) -> str:
+        return display.table(f"Trajectory {formula(self.system)}", self._rows())
+
+    def _rows(self) -> list[tuple[str, str]]:
+        cell = np.asarray(self.frames.cell)[0] if len(self.times) else np.zeros((3, 3))
+        known = [*self.observables, *(["forces"] if self.forces is not None else [])]
+        return [
+            ("frames", f"{len(self.times):,}{describe_times(self.times)}"),
+            ("cell", describe_cell(self.system, cell)),
+            ("observables", ", ".join(known) or "none"),
+        ]
 
 
 class Summary(NamedTuple):
@@ -163,9 +178,39 @@ def atomic_numbers(symbols: list[str]) -> np.ndarray:
     if unknown:
         raise ValueError(
             f"{', '.join(map(repr, unknown))}: no element symbols; give files that name elements, or LAMMPS types "
-            f"that are numbers, with --elements"
+            f"that are numbers, with `elements`"
         )
     return np.array([table[symbol] for symbol in symbols], dtype=np.int32)
+
+
+def formula(system: System) -> str:
+    """Chemical formula in the order of Hill, such as C3H6O."""
+    from ase.symbols import Symbols
+
+    return Symbols(np.asarray(system.species)).get_chemical_formula()
+
+
+def describe_times(times: np.ndarray) -> str:
+    """The end of a phrase about frames: their interval and length, where these are known."""
+    if len(times) < 2 or not np.isfinite(times).all():
+        return ""
+    gaps = np.diff(times)
+    every = f" every {gaps[0]:.6g} fs" if np.ptp(gaps) <= 1e-3 * abs(gaps[0]) else ""
+    return f"{every}, {(times[-1] - times[0]) / units.PS:.4g} ps"
+
+
+def describe_cell(system: System, cell: np.ndarray) -> str:
+    """Lengths and angles of a cell ``[3, 3]``, Å, with the periodic directions where these are not all."""
+    if not any(system.pbc):
+        return "none (isolated)"
+    from ase.geometry import cell_to_cellpar
+
+    lengths, angles = np.split(cell_to_cellpar(cell), 2)
+    text = " × ".join(f"{length:.4g}" for length in lengths) + " Å"
+    if np.abs(angles - 90).max() > 0.01:
+        text += ", angles " + " ".join(f"{angle:.4g}°" for angle in angles)
+    directions = "".join(name for name, periodic in zip("xyz", system.pbc, strict=True) if periodic)
+    return text if all(system.pbc) else f"{text}, periodic along {directions}"
 
 
 def masses_of(symbols: list[str]) -> np.ndarray:
@@ -181,9 +226,9 @@ def symbols_of_types(types: np.ndarray, elements: tuple[str, ...]) -> list[str]:
         ValueError: no elements given, or fewer than types.
     """
     if not elements:
-        raise ValueError(f"atoms have types 1…{types.max()} but no elements; give them in this order with --elements")
+        raise ValueError(f"atoms have types 1…{types.max()} but no elements; give them in this order with `elements`")
     if types.min() < 1 or types.max() > len(elements):
-        raise ValueError(f"--elements names {len(elements)} elements, but atom types reach {types.max()}")
+        raise ValueError(f"`elements` names {len(elements)} elements, but atom types reach {types.max()}")
     return [elements[kind - 1] for kind in types]
 
 

@@ -252,7 +252,7 @@ def _times(element: Any, hints: Hints) -> np.ndarray:
     if stated is not None and not ("time" in element and "unit" in element["time"].attrs):
         return stated * np.arange(n_frames)
     if "time" not in element:
-        raise common.NoTimes(f"{element.name} has no times; give the interval of its frames with --frame-interval-fs")
+        raise common.NoTimes(f"{element.name} has no times; give the interval of its frames with `frame_interval_fs`")
     time = element["time"]
     times = _converted(time, _TIMES, ())
     if times.ndim == 0:

@@ -157,10 +157,10 @@ def _box(header: dict[str, list[str]]) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def _units(first: _Frame, hints: Hints) -> str:
     stated = first.header.get("UNITS", [None])[0]
     if stated and hints.lammps_units and stated != hints.lammps_units:
-        raise ValueError(f"the dump states units {stated}, --lammps-units says {hints.lammps_units}")
+        raise ValueError(f"the dump states units {stated}, `lammps_units` says {hints.lammps_units}")
     name = stated or hints.lammps_units
     if name is None:
-        raise ValueError("a LAMMPS dump does not state its units; give --lammps-units real or metal")
+        raise ValueError("a LAMMPS dump does not state its units; give `lammps_units` real or metal")
     if name not in _VELOCITY:
         raise ValueError(f"LAMMPS units '{name}' are not supported, only real and metal")
     return name
@@ -172,7 +172,7 @@ def _time(frame: _Frame, units_name: str, hints: Hints) -> float:
         return float(frame.header["TIME"][0]) * _TIME[units_name]
     if hints.lammps_timestep_fs is None:
         raise common.NoTimes(
-            "a LAMMPS dump counts time steps but does not state their length; give --lammps-timestep-fs "
+            "a LAMMPS dump counts time steps but does not state their length; give `lammps_timestep_fs` "
             "(1 in units real is 1 fs, 0.001 in units metal is 1 fs)"
         )
     return int(frame.header["TIMESTEP"][0]) * hints.lammps_timestep_fs

@@ -32,7 +32,7 @@ def read(path: Path, hints: Hints) -> common.Trajectory:
     """
     topology = path if hints.topology is None and path.suffix.lower() == ".gro" else hints.topology
     if topology is None:
-        raise ValueError(f"{path.suffix} files do not name the elements; give a file that does with --topology")
+        raise ValueError(f"{path.suffix} files do not name the elements; give a file that does with `topology`")
     if not topology.is_file():
         raise ValueError(f"the topology {topology} does not exist")
     with warnings.catch_warnings(record=True) as caught, contextlib.ExitStack() as stack:
@@ -48,7 +48,7 @@ def read(path: Path, hints: Hints) -> common.Trajectory:
     positions, velocities, times, cells = (np.array(values) for values in zip(*frames, strict=True))
     if any("dt information" in str(warning.message) for warning in caught):  # MDAnalysis then assumes 1 ps
         if hints.frame_interval_fs is None:
-            raise common.NoTimes("the file has no times; give the interval of its frames with --frame-interval-fs")
+            raise common.NoTimes("the file has no times; give the interval of its frames with `frame_interval_fs`")
         times = hints.frame_interval_fs * np.arange(len(times))
     common.check_cells(cells)
     system = _system(universe, bool(np.any(cells[0])), hints)
@@ -122,14 +122,14 @@ def _symbols_of_names(names: list[str], hints: Hints) -> list[str]:
     if hints.elements:
         if len(hints.elements) != len(kinds):
             raise ValueError(
-                f"--elements names {len(hints.elements)} elements for the {len(kinds)} atom names {' '.join(kinds)}"
+                f"`elements` names {len(hints.elements)} elements for the {len(kinds)} atom names {' '.join(kinds)}"
             )
         return [dict(zip(kinds, hints.elements, strict=True))[name] for name in names]
     symbols = [name.rstrip("0123456789") for name in names]
     if not names or any(symbol not in atomic_numbers and symbol not in common.ISOTOPES for symbol in symbols):
         few = " ".join(kinds[:12]) + (" …" if len(kinds) > 12 else "")
         raise ValueError(
-            f"the topology names no elements, only atoms: {few}; give their elements in this order with --elements, or "
+            f"the topology names no elements, only atoms: {few}; give their elements in this order with `elements`, or "
             f"a topology that has them (.tpr, .pdb with columns 77–78)"
         )
     note(f"the topology names no elements: atom names are taken for them ({' '.join(dict.fromkeys(symbols))})")

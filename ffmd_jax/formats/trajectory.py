@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _NO_HINTS = Hints()
-_NO_INTERVAL = "frames of one file each without times; give their interval with --frame-interval-fs"
+_NO_INTERVAL = "frames of one file each without times; give their interval with `frame_interval_fs`"
 
 
 def part(trajectory: Trajectory, chosen: Any) -> Trajectory:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import mechanics, neighbors
+from ffmd_jax.core import display, mechanics, neighbors
 from ffmd_jax.core.state import Propagate, State, System, cast, is_isolated
 from ffmd_jax.formats import note
 from ffmd_jax.models import radial_tables, trajcast
@@ -33,11 +33,10 @@ class Model:
     kind: str = "propagator"
 
     def __repr__(self) -> str:
-        return f"<Model {self.name or 'without a name'}: {', '.join(' '.join(row) for row in describe(self))}>"
+        return display.line(f"Model {self.name or 'without a name'}", describe(self))
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th>{what}</th><td>{value}</td></tr>" for what, value in describe(self))
-        return f"<table><caption>Model {self.name}</caption>{rows}</table>"
+        return display.table(f"Model {self.name}", describe(self))
 
 
 def describe(model: Model) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ffmd_jax.core import files, json_records
+from ffmd_jax.core import commands, files, json_records
 from ffmd_jax.models.config import Calibration, ModelConfig
 from ffmd_jax.models.model import Model
 
@@ -55,8 +55,9 @@ def locate(name: str | Path) -> Path:
     if str(name) in pretrained():
         return Path(str(resources.files("ffmd_jax") / "pretrained" / str(name)))
     if (Path(name) / "training.json").is_file():
-        raise FileNotFoundError(f"the training in {name} has not reached its first validation; continue with --resume")
-    raise FileNotFoundError(f"{name} is no model folder (no {CONFIG} in it); shipped models: {', '.join(pretrained())}")
+        raise FileNotFoundError(f"the training in {name} has not reached its first validation; continue with `resume`")
+    meant = commands.did_you_mean(str(name), pretrained()) or f"; shipped models: {', '.join(pretrained())}"
+    raise FileNotFoundError(f"{name} is no model folder (no {CONFIG} in it){meant}")
 
 
 def save(folder: Path, model: Model) -> None:

@@ -1,4 +1,4 @@
-"""Any ASE calculator as a reference engine: ASE's own MD (velocity Verlet, Langevin, CSVR) in float64 on the host."""
+"""Any ASE calculator as a reference engine: ASE's velocity Verlet with the thermostats of this package, in float64."""
 
 import ast
 import difflib
@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ffmd_jax.core import mechanics, neighbors, units
-from ffmd_jax.core.state import Array, Graph, State, make_cell, make_system, take
+from ffmd_jax.core import commands, mechanics, neighbors, units
+from ffmd_jax.core.state import Array, Graph, State, System, make_cell, make_system, take
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.ensemble import NVE, Ensemble
@@ -66,9 +66,9 @@ def parse_arguments(text: str) -> dict[str, Any]:
     for entry in re.split(r",(?=\s*[A-Za-z_]\w*\s*=)", text) if text.strip() else []:
         key, equals, value = (part.strip() for part in entry.partition("="))
         if not equals or not key.isidentifier():
-            raise ValueError(f"--calculator-args takes key=value,key=value…, not '{entry.strip()}'")
+            raise ValueError(f"`calculator_args` takes key=value,key=value…, not '{entry.strip()}'")
         if key in arguments:
-            raise ValueError(f"--calculator-args names {key} twice")
+            raise ValueError(f"`calculator_args` names {key} twice")
         arguments[key] = _literal(value)
     return arguments
 
@@ -91,7 +91,7 @@ def make_calculator(name: str, arguments: dict[str, Any]) -> MakeCalculator:
     """
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
-        raise ValueError(f"--calculator takes module:Class, such as tblite.ase:TBLite, not '{name}'")
+        raise ValueError(f"`calculator` takes module:Class, such as tblite.ase:TBLite, not '{name}'")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # a broken installation raises anything
@@ -101,7 +101,8 @@ def make_calculator(name: str, arguments: dict[str, Any]) -> MakeCalculator:
         raise ValueError(f"cannot import {module_name} ({reason}); {advice}") from error
     made = getattr(module, attribute, None)
     if not callable(made):
-        raise ValueError(f"{module_name} has no calculator '{attribute}'")
+        meant = commands.did_you_mean(attribute, (name for name in dir(module) if not name.startswith("_")))
+        raise ValueError(f"{module_name} has no calculator '{attribute}'{meant}")
 
     _note_misspelt(name, made, arguments)
 
@@ -110,7 +111,7 @@ def make_calculator(name: str, arguments: dict[str, Any]) -> MakeCalculator:
             return made(**(_QUIET.get(name, {}) | arguments))
         except Exception as error:  # a calculator may raise anything
             reason = f"{type(error).__name__} {common.first_line(error)}"
-            raise ValueError(f"{name} does not accept --calculator-args {arguments}: {reason}") from error
+            raise ValueError(f"{name} does not accept `calculator_args` {arguments}: {reason}") from error
 
     return make
 
@@ -121,7 +122,7 @@ def _note_misspelt(name: str, made: Any, arguments: dict[str, Any]) -> None:
     for key in arguments.keys() - set(known):
         meant = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
         if meant:
-            note(f"{name} may ignore --calculator-args {key}=…; did you mean {meant[0]}?")
+            note(f"{name} may ignore `calculator_args` {key}=…; did you mean {meant[0]}?")
 
 
 def engine(
@@ -143,6 +144,7 @@ def engine(
         ValueError: the calculator fails, or gives no finite energy and forces.
     """
     system, at_rest = ase_files.from_atoms(atoms)
+    thermalise = _thermalise(system)
     step = dt if dt is not None else (0.5 if 1 in atoms.numbers else 1.0)
     _try(name, atoms, make())
 
@@ -153,7 +155,7 @@ def engine(
         if every < 1 or n_steps < 1 or n_steps % every:
             raise ValueError(f"the number of steps ({n_steps}) must be a positive multiple of every ({every})")
         moving = _prepared(atoms, make(), start)
-        dynamics = _dynamics(moving, step, ensemble, mechanics.degrees_of_freedom(system), key)
+        dynamics = _dynamics(moving, step, n_steps, ensemble, thermalise, key)
         frames, stamps, deadline = [], [], time.monotonic() + _BLOCK_S
         for done in range(every, n_steps + 1, every):
             _advance(dynamics, every, done * step)
@@ -180,7 +182,7 @@ def _try(name: str, atoms: Any, calculator: Any) -> None:
         raise ValueError(f"{name} gives no energies and forces: {common.first_line(error)}") from error
     except Exception as error:  # a calculator may raise anything, and may be none
         raise ValueError(
-            f"{name} fails on the start structure (wrong --calculator-args, or no ASE calculator?): "
+            f"{name} fails on the start structure (wrong `calculator_args`, or no ASE calculator?): "
             f"{type(error).__name__} {common.first_line(error)}"
         ) from error
     if np.ndim(energy) or forces.shape != (len(atoms), 3) or not np.isfinite(energy) or not np.isfinite(forces).all():
@@ -199,26 +201,33 @@ def _prepared(atoms: Any, calculator: Any, start: State) -> Any:
     return moving
 
 
-def _dynamics(atoms: Any, dt: float, bath: Ensemble, freedom: int, key: Array) -> Any:
-    """ASE's integrator; ``freedom`` corrects its count of the degrees of freedom, which ignores rotations."""
-    from ase.md.bussi import Bussi
-    from ase.md.langevin import Langevin
+def _thermalise(system: System) -> Any:
+    """Returns ``(ensemble, key, state, progress, interval_fs) -> velocities``, Å/fs, after the thermostat; compiled."""
+
+    @jax.jit
+    def thermalise(ensemble: Ensemble, key: Array, state: State, progress: float, interval_fs: float) -> Array:
+        kelvin = ensembles.temperature(ensemble, progress)
+        return ensembles.apply(ensemble, key, system, state, kelvin, interval_fs).velocities
+
+    return thermalise
+
+
+def _dynamics(atoms: Any, dt: float, n_steps: int, ensemble: Ensemble, thermalise: Any, key: Array) -> Any:
+    """ASE's velocity Verlet; the thermostat acts after every step."""
     from ase.md.verlet import VelocityVerlet
 
-    step = dt / units.ASE_TIME
-    if isinstance(bath, NVE):
-        return VelocityVerlet(atoms, step)
-    if bath.friction_tau_fs is not None:
-        raise ValueError("ASE's dynamics have no friction besides CSVR")
-    if bath.end_K is not None:
-        raise ValueError("ASE's dynamics have one temperature here, no ramp")
-    rng: Any = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    tau = bath.tau_fs / units.ASE_TIME
-    if bath.thermostat == "langevin":
-        return Langevin(atoms, step, temperature_K=bath.temperature_K, friction=1 / tau, fixcm=False, rng=rng)
-    dynamics: Any = Bussi(atoms, step, temperature_K=bath.temperature_K, taut=tau, rng=rng)
-    dynamics.target_kinetic_energy *= freedom / dynamics.ndof
-    dynamics.ndof = freedom
+    dynamics = VelocityVerlet(atoms, dt / units.ASE_TIME)
+
+    def act() -> None:
+        if dynamics.nsteps == 0:  # ASE calls observers at the start, too
+            return
+        state = State(atoms.positions, atoms.get_velocities() * units.ASE_VELOCITY, atoms.cell.array)
+        key_step = jax.random.fold_in(key, dynamics.nsteps)
+        found = thermalise(ensemble, key_step, state, dynamics.nsteps / n_steps, dt)
+        atoms.set_velocities(np.asarray(found) / units.ASE_VELOCITY)
+
+    if not isinstance(ensemble, NVE):
+        dynamics.attach(act)
     return dynamics
 
 

@@ -126,7 +126,7 @@ def check_starts(system: System, states: State, temperature_K: float) -> None:
     found = 2 * float(np.mean(kinetic)) / (units.BOLTZMANN * freedom)
     if not abs(found / temperature_K - 1) <= 0.2 + 5 * np.sqrt(2 / (freedom * len(kinetic))):
         raise Unphysical(
-            f"the start states have {found:.4g} K in a heat bath of {temperature_K:g} K (a longer --equilibrate-ps "
+            f"the start states have {found:.4g} K in a heat bath of {temperature_K:g} K (a longer `equilibrate_ps` "
             f"helps if the structure was far from equilibrium)"
         )
 
@@ -149,6 +149,21 @@ def describe(found: Summary) -> str:
         share = f"{found.relative_fluctuation:.1e} of that of the kinetic energy"
         fluctuation = f", energy fluctuation {found.fluctuation:.1e} meV/atom ({share})"
     return f"mean temperature {found.temperature_K:.1f} K{drift}{fluctuation}"
+
+
+def explain(system: System, found: Summary, temperature_K: float) -> str:
+    """Why the mean temperature of an NVE run is not that of its heat bath, K; empty if it is, or for other reasons.
+
+    Said from 3 % on, up to two standard deviations of the canonical energy as a temperature, T/sqrt(f).
+    """
+    freedom = float(mechanics.degrees_of_freedom(system))
+    spread, off = temperature_K / np.sqrt(freedom), abs(found.temperature_K - temperature_K)
+    if not 0.03 * temperature_K < off < 2 * spread:
+        return ""
+    return (
+        f"{temperature_K:g} K were asked for: in NVE the energy of the start state sets the temperature, and in the "
+        f"heat bath it varies by ± {spread:.0f} K in {freedom:.0f} degrees of freedom"
+    )
 
 
 def _line(times: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:

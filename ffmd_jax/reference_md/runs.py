@@ -16,6 +16,7 @@ import numpy as np
 from ffmd_jax.core import files as files_module
 from ffmd_jax.core import progress, units
 from ffmd_jax.core.state import State, take
+from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
 from ffmd_jax.formats import trajectory
@@ -40,6 +41,7 @@ class Plan(NamedTuple):
         spacing_fs: smallest time between start states.
         seed: of everything.
         facts: the settings, JSON-able; stored with every file and compared by `check_same`.
+        command: that makes one such run, without length and output; None: there is none.
         progress: show bars.
         say: called with lines about what is finished.
     """
@@ -54,6 +56,7 @@ class Plan(NamedTuple):
     spacing_fs: float
     seed: int
     facts: dict[str, Any]
+    command: str | None = None
     progress: bool = True
     say: Callable[[str], None] = print
 
@@ -68,7 +71,7 @@ def check_same(file: Path, facts: dict[str, Any]) -> None:
         raise ValueError(f"cannot resume: {file} was not made by this command, or is damaged") from error
     for name, now in facts.items():
         if before.get(name) != now:
-            option = f"--{name.replace('_', '-')}" if name not in ("system", "start_structure") else name
+            option = f"`{name}`" if name not in ("system", "start_structure") else name
             raise ValueError(f"cannot resume with {option} = {now}: {file} was made with {before.get(name)}")
 
 
@@ -102,14 +105,14 @@ def produce_missing(plan: Plan, files: list[Path], starts_file: Path) -> None:
                 _produce(plan, take(states, i), i, jax.random.fold_in(key_runs, i), file)
     except (rollout.Diverged, drift.Unphysical) as error:
         files_module.remove(starts_file)
-        advice = f"take a smaller --dt than {plan.engine.dt:g} fs, such as {plan.engine.dt / 2:g}"
+        advice = f"take a smaller `dt` than {plan.engine.dt:g} fs, such as {plan.engine.dt / 2:g}"
         if plan.facts["system"] == "ase":
             advice += ", or let the calculator converge more tightly"
         raise ValueError(f"{error}; {advice}") from error
     except KeyboardInterrupt:
         done = sum(file.exists() for file in files)
         raise KeyboardInterrupt(
-            f"{done} of {len(files)} runs are finished; the same command with --resume (not --overwrite) continues."
+            f"{done} of {len(files)} runs are finished; the same command with `resume` (not `overwrite`) continues."
         ) from None
     files_module.remove(starts_file)
 
@@ -133,6 +136,7 @@ def _make_starts(plan: Plan, n_starts: int, key: Any, file: Path) -> State:
         starts = sampling.choose(
             plan.engine.system,
             watched,
+            temperature_K=plan.temperature_K,
             n_starts=n_starts,
             equilibrate_fs=plan.equilibrate_fs,
             spacing_fs=plan.spacing_fs,
@@ -190,9 +194,10 @@ def _produce(plan: Plan, start: State, number: int, key: Any, file: Path) -> Non
         files_module.remove(partial)
         raise
     summary = drift.summarize(engine.system, run)
-    text = (
-        drift.describe(summary) if isinstance(plan.ensemble, NVE) else f"mean temperature {summary.temperature_K:.1f} K"
-    )
+    text = f"mean temperature {summary.temperature_K:.1f} K"
+    if isinstance(plan.ensemble, NVE):
+        why = drift.explain(engine.system, summary, plan.temperature_K)
+        text = drift.describe(summary) + (f" ({why})" if why else "")
     plan.say(f"{file}: {plan.n_frames} frames, {text}")
 
 
@@ -201,12 +206,13 @@ def _write(plan: Plan, number: int, blocks: Iterable[rollout.Block], partial: Pa
     metadata = {
         "system": plan.facts["system"],
         "source": "reference",
-        "ensemble": plan.facts["ensemble"],
+        **ensembles.metadata(ensembles.complete(plan.ensemble, plan.engine.dt)),
         "temperature_K": plan.temperature_K,
         "integrator_dt_fs": plan.engine.dt,
         "seed": plan.seed,
         "run": number,
         "settings": plan.facts,
+        "command": plan.command,
     }
     parts = []
     with trajectory.Writer(partial, plan.engine.system, metadata, overwrite=True) as writer:

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ffmd_jax.core import commands, mechanics, units
 from ffmd_jax.core import files as outputs
-from ffmd_jax.core import mechanics, units
 from ffmd_jax.dynamics.ensemble import NVE, NVT
 from ffmd_jax.reference_md import production, runs, systems
 from ffmd_jax.reference_md.engine import ReferenceEngine
@@ -46,10 +46,11 @@ def produce(
     with jax.enable_x64(True):
         files, starts_file = _files(out, settings.runs), out.with_name(f"{out.stem}_starts.npz")
         if resume and overwrite:
-            raise ValueError("--resume keeps finished files and --overwrite replaces them: say one")
+            raise ValueError("`resume` keeps finished files and `overwrite` replaces them: say one")
         if not resume:
             _check_absent(files, starts_file, overwrite, settings.start)
         _check_settings(settings)
+        command = _command(system, settings) if engine is None else None
         engine = _engine(system, settings) if engine is None else engine
         mechanics.check_freedom(engine.system)
         every = _every(system, settings, engine.dt)
@@ -73,6 +74,7 @@ def produce(
             spacing_fs=settings.spacing_ps * units.PS,
             seed=settings.seed,
             facts=facts,
+            command=command,
             progress=progress,
             say=say,
         )
@@ -85,7 +87,7 @@ def _check_absent(files: list[Path], starts_file: Path, overwrite: bool, start: 
         outputs.check_output(file, overwrite, start)
     if starts_file.exists() and not overwrite:
         raise FileExistsError(
-            f"{starts_file} belongs to an unfinished set of runs; --resume continues it, --overwrite starts anew"
+            f"{starts_file} belongs to an unfinished set of runs; `resume` continues it, `overwrite` starts anew"
         )
 
 
@@ -96,16 +98,16 @@ def _files(out: Path, runs: int) -> list[Path]:
 def _check_settings(settings: Settings) -> None:
     """Raises ValueError for settings that make no sense for any system."""
     if settings.runs < 1:
-        raise ValueError(f"--runs must be at least 1, not {settings.runs}")
+        raise ValueError(f"`runs` must be at least 1, not {settings.runs}")
     if not settings.spacing_ps >= 0.1:
-        raise ValueError("--spacing-ps must be at least 0.1: start states closer than that are not independent")
+        raise ValueError("`spacing_ps` must be at least 0.1: start states closer than that are not independent")
     for name in ("temperature", "equilibrate_ps", "tau_fs"):
         if not getattr(settings, name) > 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive, not {getattr(settings, name)}")
+            raise ValueError(f"`{name}` must be positive, not {getattr(settings, name)}")
     if settings.friction_tau_fs is not None and not (settings.friction_tau_fs > 0 and settings.ensemble == "nvt"):
-        raise ValueError("--friction-tau-fs must be positive, and is of --ensemble nvt")
+        raise ValueError("`friction_tau_fs` must be positive, and is of `ensemble` nvt")
     if settings.dt is not None and not settings.dt > 0:
-        raise ValueError(f"--dt must be positive, not {settings.dt}")
+        raise ValueError(f"`dt` must be positive, not {settings.dt}")
 
 
 def _engine(system: str, settings: Settings) -> ReferenceEngine:
@@ -113,9 +115,12 @@ def _engine(system: str, settings: Settings) -> ReferenceEngine:
     if system == "ase":
         return _ase_engine(settings)
     if settings.calculator or settings.calculator_args or settings.start:
-        raise ValueError(f"--calculator, --calculator-args and --start belong to the system ase, not to {system}")
+        raise ValueError(f"`calculator`, `calculator_args` and `start` belong to the system ase, not to {system}")
     if system not in systems.SYSTEMS:
-        raise ValueError(f"unknown system '{system}'; choose one of {', '.join(systems.SYSTEMS)}, or ase")
+        meant = commands.did_you_mean(system, [*systems.SYSTEMS, "ase"])
+        raise ValueError(
+            f"unknown system '{system}'{meant or '; choose one of ' + ', '.join(systems.SYSTEMS) + ', or ase'}"
+        )
     prepared = systems.get(system, settings.repeat, settings.molecules)
     return production.engine(prepared if settings.dt is None else prepared._replace(dt=settings.dt), settings.forces)
 
@@ -124,24 +129,32 @@ def _ase_engine(settings: Settings) -> ReferenceEngine:
     from ffmd_jax.reference_md import ase_engine
 
     if settings.calculator is None or settings.start is None:
-        raise ValueError("the system ase needs --calculator module:Class and --start structure")
+        raise ValueError("the system ase needs `calculator` module:Class and `start` structure")
     if settings.repeat or settings.molecules:
-        raise ValueError("the system ase takes its size from --start: no --repeat or --molecules")
-    if settings.friction_tau_fs is not None:
-        raise ValueError("the system ase has no friction besides CSVR: no --friction-tau-fs")
+        raise ValueError("the system ase takes its size from `start`: no `repeat` or `molecules`")
     atoms = ase_engine.read_atoms(settings.start)
     arguments = ase_engine.parse_arguments(settings.calculator_args)
     make = ase_engine.make_calculator(settings.calculator, arguments)
     return ase_engine.engine(settings.calculator, atoms, make, settings.dt, settings.forces)
 
 
+def _command(system: str, settings: Settings) -> str:
+    """The command that makes one such run, without its length and output."""
+    given = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+        if field.name not in ("runs", "length_ps") and getattr(settings, field.name) != field.default
+    }
+    return commands.line("ffmd reference", system, **given)
+
+
 def _every(system: str, settings: Settings, dt: float) -> int:
     """Steps between two frames."""
     every = round(settings.frame_fs / dt)
     if every < 1 or abs(every * dt - settings.frame_fs) > 1e-9 * settings.frame_fs:
-        raise ValueError(f"--frame-fs {settings.frame_fs:g} is not a multiple of the time step of {system}, {dt:g} fs")
+        raise ValueError(f"`frame_fs` {settings.frame_fs:g} is not a multiple of the time step of {system}, {dt:g} fs")
     if round(settings.length_ps * units.PS / settings.frame_fs) < 1:
-        raise ValueError("--length-ps must hold at least one frame")
+        raise ValueError("`length_ps` must hold at least one frame")
     return every
 
 

@@ -22,10 +22,10 @@ class Settings:
         equilibrate_with: Heat bath of equilibration and start states, τ = 100 fs.
         tau_fs: Relaxation time of the thermostat in nvt, fs.
         friction_tau_fs: Relaxation time 1/γ of Langevin friction and noise besides, in nvt, fs, as of ffmd rollout.
-        dt: Time step of the integrator, fs (default: the system's; quartz, silicon 1, water, paracetamol 0.5, argon 4;
+        dt: Time step of the integrator, fs (None: the system's; quartz, silicon 1, water, paracetamol 0.5, argon 4;
             ase 0.5 with hydrogen, else 1).
-        repeat: Unit cells along each lattice vector (default: quartz 3 3 2, silicon 2 2 2, argon 3 3 3).
-        molecules: Molecules of water (default: 64).
+        repeat: Unit cells along each lattice vector (None: quartz 3 3 2, silicon 2 2 2, argon 3 3 3).
+        molecules: Molecules of water (None: 64).
         calculator: ase: module:Class, or module:function that returns a calculator.
         calculator_args: ase: its arguments, key=value,key=value.
         start: ase: structure to start from, any file that ASE reads; its cell and periodic directions are kept.

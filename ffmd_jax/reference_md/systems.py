@@ -10,6 +10,7 @@ import ase.data
 import ase.spacegroup
 import numpy as np
 
+from ffmd_jax.core import commands
 from ffmd_jax.core.state import Energy, State, System, make_system
 from ffmd_jax.formats import ase_files
 from ffmd_jax.reference_md import energies, molecular, opls, silica, silicon, water
@@ -163,7 +164,8 @@ def get(
             structure, or a structure that the force field is not for.
     """
     if name not in SYSTEMS:
-        raise ValueError(f"unknown system '{name}'; prepared systems are {', '.join(SYSTEMS)}")
+        meant = commands.did_you_mean(name, SYSTEMS)
+        raise ValueError(f"unknown system '{name}'{meant or '; prepared systems are ' + ', '.join(SYSTEMS)}")
     options = {"repeat": repeat, "molecules": molecules, "structure": structure}
     options = {option: value for option, value in options.items() if value is not None}
     known = [option for option in inspect.signature(SYSTEMS[name]).parameters if option != "structure"]

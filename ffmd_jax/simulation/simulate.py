@@ -19,7 +19,7 @@ from ffmd_jax.formats import Hints
 from ffmd_jax.models import model_files
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import fallback as fallbacks
-from ffmd_jax.simulation import starts
+from ffmd_jax.simulation import command, starts
 from ffmd_jax.simulation.loop import Plan, Until, produce
 from ffmd_jax.simulation.result import Run
 from ffmd_jax.simulation.starts import Begin, Start
@@ -113,12 +113,12 @@ def simulate(
             )
         plan = Plan(
             used, begin, ensemble, limits, steps, every, on_alarm, check_every,
-            _make_fallback(fallback, fallback_args, fallback_steps, used, begin, ensemble),
+            _make_fallback(fallback, fallback_args, fallback_steps, used, begin),
             jnp.float64 if float64 else jnp.float32, tables, reversible,
         )  # fmt: skip
         options = {
             "reversible": reversible, "velocities": velocities, "draw_temperature_K": draw_temperature_K,
-            "every": every, "fields": list(fields), "seed": seed, "replicas": begin.replicas, "monitors": monitors,
+            "every": every, "fields": tuple(fields), "seed": seed, "replicas": begin.replicas, "monitors": monitors,
             "alarm_factor": alarm_factor, "check_every": check_every, "fallback": fallback,
             "fallback_args": fallback_args, "fallback_steps": fallback_steps, "float64": float64, "tables": tables,
         }  # fmt: skip
@@ -126,6 +126,7 @@ def simulate(
         metadata = {
             "source": "force-free", "model": used.name, **ensembles.metadata(ensemble), "reversible": reversible,
             "time_step_fs": config.time_step_fs, "seed": seed, "settings": facts,
+            "command": command.rollout(used.name, start, out, ensemble, {**options, "on_alarm": on_alarm}, hints),
         }  # fmt: skip
         deadline = None if wall_clock_hours is None else time.monotonic() + 3600 * wall_clock_hours
         return produce(
@@ -150,15 +151,11 @@ def _check_options(fields, check_every, alarm_factor, on_alarm, fallback, fallba
         raise ValueError("a fallback is used with on_alarm = fallback")
 
 
-def _make_fallback(
-    name: str | None, arguments: dict[str, Any] | None, n_steps: int, model: Model, begin: Begin, ensemble: Ensemble
-):
+def _make_fallback(name: str | None, arguments: dict[str, Any] | None, n_steps: int, model: Model, begin: Begin):
     if name is None:
         return None
     if begin.replicas:
         raise ValueError("a fallback is for one run: no replicas")
-    if ":" in name and getattr(ensemble, "friction_tau_fs", None) is not None:
-        raise ValueError("an ASE calculator as fallback has no friction besides CSVR")
     made = fallbacks.make(name, arguments or {}, begin.system, begin.state, model.config.time_step_fs)
     return made, n_steps
 

@@ -259,7 +259,7 @@ def out_of_memory(batch_size: int, n_devices: int) -> Iterator[None]:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         smaller = batch_size // 2
-        advice = f"try --batch-size {smaller}" if smaller >= n_devices else "try a smaller network or cutoff"
+        advice = f"try `batch_size` {smaller}" if smaller >= n_devices else "try a smaller network or cutoff"
         raise RuntimeError(
             f"out of memory with {batch_size} pairs a step on {n_devices} device(s): {advice}"
         ) from error

@@ -9,7 +9,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from jax.sharding import Mesh
 
-from ffmd_jax.core import neighbors
+from ffmd_jax.core import display, neighbors
 from ffmd_jax.core.state import Array, System, cast
 from ffmd_jax.data.pairs import Pairs, PairSets
 from ffmd_jax.models import convolution as convolutions
@@ -32,6 +32,12 @@ class Errors(NamedTuple):
     displacement_mean: float
     velocity_mean: float
     velocity_percent_by_element: dict[str, float]
+
+    def __repr__(self) -> str:
+        return display.line("Errors", _rows(self))
+
+    def _repr_html_(self) -> str:
+        return display.table("Mean absolute errors of one step", _rows(self))
 
     @property
     def displacement_percent(self) -> float:
@@ -144,12 +150,24 @@ def as_dict(errors: Errors) -> dict[str, float]:
 
 def describe(errors: Errors, time_step_fs: float) -> str:
     """One line for people."""
-    by_element = ", ".join(f"{element} {value:.2f}" for element, value in errors.velocity_percent_by_element.items())
-    return (
-        f"Δt {time_step_fs:g} fs; MAE Δr {errors.displacement_mae * 1e5:.2f}e-5 Å "
-        f"({errors.displacement_percent:.2f} %), "
-        f"v {errors.velocity_mae * 1e5:.2f}e-5 Å/fs ({errors.velocity_percent:.2f} %; {by_element} %)"
-    )
+    (_, displacements), (_, velocities), *elements = _rows(errors)
+    by_element = f"; {elements[0][1]}" if elements else ""
+    return f"Δt {time_step_fs:g} fs; mean absolute errors: Δr {displacements}, v {velocities}{by_element}"
+
+
+def _rows(errors: Errors) -> list[tuple[str, str]]:
+    """Errors in words, with units."""
+    rows = [
+        ("displacements", f"{_plain(errors.displacement_mae)} Å ({errors.displacement_percent:.2f} %)"),
+        ("velocities", f"{_plain(errors.velocity_mae)} Å/fs ({errors.velocity_percent:.2f} %)"),
+    ]
+    of = [f"{element} {value:.2f} %" for element, value in errors.velocity_percent_by_element.items()]
+    return [*rows, ("velocities by element", ", ".join(of))] if of else rows
+
+
+def _plain(value: float) -> str:
+    """Three significant digits without exponent."""
+    return np.format_float_positional(value, 3, unique=False, fractional=False)
 
 
 def check_fits(config: ModelConfig, data: PairSets) -> None:

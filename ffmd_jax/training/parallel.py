@@ -37,8 +37,8 @@ def start(processes: Processes) -> None:
         jax.distributed.initialize()
     elif int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         raise RuntimeError(
-            "jax does not find the other processes of this mpirun (it knows Open MPI 4); say --coordinator HOST:PORT "
-            "--num-processes $OMPI_COMM_WORLD_SIZE --process-id $OMPI_COMM_WORLD_RANK"
+            "jax does not find the other processes of this mpirun (it knows Open MPI 4); say `coordinator` HOST:PORT "
+            "`num_processes` $OMPI_COMM_WORLD_SIZE `process_id` $OMPI_COMM_WORLD_RANK"
         )
     elif _tpu():
         # Only the TPU's metadata tell whether this is one machine of a slice; jax reads them.

@@ -86,7 +86,7 @@ def run(
         if resume and (saved := states.restore(state)):
             state, best = saved
         if int(state.step) >= n_steps:
-            say(f"{out}: training had finished; more --epochs need a new training")
+            say(f"{out}: training had finished; more `epochs` need a new training")
             if model_files.load(out).calibration is None:  # stopped while it was calibrated
                 _finish(out, sets, progress, say)
             return model_files.load(out)
@@ -110,10 +110,10 @@ def check_folder(
         _check_same_settings(out, training, architecture)
         return
     if (out / _TRAINING).is_file() and not overwrite:
-        raise FileExistsError(f"{out} holds a training already; continue it with --resume, or say --overwrite")
+        raise FileExistsError(f"{out} holds a training already; continue it with `resume`, or say `overwrite`")
     files.check_output(out, overwrite, *inputs)
     if not _may_be_replaced(out):
-        raise FileExistsError(f"{out} is no model folder and will not be replaced; choose another --out")
+        raise FileExistsError(f"{out} is no model folder and will not be replaced; choose another `out`")
 
 
 def _may_be_replaced(out: Path) -> bool:
@@ -169,7 +169,7 @@ def _follow(
             bar.set_postfix_str(f"loss {now.loss:.2e}{shown}", refresh=False)
             bar.update(step - bar.n)
             if stop and step < n_steps:
-                raise KeyboardInterrupt(f"Saved after {step} steps; --resume continues.")
+                raise KeyboardInterrupt(f"Saved after {step} steps; `resume` continues.")
 
 
 class _StopRequest:

@@ -74,8 +74,8 @@ class Processes:
     def __post_init__(self):
         given = [value is not None for value in dataclasses.astuple(self)]
         if any(given) and not all(given):
-            raise ValueError("--coordinator, --num-processes and --process-id belong together: give all three or none")
+            raise ValueError("`coordinator`, `num_processes` and `process_id` belong together: give all three or none")
         if not 0 <= (self.process_id or 0) < (self.num_processes or 1):
-            raise ValueError(f"--process-id must be from 0 to {self.num_processes} - 1, not {self.process_id}")
+            raise ValueError(f"`process_id` must be from 0 to {self.num_processes} - 1, not {self.process_id}")
         if self.coordinator is not None and not self.coordinator.rpartition(":")[2].isdigit():
-            raise ValueError(f"--coordinator must be HOST:PORT, not {self.coordinator}")
+            raise ValueError(f"`coordinator` must be HOST:PORT, not {self.coordinator}")

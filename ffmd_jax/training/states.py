@@ -55,7 +55,7 @@ class TrainingStates:
             if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
                 raise OSError(
                     f"{self._folder.parent}: the training state cannot be written, no space left on device; with space "
-                    f"for it, --resume continues"
+                    f"for it, `resume` continues"
                 ) from error
             raise
 
@@ -83,7 +83,7 @@ class TrainingStates:
         except ValueError as error:  # orbax prints both trees
             raise ValueError(
                 f"the training state after {step} steps does not fit: of another version, or damaged; "
-                "--init starts from its weights"
+                "`init` starts from its weights"
             ) from error
         return restored["state"], float(restored["best"]["validation"])
 

@@ -85,7 +85,7 @@ def check_tensorboard() -> Any:
     try:
         return importlib.import_module("tensorboardX")
     except ImportError:
-        raise ImportError("--tensorboard needs tensorboardX: pip install tensorboardX") from None
+        raise ImportError("`tensorboard` needs tensorboardX: pip install tensorboardX") from None
 
 
 def _is_known(value: Any) -> bool:

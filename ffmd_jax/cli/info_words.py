@@ -1,0 +1,127 @@
+"""What ``ffmd info`` prints for people: the facts of its JSON in words, with units and sensible digits."""
+
+from typing import Any
+
+import numpy as np
+
+from ffmd_jax.analysis import text
+
+# Names of facts in words, and their units; other names are shown with blanks.
+_NAMES = {
+    "n_frames": ("frames", ""),
+    "n_atoms": ("atoms", ""),
+    "frame_interval_fs": ("frame interval", "fs"),
+    "length_ps": ("length", "ps"),
+    "periodic": ("periodic along", ""),
+    "degrees_of_freedom": ("degrees of freedom", ""),
+    "source": ("made by", ""),
+    "time_step_fs": ("time step Δt of the model", "fs"),
+    "integrator_dt_fs": ("time step of the integrator", "fs"),
+    "stride_fs": ("between the starts of pairs", "fs"),
+    "temperature_K": ("temperature", "K"),
+    "temperature_end_K": ("temperature at the end", "K"),
+    "tau_fs": ("relaxation time of the thermostat", "fs"),
+    "friction_tau_fs": ("relaxation time of the friction", "fs"),
+    "reversible": ("time-symmetrised steps", ""),
+    "fallback_frames": ("frames by the fallback", ""),
+    "seed": ("random seed", ""),
+    "temperature": ("temperature", "K"),
+    "dt": ("time step of the integrator", "fs"),
+    "masses": ("masses", "u"),
+    "displacement_rms": ("RMS displacement in a step", "Å"),
+    "velocity_rms": ("RMS velocity", "Å/fs"),
+    "speed_max": ("largest speed", "Å/fs"),
+    "speed_limits": ("speed limits of the embedding", "Å/fs"),
+    "average_neighbors": ("mean number of neighbours", ""),
+    "isolated": ("for isolated molecules", ""),
+    "shortest_distance": ("closest pair in the data", "Å"),
+    "net_linear_momentum": ("total momentum imposed", "u Å/fs"),
+    "net_angular_momentum": ("angular momentum imposed", "u Å²/fs"),
+    "cutoff": ("cutoff", "Å"),
+    "lmax": ("largest l of features", ""),
+    "harmonics_lmax": ("largest l of harmonics", ""),
+    "relative_error_of_tables": ("relative error of tables", ""),
+    "round_trip": ("round-trip error", ""),
+    "round_trip_atom": ("round-trip error of an atom", ""),
+    "kinetic_drift": ("drift of the kinetic energy", ""),
+    "momentum_change": ("change of the momentum", "Σ m|v|"),
+    "speeds": ("largest speeds", "Å/fs"),
+}
+_SUFFIXES = {"_fs": "fs", "_ps": "ps", "_K": "K", "_A": "Å", "_eV": "eV"}
+_HIDDEN = {"model", "start", "start_structure"}  # of settings: fingerprints
+_WORDS = {"nve": "NVE", "nvt": "NVT", "npt": "NPT", "csvr": "CSVR", "langevin": "Langevin"}
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """The facts as lines of a name and a value; what is unknown is left out."""
+    elements = str(facts.get("elements", "")).split()
+    settings = facts.get("settings") or {}
+    further = {key: value for key, value in settings.items() if key not in facts and key not in _HIDDEN}
+    rows = _rows({**facts, "alarms": _alarms(facts), "settings": further}, elements)
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}  {value}".rstrip() for name, value in rows)
+
+
+def _alarms(facts: dict[str, Any]) -> list[str] | None:
+    """Alarms in words; None where nothing was watched."""
+    if not facts.get("alarms"):
+        return facts.get("alarms")
+    from ffmd_jax.analysis import properties  # takes half a second
+
+    return properties.alarm_texts(facts)
+
+
+def _rows(facts: dict[str, Any], elements: list[str], indent: str = "") -> list[tuple[str, str]]:
+    """Rows of names and values; those of records within are indented."""
+    rows = []
+    for key, value in facts.items():
+        name, unit = _NAMES.get(key) or _split(key)
+        if value is None or value == "" or (isinstance(value, dict | list | tuple) and not value and key != "alarms"):
+            continue
+        if key == "cell_A" and isinstance(value, list):
+            rows.append((f"{indent}cell", _cell(value)))
+        elif key == "command":
+            rows.append((f"{indent}{name}", str(value)))
+        elif key == "harmonics_lmax" and value == -1:  # that of the features
+            continue
+        elif isinstance(value, dict):
+            rows += [(f"{indent}{name}", ""), *_rows(value, elements, indent + "  ")]
+        elif key == "groups":
+            for i, group in enumerate(value):
+                of = str(group.get("elements", "")).split()
+                rows += [(f"{indent}system {i}", ""), *_rows(group, of, indent + "  ")]
+        else:
+            rows.append((f"{indent}{name}", " ".join(part for part in (_value(key, value, elements), unit) if part)))
+    return rows
+
+
+def _split(key: str) -> tuple[str, str]:
+    """A name and its unit, which the end of the key tells."""
+    for suffix, unit in _SUFFIXES.items():
+        if key.endswith(suffix):
+            return key.removesuffix(suffix).replace("_", " "), unit
+    return key.replace("_", " "), ""
+
+
+def _value(key: str, value: Any, elements: list[str]) -> str:
+    """A value; of sequences with a number for each element, with their symbols."""
+    if key == "periodic":
+        return " ".join(name for name, periodic in zip("xyz", value, strict=True) if periodic) or "nothing (isolated)"
+    if key in ("observables", "sources", "alarms"):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, list | tuple):
+        numbers = [text.number(one) for one in value]
+        if len(value) == len(elements) and isinstance(value[0], float):
+            numbers = [f"{element} {number}" for element, number in zip(elements, numbers, strict=True)]
+            return ", ".join(numbers)
+        return " ".join(numbers)
+    if isinstance(value, int) and not isinstance(value, bool) and key != "seed":
+        return f"{value:,}"
+    return _WORDS.get(str(value), text.number(value))
+
+
+def _cell(vectors: list[list[float]]) -> str:
+    from ffmd_jax.core.state import make_system
+    from ffmd_jax.formats import common
+
+    return common.describe_cell(make_system([1], [1.0], True), np.asarray(vectors))
