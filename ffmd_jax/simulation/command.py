@@ -40,7 +40,7 @@ def rollout(
     said = {name: value for name, value in ensembles.metadata(ensemble).items() if name != "temperature_K"}
     several = isinstance(kelvin, Sequence)
     given = {
-        "ensemble": said["ensemble"],
+        "ensemble": None if said["ensemble"] == "nvt" else said["ensemble"],
         "replica_temperatures": kelvin if several else None,
         "temperature": kelvin if stated and not several else None,
         "temperature_end": said["temperature_end_K"],
