@@ -1,6 +1,7 @@
 """Modules that are loaded when they are first used, though a library imports them at once."""
 
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 import types
@@ -22,6 +23,7 @@ class _Deferred(types.ModuleType):
 def defer(*names: str) -> None:
     """Lets ``import name`` cost nothing until the module is used; modules that are loaded already stay as they are."""
     for name in names:
-        if name not in sys.modules and (spec := importlib.util.find_spec(name)) is not None:
+        # Not the spec of a module within a package: to find it would import the package.
+        if name not in sys.modules and importlib.util.find_spec(name.partition(".")[0]) is not None:
             sys.modules[name] = _Deferred(name)
-            sys.modules[name].__spec__ = spec
+            sys.modules[name].__spec__ = importlib.machinery.ModuleSpec(name, None)

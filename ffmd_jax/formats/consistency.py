@@ -182,9 +182,10 @@ def _check_frames(found: _Intervals) -> None:
     """Single intervals in which all atoms together move too far, not at all, or back."""
     squares = np.sum(found.expected**2, axis=(1, 2))
     slopes = np.sum(found.moved * found.expected, axis=(1, 2)) / np.maximum(squares, 1e-300)
-    if np.median(abs(slopes - 1)) > _RESOLVED:
+    away = abs(slopes - 1)
+    if np.median(away) > _RESOLVED:
         return
-    wrong = (abs(slopes - 1) > _SLOPE) & (squares > 0.1 * np.median(squares))
+    wrong = (away > max(_SLOPE, 6 * float(np.quantile(away, 0.9)))) & (squares > 0.1 * np.median(squares))
     if wrong.any():
         i = int(np.argmax(wrong))
         what = "is a frame lost" if slopes[i] > 1 else "do frames repeat (a restart, joined files)"
