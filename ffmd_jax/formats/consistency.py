@@ -23,7 +23,12 @@ from ffmd_jax.formats.common import Trajectory, frame_interval
 _RESOLVED = 0.1  # deviation of an interval's slope from 1 up to which frames resolve the motion
 _SLOPE = 0.6  # deviation that lost, repeated and overlapping frames exceed: their slopes are 2, 0 and negative
 _SLACK = 0.3  # Å
-_ENERGIES = {"Hartree": 27.211386, "Rydberg": 13.605693, "kcal/mol": 0.0433641, "kJ/mol": 0.0103643}  # eV
+_ENERGIES = {
+    "Hartree": units.HARTREE_IN_EV,
+    "Rydberg": units.HARTREE_IN_EV / 2,
+    "kcal/mol": units.KCAL_PER_MOL_IN_EV,
+    "kJ/mol": units.KCAL_PER_MOL_IN_EV / 4.184,
+}  # eV
 
 
 class _Intervals(NamedTuple):
