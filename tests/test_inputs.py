@@ -16,7 +16,7 @@ import pytest
 from conftest import fails, ffmd
 
 from ffmd_jax import api
-from ffmd_jax.formats import Hints, trajectory
+from ffmd_jax.formats import Hints, common, trajectory
 
 HERE = Path(__file__).parent
 METAL = ("--lammps-units", "metal", "--lammps-timestep-fs", 2)
@@ -207,6 +207,119 @@ def test_deuterium_is_hydrogen_with_its_mass(cases, tmp_path):
     assert len(masses) > 0 and np.allclose(masses, 2.014, atol=1e-3)
 
 
+def tumbling(name, n_molecules=4, n_frames=40):
+    """Frames of rigid molecules that turn about changing axes and fly, periodic, 2 fs apart."""
+    import bad_inputs
+    from ase.build import molecule
+    from scipy.spatial.transform import Rotation
+
+    shape, rng, times = molecule(name), np.random.default_rng(0), 2.0 * np.arange(n_frames)
+    sites, masses = shape.positions - shape.get_center_of_mass(), shape.get_masses()
+
+    def at(t):
+        turn = Rotation.from_euler("zyz", np.stack([0.3 + w * t, 0.5 + 0.1 * np.sin(w * t), 0.7 * w * t], axis=1))
+        return (turn.as_matrix() @ sites.T).swapaxes(1, 2) + (places + drift * t)[:, None]
+
+    w = rng.uniform(0.005, 0.01, n_molecules)
+    places, drift = 12.0 * np.arange(n_molecules)[:, None] * [1, 0, 0], 0.002 * rng.normal(size=(n_molecules, 3))
+    positions = np.array([at(t).reshape(-1, 3) for t in times])
+    velocities = np.array([(at(t + 1e-4) - at(t - 1e-4)).reshape(-1, 3) / 2e-4 for t in times])
+    symbols = tuple(shape.get_chemical_symbols()) * n_molecules
+    return bad_inputs.Run(positions, velocities, times, None, 60.0 * np.eye(3), np.tile(masses, n_molecules), symbols)
+
+
+@pytest.mark.parametrize("name, each", [("H2O", 6), ("C6H6", 6), ("CCl4", 6), ("C2H2", 5), ("CO2", 5), ("N2", 5)])
+def test_rigid_molecules_have_six_or_five_degrees_of_freedom(tmp_path, capsys, name, each):
+    import bad_inputs
+
+    bad_inputs.write_traj(tmp_path / "run.traj", tumbling(name))
+    assert summary(capsys, "info", tmp_path / "run.traj")["degrees_of_freedom"] == 4 * each - 3
+
+
+def test_bonds_that_happen_to_vibrate_little_are_not_rigid(tmp_path):
+    import bad_inputs
+
+    rng, times = np.random.default_rng(1), 2.0 * np.arange(40)
+    amplitude = np.where(np.arange(20) < 3, 1e-5, 0.03)[:, None]
+    stretch = 1.1 + amplitude * np.sin(0.3 * times + rng.uniform(0, 6, (20, 1)))
+    faster = 0.3 * amplitude * np.cos(0.3 * times + rng.uniform(0, 6, (20, 1)))
+    positions, velocities = np.zeros((40, 40, 3)), np.zeros((40, 40, 3))
+    positions[:, :20] = 3.0 * np.arange(20)[:, None] * [0, 1, 0] + 1e-3 * times[:, None, None]
+    positions[:, 20:] = positions[:, :20] + stretch.T[..., None] * [1, 0, 0]
+    velocities[:, 20:, 0] = faster.T
+    run = bad_inputs.Run(positions, velocities + 1e-3, times, None, 90.0 * np.eye(3), np.full(40, 14.007), ("N",) * 40)
+    bad_inputs.write_traj(tmp_path / "gas.traj", run)
+    assert trajectory.read(tmp_path / "gas.traj").system.constraints is None
+
+
+def test_blank_lines_between_frames_lose_none(tmp_path):
+    import bad_inputs
+
+    bad_inputs.write_extxyz(tmp_path / "run.extxyz", bad_inputs.lennard_jones(10))
+    lines = (tmp_path / "run.extxyz").read_text().splitlines()
+    for name, blank in (("one", ["", *lines[:90], "", *lines[90:]]), ("each", [])):
+        blank = blank or [line for i in range(10) for line in (*lines[18 * i : 18 * (i + 1)], "  ")]
+        (tmp_path / f"{name}.extxyz").write_text("\n".join(blank))
+        assert len(trajectory.read(tmp_path / f"{name}.extxyz").times) == 10
+
+
+def test_comments_that_speak_of_cells_are_no_others_programs(tmp_path):
+    import bad_inputs
+
+    bad_inputs.write_extxyz(tmp_path / "run.extxyz", bad_inputs.lennard_jones(4))
+    text = (tmp_path / "run.extxyz").read_text().replace(" pbc=", " config_type=supercell unit_cell=fcc pbc=")
+    (tmp_path / "run.extxyz").write_text(text)
+    assert len(trajectory.read(tmp_path / "run.extxyz").times) == 4
+
+
+@pytest.mark.parametrize("factor", [1822.888, 1e-3, 103.6427])
+def test_masses_in_another_unit_are_refused(tmp_path, capsys, factor):
+    import bad_inputs
+
+    run = bad_inputs.lennard_jones(10)
+    for kind in ("extxyz", "lammps"):
+        name, write, hints = bad_inputs.FORMATS[kind]
+        write(tmp_path / name, bad_inputs.with_(run, masses=factor * run.masses, energies=None))
+        line = fails(capsys, "analyze", tmp_path / name, "--out", tmp_path / "r", *hints)
+        assert "masses in another unit" in line
+
+
+@pytest.mark.parametrize("unit", ["kJ/mol", "kJ mol^-1", "kcal/mol", np.array([b"kJ mol-1"]), " hartree "])
+def test_spellings_of_units_are_understood(tmp_path, unit):
+    import bad_inputs
+
+    bad_inputs.write_h5md(tmp_path / "a.h5", bad_inputs.lennard_jones(6))
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["observables/potential_energy/value"].attrs["unit"] = unit
+        for name, spelling in (("position", "nm "), ("velocity", "nm*ps^-1")):
+            file[f"particles/all/{name}/value"].attrs["unit"] = spelling
+        species = file["particles/all/species"][()]
+        del file["particles/all/species"]
+        file["particles/all/species"] = species.astype(float) if isinstance(unit, str) else np.array([b"Ar"] * 16)
+    found = trajectory.read(tmp_path / "a.h5")
+    assert "potential_energy_eV" in found.observables and set(found.system.species) == {18}
+
+
+def test_late_times_as_32_bit_numbers_need_their_interval(tmp_path):
+    times = np.float32(100_000 + 0.01 * np.arange(40)).astype(np.float64) * 1000  # from 100 ns on
+    with pytest.raises(ValueError, match="frame_interval_fs"):
+        common.regular(times)
+    np.testing.assert_allclose(np.diff(common.regular(times, 10.0)), 10.0)
+
+
+def test_directions_that_are_held_and_wrong_statements_are_refused(tmp_path, capsys):
+    import bad_inputs
+
+    run = bad_inputs.lennard_jones(20)
+    flat = bad_inputs.with_(
+        run, positions=run.positions * [1, 1, 0], velocities=run.velocities * [1, 1, 0], energies=None
+    )
+    bad_inputs.write_traj(tmp_path / "flat.traj", flat)
+    assert "never move along z" in fails(capsys, "analyze", tmp_path / "flat.traj", "--out", tmp_path / "r")
+    bad_inputs.write_traj(tmp_path / "said.traj", bad_inputs.with_(run, fixed=(0, 1)))
+    assert "is fixed, but it moves" in fails(capsys, "analyze", tmp_path / "said.traj", "--out", tmp_path / "r")
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_any_locale_will_do(cases, small, tmp_path, encoding):
@@ -246,6 +359,7 @@ def test_outputs_never_replace_inputs(small, tmp_path, capsys):
     model, data = (Path(shutil.copytree(small[0], tmp_path / "m")), tmp_path / "data.h5")
     shutil.copy(small[1], data)
     before = data.read_bytes()
+    os.link(data, tmp_path / "link.h5")
     for command in (
         ["train", data, "--out", data, "--overwrite"],
         ["train", data, "--out", tmp_path, "--overwrite"],
@@ -253,6 +367,8 @@ def test_outputs_never_replace_inputs(small, tmp_path, capsys):
         ["rollout", model, "--start", data, "--out", data, "--steps", 2, "--overwrite"],
         ["rollout", model, "--start", f"{data}:1", "--out", data, "--steps", 2, "--overwrite"],
         ["dataset", data, "--time-step", 20, "--out", data, "--overwrite"],
+        ["rollout", model, "--start", data, "--out", model / "weights.npz", "--steps", 2, "--overwrite"],
+        ["rollout", model, "--start", data, "--out", tmp_path / "link.h5", "--steps", 2, "--overwrite"],
     ):
         assert "would replace the input" in fails(capsys, *command)
     assert data.read_bytes() == before and (model / "weights.npz").exists()

@@ -54,11 +54,14 @@ def check_output(path: Path, overwrite: bool, *inputs: Any) -> None:
     """Raises FileExistsError if ``path`` exists and may not be replaced, FileNotFoundError without its folder.
 
     ``inputs``, paths of files and folders or anything else, are never replaced: neither one that is ``path``, nor one
-    in a folder ``path``.
+    in a folder ``path``, nor one under another name (a link), nor a file of an input folder.
     """
     for given in inputs:
         used = _existing(Path(given)) if isinstance(given, str | Path) else None
-        if used is not None and path.resolve() in (used, *used.parents):
+        if used is None:
+            continue
+        inside = path.resolve() in (used, *used.parents) or (used.is_dir() and used in path.resolve().parents)
+        if inside or (path.exists() and os.path.samefile(path, used)):
             raise FileExistsError(f"`out` {path} would replace the input {given}; choose another `out`")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already; choose another `out` or say `overwrite`")

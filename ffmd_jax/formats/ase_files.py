@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import numbers
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ def read(path: Path, hints: Hints) -> common.Trajectory:
     velocities = np.array([_velocities(atoms, hints.velocities == "stored") for atoms in found])
     observables = {}
     energies = [atoms.calc.results.get("energy") if atoms.calc else None for atoms in found]
-    if all(energy is not None for energy in energies):
+    if energies and all(energy == 0 for energy in energies):
+        note(f"{path.name}: the energies are zero in every frame and are not used")
+    elif all(energy is not None for energy in energies):
         observables["potential_energy_eV"] = np.array(energies, dtype=np.float64)
     forces = [atoms.calc.results.get("forces") if atoms.calc else None for atoms in found]
     return common.Trajectory(
@@ -98,6 +101,8 @@ def images(path: Path, index: int | str) -> list[Any]:
     if not found:
         raise ValueError("the file holds no frames")
     if text is not None:
+        if index == ":" and len(found) != len(text.comments):
+            raise ValueError(f"ASE reads {len(found)} frames of {len(text.comments)}; is there something between them?")
         _annotate(found, text, index)
     for i, atoms in enumerate(found):
         try:
@@ -199,6 +204,7 @@ def _same_ids(atoms: Any, first: Any) -> bool:
 def _system(atoms: Any) -> System:
     """The atoms, on a line or not, with those that ASE's constraints fix."""
     system = mechanics.on_a_line(make_system(atoms.numbers, atoms.get_masses(), atoms.pbc), atoms.positions)
+    common.check_masses(system)
     kinds = sorted({type(constraint).__name__ for constraint in atoms.constraints} - _UNCONSTRAINED)
     if kinds:
         raise ValueError(f"constraints of the kind {', '.join(kinds)} are not understood, only FixAtoms; remove them")
@@ -243,7 +249,7 @@ def _times(found: list[Any], frame_interval_fs: float | None) -> np.ndarray:
             "the frames have no times (info 'time' or 'time_fs' in fs); give their interval with `frame_interval_fs`"
         )
     steps = [atoms.info.get("step") for atoms in found]
-    if len(found) > 1 and all(isinstance(step, int) for step in steps):
-        numbers = np.array(steps, dtype=np.float64)
-        return frame_interval_fs * (numbers - numbers[0]) / np.median(np.diff(numbers))
+    if len(found) > 1 and all(isinstance(step, numbers.Integral) for step in steps) and len(set(steps)) == len(steps):
+        counts = np.array(steps, dtype=np.float64)
+        return frame_interval_fs * (counts - counts[0]) / np.median(np.diff(counts))
     return frame_interval_fs * np.arange(len(found))

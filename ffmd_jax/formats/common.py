@@ -139,9 +139,23 @@ def frame_interval(times: np.ndarray, first_frame: int = 0) -> float:
     return _shortest_decimal(mean, min(rounding, 0.1 * mean) / (len(times) - 1))
 
 
-def regular(times: np.ndarray) -> np.ndarray:
-    """Times, fs ``[n_frames]``, without the rounding of their file; raises ValueError as `frame_interval`."""
-    return times if len(times) < 2 else times[0] + frame_interval(times) * np.arange(len(times))
+def regular(times: np.ndarray, stated_fs: float | None = None) -> np.ndarray:
+    """Times, fs ``[n_frames]``, without the rounding of their file; raises ValueError as `frame_interval`.
+
+    Times that are rounded to more than the interval (32-bit numbers, late in a run) need the interval.
+    """
+    if len(times) < 2:
+        return times
+    if stated_fs is not None and np.isfinite(times).all():
+        expected = times[0] + stated_fs * np.arange(len(times))
+        if np.all(abs(times - expected) <= _rounding(times)):
+            return expected
+    try:
+        return times[0] + frame_interval(times) * np.arange(len(times))
+    except ValueError as error:
+        if stated_fs is None and np.isfinite(times).all() and _rounding(times) > 0.2 * np.median(abs(np.diff(times))):
+            raise ValueError(f"{error}; such late times are rounded: give `frame_interval_fs`") from None
+        raise
 
 
 def _rounding(times: np.ndarray) -> float:
@@ -242,7 +256,7 @@ def order_by_id(ids: np.ndarray, n_atoms: int) -> np.ndarray:
     if ids.shape != (n_atoms,):
         raise ValueError(f"ids are {ids.shape} for {n_atoms} atoms")
     order = np.argsort(ids, kind="stable")
-    twice = np.flatnonzero(np.diff(ids[order]) == 0)
+    twice = np.flatnonzero(ids[order][1:] == ids[order][:-1])
     if len(twice):
         raise ValueError(f"two atoms have the id {ids[order][twice[0]]}")
     return order
@@ -253,6 +267,18 @@ def standard_masses(species: np.ndarray) -> np.ndarray:
     from ase.data import atomic_masses
 
     return atomic_masses[species]
+
+
+def check_masses(system: System) -> None:
+    """Raises ValueError for masses that no isotope or repartitioning explains: another unit, or other elements."""
+    expected = standard_masses(np.asarray(system.species))
+    wrong = (system.masses > 3 * expected + 3.1) | (system.masses < expected / 3)
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise ValueError(
+            f"atom {i} has the mass {system.masses[i]:.6g} u, its element {expected[i]:.4g} u: masses in another unit, "
+            f"or elements of other atoms"
+        )
 
 
 def check_elements(system: System) -> None:

@@ -22,12 +22,16 @@ from ffmd_jax.formats.common import Trajectory, frame_interval
 
 _RESOLVED = 0.1  # deviation of an interval's slope from 1 up to which frames resolve the motion
 _SLOPE = 0.6  # deviation that lost, repeated and overlapping frames exceed: their slopes are 2, 0 and negative
+_MISSED = 0.7  # of ⟨Δr²⟩: a lost frame misses 1 or more, new velocities for all atoms 0.5
 _SLACK = 0.3  # Å
 _ENERGIES = {
     "Hartree": units.HARTREE_IN_EV,
     "Rydberg": units.HARTREE_IN_EV / 2,
     "kcal/mol": units.KCAL_PER_MOL_IN_EV,
     "kJ/mol": units.KCAL_PER_MOL_IN_EV / 4.184,
+    "meV": 1e-3,
+    "K": units.BOLTZMANN,
+    "cm⁻¹": 1.239841984e-4,
 }  # eV
 
 
@@ -58,8 +62,8 @@ def check(trajectory: Trajectory) -> None:
     velocities, noise = np.asarray(trajectory.frames.velocities), _rounding(trajectory.frames.positions) ** 2 / 6
     _check_all(velocities, found, noise)
     _check_repeats(trajectory, found)
-    _check_frames(found)
     _check_speeds(trajectory.system, found)
+    _check_frames(trajectory.system, found)
     _check_energies(trajectory)
 
 
@@ -183,8 +187,22 @@ def _cause(factor: float) -> str:
     return "velocities in another unit than stated, wrong times, or frames too far apart"
 
 
-def _check_frames(found: _Intervals) -> None:
-    """Single intervals in which all atoms together move too far, not at all, or back."""
+def _check_frames(system: System, found: _Intervals) -> None:
+    """Single intervals in which all atoms together move too far, not at all, or back.
+
+    Where frames hardly resolve the motion, what an interval misses stands out from what the others do: a lost frame
+    misses as much as the atoms move, whatever the interval.
+    """
+    weights = np.asarray(system.masses)[:, None]
+    missed = np.sum(weights * (found.moved - found.expected) ** 2, axis=(1, 2))
+    missed /= max(float(np.mean(np.sum(weights * found.expected**2, axis=(1, 2)))), 1e-300)
+    worst = missed > np.maximum(_MISSED, 5 * np.quantile(missed, 0.9))
+    if worst.any():
+        i = int(np.argmax(worst))
+        raise ValueError(
+            f"between frames {i} and {i + 1} the displacements are not what the velocities give, elsewhere they are: "
+            f"is a frame lost, or do frames repeat (a restart, joined files)?"
+        )
     squares = np.sum(found.expected**2, axis=(1, 2))
     slopes = np.sum(found.moved * found.expected, axis=(1, 2)) / np.maximum(squares, 1e-300)
     away = abs(slopes - 1)
@@ -269,3 +287,6 @@ def _check_energies(trajectory: Trajectory) -> None:
     for unit, size in _ENERGIES.items():
         if np.std(size * potential + kinetic) < 0.1 * spread:
             raise ValueError(f"the energies are in {unit}, not in eV: with {size:.6g} eV they are conserved")
+    for what, size in (("per atom", len(trajectory.system.species)), ("of the opposite sign", -1)):
+        if np.std(size * potential + kinetic) < 0.1 * spread:
+            raise ValueError(f"the energies are {what}: times {size} they are conserved")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from ffmd_jax.core import units
 from ffmd_jax.core.state import State, System, make_cell, make_system, take
-from ffmd_jax.formats import Hints, common
+from ffmd_jax.formats import Hints, common, note
 from ffmd_jax.formats.journal import JournaledFile, journal_of
 
 _H5MD_ENDINGS = {".h5", ".h5md", ".hdf5"}
@@ -82,7 +83,7 @@ def _checked_times(particles: Any, hints: Hints) -> np.ndarray:
     times = _times(particles["position"], hints)
     if "velocity" in particles and not np.array_equal(times, _times(particles["velocity"], hints)):
         raise ValueError("positions and velocities are stored at different times")
-    return common.regular(times)
+    return common.regular(times, hints.frame_interval_fs)
 
 
 def _observables(root: Any, replica: int | None, n_frames: int) -> dict[str, Any]:
@@ -94,14 +95,16 @@ def _observables(root: Any, replica: int | None, n_frames: int) -> dict[str, Any
     for name, group in groups.items():
         values: Any = group.get("value") if isinstance(group, h5py.Group) else None
         if values is not None and values.shape == (n_frames,):
-            unit = _text(values.attrs.get("unit", ""))
+            unit = _plain(_text(values.attrs.get("unit", "")))
             observables[f"{name}_{'eV' if unit in _ENERGIES else unit}" if unit else name] = values
+            if name == "potential_energy" and unit not in _ENERGIES:
+                note(f"the potential energies have the unit '{unit}' and are not used")
     return observables
 
 
 def _of_frames(values: Any, chosen: slice) -> np.ndarray:
     """The scalars of the chosen frames, energies in eV."""
-    return values[chosen].astype(np.float64) * _ENERGIES.get(_text(values.attrs.get("unit", "")), 1.0)
+    return values[chosen].astype(np.float64) * _ENERGIES.get(_plain(_text(values.attrs.get("unit", ""))), 1.0)
 
 
 def _metadata(root: Any, path: Path, replica: int | None) -> dict[str, Any]:
@@ -182,7 +185,7 @@ def _frames(
         raise ValueError(f"positions are {positions.shape}, but velocities {velocities.shape}")
     cell, pbc = _box(particles["box"], chosen)
     orders = _orders(particles, chosen, positions.shape[1])
-    species = _of_atoms(particles["species"], chosen, orders)
+    species = _numbers(_of_atoms(particles["species"], chosen, orders))
     if elements:
         species = common.atomic_numbers(common.symbols_of_types(species, elements))
     masses = common.standard_masses(species)
@@ -203,6 +206,12 @@ def _orders(particles: Any, chosen: slice, n_atoms: int) -> np.ndarray | None:
         return None
     ids: Any = particles["id"]
     ids = ids[()][None] if hasattr(ids, "shape") else ids["value"][chosen]
+    if ids.ndim != 2 or (
+        len(ids) > 1
+        and "value" in particles["id"]
+        and len(particles["id"]["value"]) != len(particles["position"]["value"])
+    ):
+        raise ValueError(f"ids are {ids.shape} for {n_atoms} atoms in every frame")
     if not (np.sort(ids) == np.sort(ids[0])).all():
         raise ValueError("the ids of the atoms differ between frames: other atoms")
     orders = np.stack([common.order_by_id(one, n_atoms) for one in ids])
@@ -220,7 +229,8 @@ def _of_atoms(element: Any, chosen: slice, orders: np.ndarray | None, table: Any
         return _constant(element, chosen, table)
     values = _converted(element if hasattr(element, "shape") else element["value"], table,
                         () if hasattr(element, "shape") else chosen)  # fmt: skip
-    ordered = np.take_along_axis(np.broadcast_to(values, (len(orders), orders.shape[1])), orders, axis=1)
+    shape = (max(len(orders), len(values) if values.ndim == 2 else 1), orders.shape[1])
+    ordered = np.take_along_axis(np.broadcast_to(values, shape), np.broadcast_to(orders, shape), axis=1)
     if not (ordered == ordered[0]).all():
         raise ValueError(f"{element.name} does not belong to the ids of the atoms: it changes from frame to frame")
     return ordered[0]
@@ -271,13 +281,29 @@ def _converted(dataset: Any, table: dict[str, float] | None, chosen) -> np.ndarr
 
 def _factor(dataset: Any, table: dict[str, float]) -> float:
     unit = _text(dataset.attrs.get("unit", ""))
-    first, _, second = unit.partition("/")
-    factor = table.get(f"{first} {second}-1" if second else unit)
+    factor = table.get(unit, table.get(_plain(unit)))
     if factor is None:
         found = f"the unit '{unit}'" if unit else "no unit"
         raise ValueError(f"{dataset.name} has {found}; set its attribute 'unit' to one of {', '.join(table)}")
     return factor
 
 
+def _plain(unit: str) -> str:
+    """A unit as H5MD writes it, ``kJ mol-1 nm-1``, from spellings such as kJ/mol/nm, nm*ps^-1."""
+    first, *below = re.sub(r"\^|\*\*|[()]", "", unit).replace("*", " ").replace("·", " ").split("/")
+    return " ".join([*first.split(), *(f"{one}-1" for part in below for one in part.split())])
+
+
+def _numbers(species: np.ndarray) -> np.ndarray:
+    """Atomic numbers of species that are stored as numbers of any kind, or as element symbols."""
+    if species.dtype.kind in "SOU":
+        return common.atomic_numbers([_text(symbol) for symbol in species])
+    if not np.array_equal(species, np.round(species)):
+        raise ValueError("species are no whole numbers")
+    return species.astype(np.int64)
+
+
 def _text(value) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    return (value.decode() if isinstance(value, bytes) else str(value)).strip()

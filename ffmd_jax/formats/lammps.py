@@ -175,7 +175,7 @@ def _time(frame: _Frame, units_name: str, hints: Hints) -> float:
             "a LAMMPS dump counts time steps but does not state their length; give `lammps_timestep_fs` "
             "(1 in units real is 1 fs, 0.001 in units metal is 1 fs)"
         )
-    return int(frame.header["TIMESTEP"][0]) * hints.lammps_timestep_fs
+    return float(frame.header["TIMESTEP"][0]) * hints.lammps_timestep_fs
 
 
 def _system(frames: list[_Frame], hints: Hints) -> tuple[System, np.ndarray]:
@@ -193,13 +193,15 @@ def _system(frames: list[_Frame], hints: Hints) -> tuple[System, np.ndarray]:
     symbols = _symbols(first, hints)
     masses = first.columns.get("mass", common.masses_of(symbols))
     cell = make_cell(cells[0], first.pbc)
-    return make_system(common.atomic_numbers(symbols), masses, first.pbc), np.broadcast_to(cell, cells.shape)
+    system = make_system(common.atomic_numbers(symbols), masses, first.pbc)
+    common.check_masses(system)
+    return system, np.broadcast_to(cell, cells.shape)
 
 
 def _symbols(first: _Frame, hints: Hints) -> list[str]:
     """Element symbols of the atoms, from the columns element or type; types may have labels (LAMMPS labelmap)."""
     if "element" in first.columns:
-        return first.columns["element"].tolist()
+        return [str(symbol).capitalize() for symbol in first.columns["element"]]
     if "type" not in first.columns:
         raise ValueError("the columns type and element are missing; dump id type x y z vx vy vz")
     types = first.columns["type"]

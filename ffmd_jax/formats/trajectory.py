@@ -86,12 +86,12 @@ def read(
         stated = hints.frame_interval_fs
         if stated is not None and not stated > 0:
             raise ValueError(f"the interval between frames must be positive, not {stated:g} fs")
+        content = content._replace(times=common.regular(content.times, stated))
         if len(content.times) > 1:
             interval = frame_interval(content.times) / skipped
             if stated is not None and not np.isclose(stated, interval, rtol=1e-4, atol=0):
                 raise ValueError(f"the file's frame interval is {interval:g} fs, not {stated:g} fs")
-        found = content._replace(times=common.regular(content.times))
-        found = found._replace(system=constraints.find(found))
+        found = content._replace(system=constraints.find(content))
         if hints.velocities == "central-difference" and not (may_be_one_frame and len(found.times) == 1):
             consistency.check(found)  # their velocities would hide what is wrong with the positions
             found = central_differences(found)

@@ -14,10 +14,10 @@ from ffmd_jax.core import units
 from ffmd_jax.formats import common
 
 _CP2K = re.compile(r"^\s*i\s*=\s*\d+.*\btime\s*=\s*(?P<time>[-+.\dEe]+)(?:.*\bE\s*=\s*(?P<energy>[-+.\dEe]+))?")
-_IPI_QUANTITY = re.compile(r"(\w+)\{(\w+)\}")
+_IPI_QUANTITY = re.compile(r"\b(positions|x_centroid|velocities|momenta|forces\w*|cell)\{(\w+)\}", re.IGNORECASE)
 _IPI_CELL = re.compile(r"CELL\((?P<kind>abcABC|H|GENH)\):\s*(?P<numbers>(?:[-+.\dEe]+\s+){6,9})", re.IGNORECASE)
 _IPI_STEP = re.compile(r"\bStep:\s*(\d+)")
-_LENGTHS = {"angstrom": 1.0, "atomic_unit": units.BOHR, "bohr": units.BOHR, "nanometer": 10.0}  # Å
+_LENGTHS = {"angstrom": 1.0, "atomic_unit": units.BOHR, "bohr": units.BOHR, "nanometer": 10.0, "nm": 10.0}  # Å
 _SYMBOL_LINE = re.compile(r"^(\s*)([DT])(\s)")
 
 
@@ -41,19 +41,37 @@ def read(path: Path) -> Text | None:
 
     try:
         with open_text(path) as file:
-            head = file.readline(64).removeprefix(b"\xef\xbb\xbf").strip()
+            head = next(
+                (head for _ in range(9) if (head := file.readline(64).removeprefix(b"\xef\xbb\xbf").strip())), b""
+            )
             if not head.isdigit():
                 return None
             lines = (head + b"\n" + file.read()).decode("utf-8", errors="replace").splitlines()
     except (OSError, EOFError, ValueError):  # a damaged or compressed file: ASE's reader says how
         return None
-    n_atoms = int(lines[0])
-    first = [line.split() for line in lines[2 : 2 + n_atoms]]
+    lines, comments = _without_blanks(lines)
+    first = [line.split() for line in lines[2 : 2 + int(lines[0])]]
     isotopes = [row[0] if row and row[0] in common.ISOTOPES else None for row in first]
     if any(isotopes):
         lines = [_SYMBOL_LINE.sub(r"\1H\3", line) for line in lines]
-    comments = lines[1 :: n_atoms + 2] if n_atoms else []
     return Text(lines, comments, isotopes)
+
+
+def _without_blanks(lines: list[str]) -> tuple[list[str], list[str]]:
+    """The lines without blank ones between frames, where ASE stops in silence, and the comments of the frames."""
+    kept, comments, i = [], [], 0
+    while i < len(lines):
+        count = lines[i].strip()
+        if not count:
+            i += 1
+            continue
+        if not count.isdigit():  # ASE says what is wrong
+            return kept + lines[i:], comments
+        end = i + 2 + int(count)
+        kept += lines[i:end]
+        comments += lines[i + 1 : i + 2]
+        i = end
+    return kept, comments
 
 
 def annotate(atoms: Any, comment: str) -> None:
@@ -68,7 +86,7 @@ def annotate(atoms: Any, comment: str) -> None:
         atoms.info["time"] = float(found["time"])  # fs
         if found["energy"]:
             atoms.calc = SinglePointCalculator(atoms, energy=float(found["energy"]) * units.HARTREE_IN_EV)
-    elif "CELL" in comment.upper():
+    elif _IPI_CELL.search(comment + " ") or _IPI_QUANTITY.search(comment):
         _annotate_ipi(atoms, comment)
 
 
