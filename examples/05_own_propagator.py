@@ -116,7 +116,7 @@ plt.show()
 
 # %%
 found = run(exact, ensemble=NVT(120.0, tau_fs=500.0, thermostat="langevin"))
-kelvins = np.asarray(mechanics.temperature(system, found.frames.velocities))
+kelvins = np.asarray(jax.vmap(lambda frame: mechanics.temperature(system, frame))(found.frames))
 print(f"{kelvins.mean():.0f} K on average")
 fig, ax = plt.subplots(figsize=(7, 3))
 ax.plot(found.times / 1000, kelvins, lw=0.6)

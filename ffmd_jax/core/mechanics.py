@@ -51,7 +51,7 @@ def temperature(system: System, state: State) -> Array:
 def check_freedom(system: System) -> None:
     """Raises ValueError without any degree of freedom beside the motion of the whole."""
     if degrees_of_freedom(system) < 1:
-        alone = "a single atom" if len(system.species) == 1 else "a system whose atoms are all fixed"
+        alone = "a single atom" if len(system.species) == 1 else "a system without a free degree of freedom"
         raise ValueError(f"{alone} has no temperature: nothing moves but the whole")
 
 

@@ -93,6 +93,8 @@ def images(path: Path, index: int | str) -> list[Any]:
         else:
             found = ase.io.read(io.StringIO("\n".join([*text.lines, ""])), index, format="extxyz")
     except Exception as error:  # ASE's readers raise anything
+        if text is not None and isinstance(error, KeyError):
+            raise ValueError(f"{common.first_line(error)!r} is no element symbol") from error
         raise ValueError(
             f"ASE cannot read it (damaged, truncated or another format): {type(error).__name__} "
             f"{common.first_line(error)}"

@@ -174,7 +174,11 @@ def check_slope(moved: np.ndarray, expected: np.ndarray, low: float, high: float
 
 def _cause(factor: float) -> str:
     """The likely reason of displacements ``factor`` times too large."""
-    for unit, size in (("ASE's unit, Å per 10.18 fs", 1 / units.ASE_VELOCITY), ("Å/ps or Å/fs", 1000.0)):
+    for unit, size in (
+        ("ASE's unit, Å per 10.18 fs, or positions in nm", 1 / units.ASE_VELOCITY),
+        ("atomic units", 21.876912633),
+        ("Å/ps or Å/fs", 1000.0),
+    ):
         for known, said in ((size, "larger"), (1 / size, "smaller")):
             if 0.7 < factor / known < 1.4:
                 return (
