@@ -205,6 +205,11 @@ def test_deuterium_is_hydrogen_with_its_mass(cases, tmp_path):
     system = trajectory.read(cases / "extxyz-deuterium" / "D.extxyz").system
     masses = system.masses[np.asarray(system.species) == 1]
     assert len(masses) > 0 and np.allclose(masses, 2.014, atol=1e-3)
+    frame = "2\nProperties=species:S:1:pos:R:3:velocities:R:3:id:I:1 time={}\n{}\n{}\n"
+    heavy, light = "D 0 0 {0} 0 0 0.01 1", "H 0 0 {0} 0 0 0.01 2"
+    rows = [(heavy.format(0.0), light.format(1.0)), (light.format(1.05), heavy.format(0.05))]
+    (tmp_path / "HD.extxyz").write_text("".join(frame.format(5 * i, *rows[i % 2]) for i in range(2)))
+    np.testing.assert_allclose(trajectory.read(tmp_path / "HD.extxyz").system.masses, [2.014, 1.008], atol=1e-3)
 
 
 def tumbling(name, n_molecules=4, n_frames=40):

@@ -120,17 +120,21 @@ def _annotate(found: list[Any], text: xyz.Text, index: int | str) -> None:
     whole = slice(None) if isinstance(index, str) else slice(index, index + 1 or None)
     for atoms, comment in zip(found, text.comments[whole], strict=False):
         xyz.annotate(atoms, comment)
-        if any(text.isotopes) and not atoms.has("masses"):
-            masses = atoms.get_masses()
-            for i, symbol in enumerate(text.isotopes[: len(masses)]):
-                masses[i] = common.ISOTOPES[symbol][1] if symbol else masses[i]
-            atoms.set_masses(masses)
+    for atoms, isotopes in zip(found, text.isotopes[whole], strict=False):
+        if not atoms.has("masses"):
+            known = atoms.get_masses()
+            atoms.set_masses([common.ISOTOPES[s][1] if s else m for s, m in zip(isotopes, known, strict=True)])
 
 
 def _complete(atoms: Any) -> None:
     """Masses from a column ``mass`` or from the info line, which ASE does not look at."""
     places = (("column", atoms.arrays), ("info", atoms.info))
-    given = [(place, name, where[name]) for place, where in places for name in _MASSES if name in where]
+    given = [
+        (place, name, where[name])
+        for place, where in places
+        for name in _MASSES
+        if name in where and (place == "column" or np.ndim(where[name]) or len(atoms) == 1)  # else: of the whole
+    ]
     for place, name, values in given:
         try:
             masses = np.asarray(values, dtype=np.float64)
@@ -209,7 +213,9 @@ def _system(atoms: Any) -> System:
     common.check_masses(system)
     kinds = sorted({type(constraint).__name__ for constraint in atoms.constraints} - _UNCONSTRAINED)
     if kinds:
-        raise ValueError(f"constraints of the kind {', '.join(kinds)} are not understood, only FixAtoms; remove them")
+        raise ValueError(
+            f"constraints of the kind {', '.join(kinds)} are not understood, only FixAtoms: temperatures would be wrong"
+        )
     fixed = np.zeros(len(atoms), bool)
     for constraint in atoms.constraints:
         if type(constraint).__name__ == "FixAtoms":

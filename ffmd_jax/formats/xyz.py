@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ffmd_jax.core import units
-from ffmd_jax.formats import common
 
 _CP2K = re.compile(r"^\s*i\s*=\s*\d+.*\btime\s*=\s*(?P<time>[-+.\dEe]+)(?:.*\bE\s*=\s*(?P<energy>[-+.\dEe]+))?")
 _IPI_QUANTITY = re.compile(r"\b(positions|x_centroid|velocities|momenta|forces\w*|cell)\{(\w+)\}", re.IGNORECASE)
@@ -27,12 +26,12 @@ class Text(NamedTuple):
     Attributes:
         lines: of the file, without a byte-order mark, D and T replaced by H.
         comments: of every frame.
-        isotopes: symbol of each atom, where it is D or T, else None.
+        isotopes: of every frame, symbol of each atom where it is D or T, else None; empty: there are none.
     """
 
     lines: list[str]
     comments: list[str]
-    isotopes: list[str | None]
+    isotopes: list[list[str | None]]
 
 
 def read(path: Path) -> Text | None:
@@ -50,11 +49,15 @@ def read(path: Path) -> Text | None:
     except (OSError, EOFError, ValueError):  # a damaged or compressed file: ASE's reader says how
         return None
     lines, comments = _without_blanks(lines)
-    first = [line.split() for line in lines[2 : 2 + int(lines[0])]]
-    isotopes = [row[0] if row and row[0] in common.ISOTOPES else None for row in first]
-    if any(isotopes):
-        lines = [_SYMBOL_LINE.sub(r"\1H\3", line) for line in lines]
-    return Text(lines, comments, isotopes)
+    if not any(_SYMBOL_LINE.match(line) for line in lines[2 : 2 + int(lines[0])]):
+        return Text(lines, comments, [])
+    isotopes, i = [], 0
+    for _ in comments:
+        end = i + 2 + int(lines[i])
+        found = [_SYMBOL_LINE.match(line) for line in lines[i + 2 : end]]
+        isotopes.append([one[2] if one else None for one in found])
+        i = end
+    return Text([_SYMBOL_LINE.sub(r"\1H\3", line) for line in lines], comments, isotopes)
 
 
 def _without_blanks(lines: list[str]) -> tuple[list[str], list[str]]:
