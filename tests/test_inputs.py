@@ -124,13 +124,9 @@ def test_files_without_a_cell_are_said_to_be_clusters_and_wrapped_ones_wrapped(c
     assert "wrapped into a cell" in line
 
 
-def test_a_column_velo_holds_velocities(cases, tmp_path):
+def test_a_column_velo_holds_velocities(cases):
     _, state = trajectory.read_start(cases / "start-with-velo-column" / "start.extxyz")
     assert state.velocities[0] == pytest.approx([-0.00081706, 0.00025427, 0.00163510])
-    text = (cases / "start-with-velo-column" / "start.extxyz").read_text().replace("velo:R", "velocity:R")
-    (tmp_path / "other.extxyz").write_text(text)
-    command = ["rollout", cases / "model_argon", "--start", tmp_path / "other.extxyz", "--temperature", 60]
-    ffmd(*command, "--out", tmp_path / "o.h5", "--steps", 2, "--on-alarm", "warn")
 
 
 def test_velocities_under_another_name_are_noted(cases, tmp_path, caplog):
