@@ -67,7 +67,7 @@ def measure(name: str, network: str, formulation: str, seconds: float) -> dict:
     devices = parallel.mesh()
     batch, cutoff = SYSTEMS[name][2] * devices.size, SYSTEMS[name][3]
     data = pairs_of(name, batch * BLOCK_STEPS)
-    model_config = loop.model_config(
+    model_config = losses.configure(
         data, config.Architecture(cutoff=cutoff, radial_intervals=128 * (formulation == "fast"), **NETWORKS[network])
     )
     training = settings.Training(batch_size=batch, optimizer="adam", learning_rate=1e-4)

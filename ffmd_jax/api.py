@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -14,8 +14,7 @@ from ffmd_jax.core import files as outputs
 from ffmd_jax.core import progress as bars
 from ffmd_jax.core.state import take
 from ffmd_jax.data import dataset as datasets
-from ffmd_jax.data import dataset_file
-from ffmd_jax.data import pairs as pair_sets
+from ffmd_jax.data import dataset_file, labelled
 from ffmd_jax.data.dataset_file import Dataset
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
@@ -29,8 +28,9 @@ from ffmd_jax.reference_md import production, sets, systems
 from ffmd_jax.reference_md.settings import Settings
 from ffmd_jax.simulation.result import Run
 from ffmd_jax.simulation.simulate import simulate
-from ffmd_jax.training import losses, runs
+from ffmd_jax.training import runs, tasks
 from ffmd_jax.training.losses import Errors
+from ffmd_jax.training.potential_losses import PotentialErrors
 from ffmd_jax.training.settings import Training
 
 __all__ = ["analyze", "evaluate", "load", "make_dataset", "read", "reference", "simulate", "train"]
@@ -187,6 +187,7 @@ def train(
     *,
     training: Training = Training(),
     architecture: Architecture = SMALL,
+    kind: Literal["propagator", "potential"] = "propagator",
     time_step_fs: float | None = None,
     init: str | Path | None = None,
     tensorboard: bool = False,
@@ -200,6 +201,7 @@ def train(
         data: a dataset of one system, or its file.
         training: epochs, batch size, learning rate ….
         architecture: sizes of the network; first of all try other cutoffs.
+        kind: "propagator", or "potential" for frames with energies.
         time_step_fs: Δt of the model, fs (default: the dataset's).
         init: model to start from: its weights, scales and sizes (fine-tuning).
         resume: continue the training in ``out``.
@@ -210,7 +212,7 @@ def train(
     runs.check_folder(out, training, architecture, resume, overwrite, data, init)
     used = data if isinstance(data, Dataset) else dataset_file.read(data)
     return runs.run(
-        used, out, training, architecture, time_step_fs=time_step_fs, init=init, tensorboard=tensorboard,
+        used, out, training, architecture, kind=kind, time_step_fs=time_step_fs, init=init, tensorboard=tensorboard,
         resume=resume, overwrite=overwrite, source="" if isinstance(data, Dataset) else str(data), progress=progress,
     )  # fmt: skip
 
@@ -221,8 +223,10 @@ def evaluate(
     *,
     reversible: bool = False,
     hints: Hints = _NO_HINTS,
-) -> Errors:
-    """Mean absolute errors of one step at the model's Δt, on the test pairs of a dataset or all pairs of a trajectory.
+) -> Errors | PotentialErrors:
+    """Mean absolute errors of a model, on the test set of a dataset or on a whole trajectory.
+
+    Those of a propagator are of one step at its Δt; those of a potential are of energies, forces and stresses.
 
     Args:
         data: a dataset, or an NVE trajectory, or the file of either.
@@ -235,11 +239,14 @@ def evaluate(
     used = model if isinstance(model, Model) else model_files.load(model)
     if isinstance(data, str | Path) and Path(data).is_file() and not dataset_file.recognises(data):
         data = trajectory.read(data, hints=hints, check=True)
-    if isinstance(data, Trajectory):
-        sets_of_pairs = datasets.pairs_of(data, used.config.time_step_fs)
+    if isinstance(data, Trajectory) and used.kind == "propagator":
+        formed = datasets.pairs_of(data, used.config.time_step_fs)
+    elif isinstance(data, Trajectory):
+        formed = labelled.form(datasets.all_of(data), used.config.atomic_energies_eV)
     else:
-        sets_of_pairs = pair_sets.form(data if isinstance(data, Dataset) else dataset_file.read(data))
-    return losses.evaluate(used.config, used.params, sets_of_pairs, sets_of_pairs.test, reversible)
+        held = data if isinstance(data, Dataset) else dataset_file.read(data)
+        formed = tasks.of(used.config).form(held, None, used.config)
+    return tasks.evaluate(used.config, used.params, formed, formed.test, reversible)
 
 
 def reference(

@@ -978,9 +978,8 @@ def of_models(run: Run, model: Path, data: Path) -> Iterator[Case]:
 
 def _error_of(model: Path, data: Path) -> float:
     from ffmd_jax import api
-    from ffmd_jax.training import losses
 
-    return losses.as_dict(api.evaluate(model, data))["velocity_mae_A_per_fs"]
+    return api.evaluate(model, data).as_dict()["velocity_mae_A_per_fs"]
 
 
 def of_others(run: Run) -> Iterator[Case]:

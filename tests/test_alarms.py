@@ -16,7 +16,7 @@ from ffmd_jax.dynamics import alarms, monitors, rollout
 from ffmd_jax.dynamics.ensemble import NVE, NVT
 from ffmd_jax.models import config, trajcast
 from ffmd_jax.reference_md import integrator, systems
-from ffmd_jax.training import calibration, loop
+from ffmd_jax.training import calibration, losses
 
 DT = 4.0
 CALIBRATION = config.Calibration(
@@ -221,7 +221,7 @@ def test_a_calibration_looks_at_each_state_in_its_own_cell():
     sets = pair_sets.form(data)
     sizes = config.Architecture(cutoff=4.5, lmax=1, channels=4, layers=1, radial_hidden=(4,), speed_hidden=(4,))
     with jax.enable_x64(False):
-        model_config = loop.model_config(sets, sizes)
+        model_config = losses.configure(sets, sizes)
         params = trajcast.init(jax.random.key(0), model_config)
 
         def calibrated(states):

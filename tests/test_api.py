@@ -367,4 +367,4 @@ def test_datasets_and_errors_show_themselves():
         "velocities by element H 1.20 %, O 3.00 %>"
     )
     assert "<td>0.000188 Å (0.47 %)</td>" in errors._repr_html_()
-    assert "Δr 0.000188 Å (0.47 %), v 0.000084 Å/fs" in losses.describe(errors, 5.0)
+    assert "Δr 0.000188 Å (0.47 %), v 0.000084 Å/fs" in errors.describe()

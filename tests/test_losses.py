@@ -52,7 +52,7 @@ def expected_loss(model_config, params, system, pair, weights=1.0):
 def test_pairs_of_different_cells_are_learned_each_in_its_own(sets):
     pairs, wider = take(sets.train, slice(4)), np.float32([1.0, 1.1, 1.0, 1.2])[:, None, None]
     pairs = pairs._replace(state=pairs.state._replace(cell=pairs.state.cell * wider))
-    model_config, system = loop.model_config(sets, SIZES), losses.single(sets.system)
+    model_config, system = losses.configure(sets, SIZES), losses.single(sets.system)
     params = jax.tree.map(lambda x: 5 * x, trajcast.init(jax.random.key(0), model_config))  # messages matter
     loss = losses.make_loss(model_config, system, batches.search(system, pairs, CUTOFF), mass_weighting=False)
     found, n_edges = jax.vmap(loss, (None, 0))(params, pairs)[0], []
@@ -67,7 +67,7 @@ def test_pairs_of_different_cells_are_learned_each_in_its_own(sets):
 def test_squared_errors_count_by_the_masses_of_the_atoms(sets):
     masses = np.tile(np.float32([1.0, 16.0, 4.0]), len(sets.system.masses))[: len(sets.system.masses)]
     system = losses.single(dataclasses.replace(sets.system, masses=masses))
-    model_config = dataclasses.replace(loop.model_config(sets, SIZES), masses=(4.0,))
+    model_config = dataclasses.replace(losses.configure(sets, SIZES), masses=(4.0,))
     pair = jax.tree.map(jnp.asarray, take(sets.validation, 0))
     params = loop.initial(model_config, settings.Training(optimizer="adam"), 10).params
     search = batches.search(system, sets.validation, CUTOFF)

@@ -34,7 +34,7 @@ from ffmd_jax.dynamics import stepping
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory as trajectories
 from ffmd_jax.models import config, model
-from ffmd_jax.training import loop, losses
+from ffmd_jax.training import loop, losses, tasks
 from ffmd_jax.training import settings as settings_module
 
 HERE = Path(__file__).parent
@@ -116,14 +116,14 @@ def run_one(name: str, seed: int, n_steps: int, data: pair_sets.PairSets, test: 
     n_steps = n_steps * TRAINING["batch_size"] // settings["batch_size"]
     per_epoch = len(data.train.displacements) // settings["batch_size"]
     training = settings_module.Training(epochs=max(1, round(n_steps / per_epoch)), seed=seed, **settings)
-    model_config = loop.model_config(data, config.Architecture(**{**SIZES, **sizes}))
+    model_config = losses.configure(data, config.Architecture(**{**SIZES, **sizes}))
     last = None
     with tqdm(total=training.epochs, desc=f"{name}, seed {seed}", unit="epoch") as bar:
         for last in loop.fit(model_config, data, training):
             bar.update(round(last.epoch - bar.n, 3))
     assert last is not None
     params = jax.tree.map(np.asarray, last.state.average)
-    errors = losses.evaluate(model_config, params, data, data.test)
+    errors = tasks.evaluate(model_config, params, data, data.test)
     facts = {"variant": name, "seed": seed, "epochs": training.epochs}
     facts |= {"velocity_percent": errors.velocity_percent, "displacement_percent": errors.displacement_percent}
     return facts | judge(model_config, params, test)

@@ -20,10 +20,11 @@ def evaluate(
 ) -> None:
     """Prints the errors of a model on a test set.
 
-    They are mean absolute errors of displacements and velocities, as in the paper's table.
+    They are mean absolute errors of displacements and velocities, as in the paper's table; of a potential those of
+    energies, forces and, where the data have them, stresses.
 
-    Relative errors are relative to the mean absolute component of the test set; those of the velocities are given by
-    element, too.
+    Relative errors are relative to the mean absolute component of the test set; those of the velocities, or forces, are
+    given by element, too.
 
     Args:
         model: Model folder, or the name of a shipped model.
@@ -34,11 +35,11 @@ def evaluate(
     """
     from ffmd_jax import api
     from ffmd_jax.models import model_files
-    from ffmd_jax.training import losses
 
     used = model_files.load(model)
     errors = api.evaluate(used, data, reversible=reversible, hints=hints)
     if json:
-        common.print_json(losses.as_dict(errors))
+        common.print_json(errors.as_dict())
     else:
-        print(losses.describe(errors, used.config.time_step_fs))
+        step = f"Δt {used.config.time_step_fs:g} fs; " if used.kind == "propagator" else ""
+        print(step + errors.describe())

@@ -3,7 +3,7 @@
 import contextlib
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -19,6 +19,7 @@ def train(
     out: Path,
     training: Annotated[Training, tyro.conf.arg(name="")] = Training(),
     config: configs.Architecture = configs.SMALL,
+    kind: Literal["propagator", "potential"] = "propagator",
     processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes(),
     time_step: float | None = None,
     init: str | None = None,
@@ -44,6 +45,9 @@ def train(
         out: Model folder to write.
         training: How to train.
         config: Sizes of the network; first of all try other cutoffs.
+        kind: propagator: a step of Δt, learned from pairs of frames.  potential: energy, forces and stress, learned
+            from frames with energies and, if known, forces and stresses (`ffmd reference --forces`), for runs at
+            constant pressure and constant energy.
         processes: Several processes, started by hand.
         time_step: Δt of the model, fs; a multiple of the frame interval (None: the dataset's).
         init: Model folder to start from: its weights, scales and sizes (then --config is not used).
@@ -62,6 +66,6 @@ def train(
 
         runs.check_folder(out, training, config, resume, overwrite, data, init)
         runs.run(
-            dataset_file.read(data), out, training, config, time_step_fs=time_step, init=init, tensorboard=tensorboard,
-            resume=resume, overwrite=overwrite, source=str(data), say=common.say,
+            dataset_file.read(data), out, training, config, kind=kind, time_step_fs=time_step, init=init,
+            tensorboard=tensorboard, resume=resume, overwrite=overwrite, source=str(data), say=common.say,
         )  # fmt: skip

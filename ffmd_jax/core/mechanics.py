@@ -119,6 +119,18 @@ def refuse_constraints(system: System) -> None:
         )
 
 
+def strained(state: State, strain: Array) -> State:
+    """The state with positions and cell multiplied by 1 + ``strain``, ``[3, 3]``; velocities stay."""
+    deformation = jnp.eye(3, dtype=state.positions.dtype) + strain
+    return state._replace(positions=state.positions @ deformation, cell=state.cell @ deformation)
+
+
+def volume(cell: Array) -> Array:
+    """Volume of cells ``[..., 3, 3]``, Å³, ``[...]``; on the host for numpy arrays."""
+    numbers = np if isinstance(cell, np.ndarray) else jnp
+    return abs(numbers.linalg.det(cell))
+
+
 def center_of_mass(system: System, positions: Array) -> Array:
     """Centre of mass, Å, ``[3]``, of unwrapped positions (or of displacements, or of velocities)."""
     return system.masses @ positions / jnp.sum(system.masses)

@@ -12,7 +12,7 @@ from ffmd_jax.core.state import State, System, take
 from ffmd_jax.data import dataset_file, nve, pairs
 from ffmd_jax.data.dataset_file import SPLITS, Dataset, Group, Run
 from ffmd_jax.data.pairs import PairSets
-from ffmd_jax.formats import Hints, trajcast_pairs, trajectory
+from ffmd_jax.formats import Hints, stresses, trajcast_pairs, trajectory
 from ffmd_jax.formats.trajectory import Trajectory, frame_interval
 
 NO_HINTS = Hints()
@@ -113,6 +113,14 @@ def pairs_of(given: Trajectory, time_step_fs: float) -> PairSets:
     return PairSets(given.system, float(time_step_fs), found, found, found)
 
 
+def all_of(given: Trajectory) -> Dataset:
+    """All frames of one trajectory, of any ensemble, as each of the three sets; for labelled frames, not for pairs."""
+    given = trajectory.checked(given)
+    interval = frame_interval(given.times) if len(given.times) > 1 else 1.0
+    runs = tuple(_run(given, split, "trajectory", interval) for split in SPLITS)
+    return Dataset((Group(given.system, runs),), interval)
+
+
 def make_from_pairs(paths: Sequence[Any], time_step_fs: float) -> Dataset:
     """The dataset of files in TrajCast's extxyz format; their frames are pairs Δt apart.
 
@@ -191,6 +199,7 @@ def _facts_of_group(data: Dataset, group: Group) -> dict[str, Any]:
         "speed_limits": pairs.speed_limits(sets.train, species, elements),
         "energies": all(run.potential_energies is not None for run in group.runs),
         "forces": all(run.forces is not None for run in group.runs),
+        "stresses": all(run.stresses is not None for run in group.runs),
     }
 
 
@@ -211,12 +220,13 @@ def _check_same_system(name: str, first: System, other: System) -> None:
 
 
 def _run(given: Trajectory, split: str, name: str, interval_fs: float) -> Run:
-    """The frames of a trajectory, with energies and forces where all frames have them."""
+    """The frames of a trajectory, with energies, forces and stresses where all frames have them."""
     energies = given.observables.get("potential_energy_eV")
     if energies is not None and not np.isfinite(energies).all():
         energies = None
     frames = jax.tree.map(lambda values: np.asarray(values, np.float64), given.frames)
-    return Run(frames, interval_fs, split, 0, name, energies, given.forces)
+    stress = stresses.from_observables(given.observables)
+    return Run(frames, interval_fs, split, 0, name, energies, given.forces, stress)
 
 
 def _cut(given: Trajectory, low: float, high: float, gap_fs: float) -> Trajectory:

@@ -2,9 +2,9 @@
 
 The file has the groups of systems ``groups/0``, ``groups/1``, …, each with its ``species``, ``masses`` and ``pbc``, and
 its ``runs/0``, ``runs/1``, …: frames in the order of time, ``positions`` (Å), ``velocities`` (Å/fs), ``cells`` (Å) and,
-where they are known, ``potential_energies`` (eV) and ``forces`` (eV/Å); attributes of a run are ``interval_fs``,
-``segment``, ``split`` and ``source``.  The attributes of the file say which pairs of frames are meant, and ``facts``, a
-JSON string, what they are like.
+where they are known, ``potential_energies`` (eV), ``forces`` (eV/Å) and ``stresses`` (eV/Å³); attributes of a run are
+``interval_fs``, ``segment``, ``split`` and ``source``.  The attributes of the file say which pairs of frames are meant,
+and ``facts``, a JSON string, what they are like.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from ffmd_jax.formats import common
 
 SPLITS = ("train", "validation", "test")
 _FORMAT = "ffmd_jax dataset 3"
-_OF_FRAME = ("potential_energies", "forces")
+_OF_FRAME = ("potential_energies", "forces", "stresses")
 
 
 class Run(NamedTuple):
@@ -36,6 +36,7 @@ class Run(NamedTuple):
         source: file that the frames come from.
         potential_energies: eV, ``[n_frames]``, or None.
         forces: eV/Å, ``[n_frames, n_atoms, 3]``, or None.
+        stresses: eV/Å³, xx, yy, zz, yz, xz, xy, positive under tension, ``[n_frames, 6]``, or None.
     """
 
     frames: State
@@ -45,6 +46,7 @@ class Run(NamedTuple):
     source: str = ""
     potential_energies: np.ndarray | None = None
     forces: np.ndarray | None = None
+    stresses: np.ndarray | None = None
 
 
 class Group(NamedTuple):

@@ -2,7 +2,7 @@
 
 import hashlib
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -72,7 +72,7 @@ def form_group(dataset: Dataset, group: Group, time_step_fs: float | None = None
             raise ValueError(f"the dataset holds no runs to {'train' if split == 'train' else f'{split} with'}")
         joined = jax.tree.map(lambda *values: np.concatenate(values), *parts)
         n_pairs = len(joined.displacements)
-        sets.append(joined if n_most is None or n_most >= n_pairs else take(joined, _evenly(n_pairs, n_most)))
+        sets.append(joined if n_most is None or n_most >= n_pairs else take(joined, evenly(n_pairs, n_most)))
     return PairSets(group.system, float(step), *sets)
 
 
@@ -129,15 +129,18 @@ def speed_limits(train: Pairs, species: np.ndarray, elements: tuple[int, ...]) -
     return [float(np.quantile(speeds[:, species == element], 0.9999)) for element in elements]
 
 
-def fingerprint(sets: PairSets) -> str:
-    """SHA-256 of system, Δt and pairs: what tells one dataset from another, wherever their files are."""
-    digest = hashlib.sha256(repr((sets.time_step_fs, sets.system.pbc)).encode())
-    for values in jax.tree.leaves(sets._replace(time_step_fs=())):
+def fingerprint(sets: Any) -> str:
+    """SHA-256 of system, Δt and pairs or frames: what tells one dataset from another, wherever their files are."""
+    facts = (sets.time_step_fs, sets.system.pbc) if isinstance(sets, PairSets) else (sets.known, sets.system.pbc)
+    digest = hashlib.sha256(repr(facts).encode())
+    for values in jax.tree.leaves((sets.system, sets.train, sets.validation, sets.test)):
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()
 
 
-def _evenly(n: int, n_chosen: int) -> np.ndarray:
+def evenly(n: int, n_chosen: int) -> np.ndarray:
+    """Indices of at most ``n_chosen`` of n, evenly chosen."""
+    n_chosen = min(n, n_chosen)
     return np.arange(n_chosen) * n // n_chosen
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import Constraints, State, System, make_cell, make_system
-from ffmd_jax.formats import Hints, common, note, xyz
+from ffmd_jax.formats import Hints, common, note, stresses, xyz
 
 _VELOCITIES = ("velocities", "velo", "vel")  # Å/fs: ours, and what QUIP, libAtoms and GPUMD write
 _IDS, _MASSES = ("id", "ids"), ("masses", "mass")
@@ -34,6 +34,9 @@ def read(path: Path, hints: Hints) -> common.Trajectory:
         note(f"{path.name}: the energies are zero in every frame and are not used")
     elif all(energy is not None for energy in energies):
         observables["potential_energy_eV"] = np.array(energies, dtype=np.float64)
+    stress = [atoms.calc.results.get("stress") if atoms.calc else None for atoms in found]
+    if all(one is not None and np.shape(one) == (6,) for one in stress):
+        observables |= stresses.observables_of(np.array(stress, dtype=np.float64))
     forces = [atoms.calc.results.get("forces") if atoms.calc else None for atoms in found]
     return common.Trajectory(
         system,
@@ -161,7 +164,7 @@ def _sorted(atoms: Any) -> Any:
 
         if "forces" in results:
             results["forces"] = np.asarray(results["forces"])[order]
-        known = {name: results[name] for name in ("energy", "forces") if name in results}
+        known = {name: results[name] for name in ("energy", "forces", "stress") if name in results}
         ordered.calc = SinglePointCalculator(ordered, **known)
     return ordered
 

@@ -71,6 +71,39 @@ SMALL = Architecture.small()
 
 
 @dataclasses.dataclass(frozen=True)
+class PotentialConfig:
+    """All that must be known to use the weights of a potential.
+
+    Attributes:
+        elements: Atomic numbers, ascending.
+        atomic_energies_eV: Constant of each element, eV.
+        energy_scale_eV: Unit of the network's energies, eV: the RMS force component of the training data times 1 Å.
+        average_neighbors: Mean number of neighbours within the cutoff.
+        isolated: Trained on isolated molecules: periodic cells are refused.
+        shortest_distance: Å, of the closest pair of atoms in the training data.
+        architecture: Sizes of the network; speeds and velocities have no part in it.
+    """
+
+    elements: tuple[int, ...]
+    atomic_energies_eV: tuple[float, ...]
+    energy_scale_eV: float
+    average_neighbors: float
+    isolated: bool = False
+    shortest_distance: float = 0.0
+    products: bool = True
+    last_full: bool = True
+    architecture: Architecture = Architecture()
+
+    def inner_lmax(self, lmax):
+        return self.architecture.lmax if (self.products and (self.last_full or lmax)) else lmax
+
+    @property
+    def splines_from(self) -> float:
+        """Å; splines of the distance begin here and stay constant below."""
+        return 0.9 * self.shortest_distance or 0.5
+
+
+@dataclasses.dataclass(frozen=True)
 class Calibration:
     """What a model showed on states that it was not trained on; the monitors of rollouts alarm beyond multiples of it.
 

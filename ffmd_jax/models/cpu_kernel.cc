@@ -2,7 +2,8 @@
 //
 //     out[i, m, u] = sum_j w_p[u](r_ij) sum_a T_p[a, m](r_ij) x[j, a, u]
 //
-// with T the spherical harmonics of the edge coupled by 3j symbols, and w a uniform cubic B-spline of the distance.
+// with T the spherical harmonics of the edge coupled by 3j symbols, and w a uniform cubic B-spline of the distance, or
+// its first or second derivative (order), of which derivatives of the product are made.
 // T of an atom's neighbours is made once, weights and products exist in registers only, one vector of channels at a
 // time: the step costs what its multiplications cost.  cpu_kernel.py compiles this file for the machine it runs on and
 // says what the arrays are.
@@ -101,7 +102,7 @@ struct Path {
 // Arrays of one call; `Buffer` knows shapes, this knows what they mean.
 template <class F>
 struct Problem {
-  I batches = 1, atoms, neighbors, components, channels, harmonics, knots, n_tensor;
+  I batches = 1, atoms, neighbors, components, channels, harmonics, knots, n_tensor, order;
   const F *features, *y, *place, *table;
   const std::int32_t* senders;
   const bool* mask;
@@ -132,6 +133,18 @@ void couple(const Problem<F>& p, const F* y, F* out) {
   }
 }
 
+// The derivative of some order of the four B-splines that count at t = 1 - u of an interval.
+template <class F>
+inline void b_splines(I order, F t, F* to) {
+  const F u = 1 - t;
+  const F values[4][4] = {
+      {u * u * u / 6, ((3 * t - 6) * t * t + 4) / 6, ((3 * u - 6) * u * u + 4) / 6, t * t * t / 6},
+      {-u * u / 2, (F(1.5) * t - 2) * t, (2 - F(1.5) * u) * u, t * t / 2},
+      {u, 3 * t - 2, 3 * u - 2, t},
+      {F(-1), F(3), F(-3), F(1)}};
+  std::copy(values[order], values[order] + 4, to);
+}
+
 // The real neighbours of one atom.
 template <class F>
 struct Edges {
@@ -157,13 +170,9 @@ struct Edges {
       column[size] = j;
       // A place that is no number stays one in t; the index made of it could be anywhere.
       knot[size] = place[j] > 0 ? (I)std::min(place[j], F(p.knots - 4)) : 0;
-      const F t = place[j] - knot[size], u = 1 - t;
-      const F values[4] = {u * u * u / 6, ((3 * t - 6) * t * t + 4) / 6, ((3 * u - 6) * u * u + 4) / 6, t * t * t / 6};
-      std::copy(values, values + 4, &spline[4 * size]);
-      if (slopes) {
-        const F derivatives[4] = {-u * u / 2, (F(1.5) * t - 2) * t, (2 - F(1.5) * u) * u, t * t / 2};
-        std::copy(derivatives, derivatives + 4, &slope[4 * size]);
-      }
+      const F t = place[j] - knot[size];
+      b_splines(p.order, t, &spline[4 * size]);
+      if (slopes) b_splines(p.order + 1, t, &slope[4 * size]);
       couple(p, y + j * p.harmonics, &tensor[size * p.n_tensor]);
       size++;
     }
@@ -301,9 +310,10 @@ void append(Outputs<F>& outputs, Buffer&& buffer, const Problem<F>& p) {
 template <ffi::DataType D>
 ffi::ErrorOr<Problem<ffi::NativeType<D>>> problem(ffi::RemainingArgs args, ffi::Span<const I> paths,
                                                   ffi::Span<const I> coupling, ffi::Span<const double> symbols,
-                                                  I n_tensor) {
+                                                  I n_tensor, I order) {
   using F = ffi::NativeType<D>;
   Problem<F> p;
+  p.order = order;
   auto features = args.get<ffi::Buffer<D>>(0), y = args.get<ffi::Buffer<D>>(3), place = args.get<ffi::Buffer<D>>(4),
        table = args.get<ffi::Buffer<D>>(5);
   auto senders = args.get<ffi::Buffer<ffi::S32>>(1);
@@ -357,9 +367,9 @@ ffi::ErrorOr<Problem<ffi::NativeType<D>>> problem(ffi::RemainingArgs args, ffi::
 
 template <ffi::DataType D>
 ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, ffi::Span<const I> paths,
-                   ffi::Span<const I> coupling, ffi::Span<const double> symbols, I n_tensor) {
+                   ffi::Span<const I> coupling, ffi::Span<const double> symbols, I n_tensor, I order) {
   using F = ffi::NativeType<D>;
-  auto given = problem<D>(args, paths, coupling, symbols, n_tensor);
+  auto given = problem<D>(args, paths, coupling, symbols, n_tensor, order);
   if (!given) return given.error();
   const Problem<F>& p = *given;
   Outputs<F> outputs;
@@ -388,9 +398,10 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
 // Results: gradients of features and table and, if `positions`, of the spherical harmonics and places.
 template <ffi::DataType D>
 ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, ffi::Span<const I> paths,
-                    ffi::Span<const I> coupling, ffi::Span<const double> symbols, I n_tensor, bool positions) {
+                    ffi::Span<const I> coupling, ffi::Span<const double> symbols, I n_tensor, I order,
+                    bool positions) {
   using F = ffi::NativeType<D>;
-  auto given = problem<D>(args, paths, coupling, symbols, n_tensor);
+  auto given = problem<D>(args, paths, coupling, symbols, n_tensor, order);
   if (!given) return given.error();
   const Problem<F>& p = *given;
   Outputs<F> gradients;
@@ -469,7 +480,8 @@ auto bind() {
       .Attr<ffi::Span<const I>>("paths")
       .Attr<ffi::Span<const I>>("coupling")
       .Attr<ffi::Span<const double>>("symbols")
-      .Attr<I>("n_tensor");
+      .Attr<I>("n_tensor")
+      .Attr<I>("order");
 }
 
 }  // namespace

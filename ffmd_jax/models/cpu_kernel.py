@@ -90,7 +90,7 @@ def available() -> bool:
 def convolve(plan: Plan, operands: Operands) -> list[Array]:
     """Sums over the neighbours of all paths, ``[n_atoms, 2l + 1, n_paths · channels]`` for each output irrep.
 
-    float32 or float64; differentiable once, in rows, harmonics, place and table.  `available` must be True.
+    float32 or float64; differentiable twice, in rows, harmonics, place and table.  `available` must be True.
 
     Raises:
         ValueError: operands of different precision.
@@ -113,14 +113,14 @@ def convolve(plan: Plan, operands: Operands) -> list[Array]:
 
 
 @functools.cache
-def _differentiable(plan: Plan) -> Callable[[Operands], list[Array]]:
-    """The kernel for whole vectors of channels, with its gradient."""
+def _differentiable(plan: Plan, order: int = 0) -> Callable[[Operands], list[Array]]:
+    """The kernel for whole vectors of channels, with its gradient; ``order``: of the derivative of the splines."""
 
     @jax.custom_vjp
     def call(operands: Operands) -> list[Array]:
         n_atoms, _, channels = operands.rows.shape
         shapes = [jax.ShapeDtypeStruct((n_atoms, dim, n * channels), operands.rows.dtype) for dim, n in plan.outputs]
-        return _call("forward", plan, shapes, operands)
+        return _call("forward", plan, shapes, operands, order=np.int64(order))
 
     def forward(operands: Any):  # of arrays that know whether they are differentiated
         values = Operands(*(operand.value for operand in operands))
@@ -128,21 +128,74 @@ def _differentiable(plan: Plan) -> Callable[[Operands], list[Array]]:
 
     def backward(saved: Any, gradients: Any):
         operands, positions = saved
-        wanted = [operands.rows, operands.table]
-        if positions:
-            wanted += [operands.harmonics, operands.place]
-        gradients = [
-            jnp.zeros(g.shape, operands.rows.dtype) if isinstance(g, jax.custom_derivatives.SymbolicZero) else g
-            for g in gradients
-        ]
-        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in wanted]
-        found = _call("backward", plan, shapes, operands, gradients, positions=positions)
-        nothing: Any = None
-        harmonics, place = found[2:] if positions else (nothing, nothing)
-        return (Operands(found[0], nothing, nothing, harmonics, place, found[1]),)
+        found = _gradient(plan, order, positions)(operands, _numbers(gradients, operands))
+        return (_cotangent(*found),)
 
     call.defvjp(forward, backward, symbolic_zeros=True)
     return call
+
+
+@functools.cache
+def _gradient(plan: Plan, order: int, positions: bool) -> Callable[[Operands, list[Array]], list[Array]]:
+    """The gradients of rows and table and, if ``positions``, of harmonics and place; with its own gradient.
+
+    The product with the gradient of its result is linear in each of gradient, rows, harmonics and table.  So the
+    gradient of its gradients is made of the same products, with one operand replaced by the cotangent of its gradient;
+    that of a place brings the derivative of the splines.
+    """
+
+    @jax.custom_vjp
+    def pull(operands: Operands, gradients: list[Array]) -> list[Array]:
+        wanted = [operands.rows, operands.table]
+        wanted += [operands.harmonics, operands.place] if positions else []
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in wanted]
+        return _call("backward", plan, shapes, operands, gradients, order=np.int64(order), positions=positions)
+
+    def forward(operands: Any, gradients: Any):
+        values, along = Operands(*(x.value for x in operands)), [g.value for g in gradients]
+        return pull(values, along), (values, along)
+
+    def backward(saved: Any, cotangents: Any):
+        operands, gradients = saved
+        rows, table, harmonics, place = (None if _is_zero(x) else x for x in [*cotangents, None, None][:4])
+        sums = [[jnp.zeros_like(g) for g in gradients], dict.fromkeys(Operands._fields)]
+
+        def term(changed: Operands, order: int, keep: tuple[str, ...], scale: Array | None = None) -> None:
+            made = _differentiable(plan, order)(changed)
+            sums[0] = [total + part for total, part in zip(sums[0], made, strict=True)]
+            found = _cotangent(*_gradient(plan, order, True)(changed, gradients))._asdict()
+            if scale is not None:
+                found["harmonics"] = scale * found["harmonics"]
+            for name in keep:
+                sums[1][name] = found[name] if sums[1][name] is None else sums[1][name] + found[name]
+
+        if rows is not None:
+            term(operands._replace(rows=rows), order, ("harmonics", "place", "table"))
+        if table is not None:
+            term(operands._replace(table=table), order, ("rows", "harmonics", "place"))
+        if harmonics is not None:
+            term(operands._replace(harmonics=harmonics), order, ("rows", "place", "table"))
+        if place is not None:
+            scale = place[..., None]
+            along = operands._replace(harmonics=scale * operands.harmonics)
+            term(along, order + 1, ("rows", "harmonics", "place", "table"), scale)
+        return Operands(**sums[1]), sums[0]
+
+    pull.defvjp(forward, backward, symbolic_zeros=True)
+    return pull
+
+
+def _cotangent(rows: Any, table: Any, harmonics: Any = None, place: Any = None) -> Any:
+    nothing: Any = None
+    return Operands(rows, nothing, nothing, harmonics, place, table)
+
+
+def _is_zero(cotangent: Any) -> bool:
+    return cotangent is None or isinstance(cotangent, jax.custom_derivatives.SymbolicZero)
+
+
+def _numbers(gradients: Any, operands: Operands) -> list[Array]:
+    return [jnp.zeros(g.shape, operands.rows.dtype) if _is_zero(g) else g for g in gradients]
 
 
 def _call(kind: str, plan: Plan, shapes, operands: Operands, gradients=(), **attributes) -> list[Array]:

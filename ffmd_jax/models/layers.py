@@ -17,6 +17,7 @@ import numpy as np
 
 from ffmd_jax.core.state import Array
 from ffmd_jax.models import splines
+from ffmd_jax.models.config import Architecture
 
 Features = dict[e3nn.Irrep, Array]
 
@@ -222,6 +223,15 @@ class Lengths(NamedTuple):
     distances: Array
     waves: Array
     at_knots: bool
+
+
+def lengths(distances: Array, mask: Array, roots: Array, sizes: Architecture, splines_from: float) -> Lengths:
+    """What radial networks see of the distances to the neighbours, Å, ``[n_atoms, n_neighbors]``."""
+    if sizes.radial_intervals:
+        places = jnp.linspace(splines_from, sizes.cutoff, sizes.radial_intervals + 1, dtype=distances.dtype)
+        return Lengths(distances, bessel_basis(places, roots, sizes.cutoff, sizes.cutoff_power), True)
+    waves = bessel_basis(distances, roots, sizes.cutoff, sizes.cutoff_power)
+    return Lengths(distances, jnp.where(mask[..., None], waves, 0.0), False)
 
 
 def spline_coefficients(values: Array, channels: int) -> Array:

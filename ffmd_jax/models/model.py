@@ -11,7 +11,7 @@ from ffmd_jax.core import display, mechanics, neighbors
 from ffmd_jax.core.state import Propagate, State, System, cast, is_isolated
 from ffmd_jax.formats import note
 from ffmd_jax.models import radial_tables, trajcast
-from ffmd_jax.models.config import Calibration, ModelConfig
+from ffmd_jax.models.config import Calibration, ModelConfig, PotentialConfig
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -23,10 +23,10 @@ class Model:
         params: weights, as stored.
         calibration: what the monitors of rollouts go by; None: not calibrated, and fewer of them work.
         name: folder, or name of a shipped model.
-        kind: of the network: "propagator".
+        kind: of the network: "propagator" or "potential".
     """
 
-    config: ModelConfig
+    config: Any
     params: Any
     calibration: Calibration | None = None
     name: str = ""
@@ -43,16 +43,18 @@ def describe(model: Model) -> list[tuple[str, str]]:
     """What the model is, in words: pairs of a name and a value with its unit."""
     config, sizes = model.config, model.config.architecture
     seen = () if model.calibration is None else model.calibration.formulas
-    kind = "isolated molecules" if config.isolated else "periodic cells"
+    where = "isolated molecules" if config.isolated else "periodic cells"
     n_weights = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(model.params))
+    propagates = model.kind == "propagator"
     return [
+        ("kind", "propagator: a step of Δt" if propagates else "potential: energy, forces, stress"),
         ("elements", " ".join(symbols(config.elements))),
-        ("Δt", f"{config.time_step_fs:g} fs"),
+        *([("Δt", f"{config.time_step_fs:g} fs")] if propagates else []),
         ("cutoff", f"{sizes.cutoff:g} Å"),
         ("weights", f"{n_weights:,}"),
         ("layers", f"{sizes.layers}"),
-        ("trained on", f"{' '.join(seen)} {kind}".strip()),
-        ("monitors", "calibrated" if model.calibration is not None else "not calibrated"),
+        ("trained on", f"{' '.join(seen)} {where}".strip()),
+        *([("monitors", "calibrated" if model.calibration is not None else "not calibrated")] if propagates else []),
     ]
 
 
@@ -119,17 +121,27 @@ def isolate(config: ModelConfig, system: System, state: State) -> tuple[System, 
     return mechanics.on_a_line(system, np.asarray(whole.positions)), whole
 
 
+def check_potential(config: PotentialConfig, system: System) -> None:
+    """Raises ValueError if the potential was not made for these elements or boundary conditions."""
+    _check_elements(config.elements, system, "potential")
+    if config.isolated and any(system.pbc):
+        raise ValueError("the potential is for isolated molecules, not periodic cells")
+
+
+def _check_elements(elements: tuple[int, ...], system: System, kind: str) -> None:
+    unknown = sorted(set(np.asarray(system.species).tolist()) - set(elements))
+    if unknown:
+        names, known = ", ".join(symbols(unknown)), ", ".join(symbols(elements))
+        raise ValueError(f"the structure holds {names}, which the {kind} does not know; it was trained on {known}")
+
+
 def check_system(config: ModelConfig, system: System, calibration: Calibration | None = None) -> None:
     """Raises ValueError if the model was not made for these elements, masses, constraints or boundary conditions.
 
     Atoms of another formula than those that the model was calibrated with are noted.
     """
     mechanics.refuse_constraints(system)
-    unknown = sorted(set(np.asarray(system.species).tolist()) - set(config.elements))
-    known = ", ".join(symbols(config.elements))
-    if unknown:
-        names = ", ".join(symbols(unknown))
-        raise ValueError(f"the structure holds {names}, which the model does not know; it was trained on {known}")
+    _check_elements(config.elements, system, "model")
     expected = np.asarray(config.masses)[np.searchsorted(config.elements, system.species)]
     wrong = np.abs(np.asarray(system.masses) - expected) > 1e-2 * expected
     if wrong.any():

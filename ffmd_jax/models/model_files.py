@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ffmd_jax.core import commands, files, json_records
-from ffmd_jax.models.config import Calibration, ModelConfig
+from ffmd_jax.models.config import Calibration, ModelConfig, PotentialConfig
 from ffmd_jax.models.model import Model
 
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "weights.npz", "calibration.json"
@@ -35,7 +35,16 @@ def _shapes_of_trajcast(config: ModelConfig) -> Any:
     return trajcast.shapes(config)
 
 
-KINDS = {"propagator": Kind(ModelConfig, _shapes_of_trajcast)}  # another network: its module, and a line here
+def _shapes_of_potential(config: PotentialConfig) -> Any:
+    from ffmd_jax.models import potential
+
+    return potential.shapes(config)
+
+
+KINDS = {  # another network: its module, and a line here
+    "propagator": Kind(ModelConfig, _shapes_of_trajcast),
+    "potential": Kind(PotentialConfig, _shapes_of_potential),
+}
 
 
 def pretrained() -> list[str]:

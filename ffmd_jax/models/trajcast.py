@@ -113,15 +113,8 @@ class TrajCast(nn.Module):
         dtype = state.positions.dtype
         one_hot = (jnp.asarray(system.species)[:, None] == jnp.asarray(config.elements)).astype(dtype)
         vectors = neighbors.vectors(state, graph)
-        distances = layers.norm(vectors)
         n_pi = np.pi * np.arange(1, sizes.radial_basis + 1)
         roots = self.param("bessel_roots", lambda key: jnp.asarray(n_pi, dtype))
-        if sizes.radial_intervals:
-            places = jnp.linspace(config.splines_from, sizes.cutoff, sizes.radial_intervals + 1, dtype=dtype)
-            waves = layers.bessel_basis(places, roots, sizes.cutoff, sizes.cutoff_power)
-        else:
-            waves = layers.bessel_basis(distances, roots, sizes.cutoff, sizes.cutoff_power)
-            waves = jnp.where(graph.mask[..., None], waves, 0.0)
         speeds = layers.norm(state.velocities)
         if config.speed_limits:
             speeds = jnp.minimum(speeds, one_hot @ jnp.asarray(config.speed_limits, dtype))
@@ -131,7 +124,7 @@ class TrajCast(nn.Module):
             one_hot=one_hot,
             speed=mix({EVEN_SCALAR: gaussians[:, None]}, one_hot)[EVEN_SCALAR][:, 0],
             velocity_harmonics=layers.spherical_harmonics(state.velocities, sizes.lmax_harmonics),
-            lengths=layers.Lengths(distances, waves, at_knots=sizes.radial_intervals > 0),
+            lengths=layers.lengths(layers.norm(vectors), graph.mask, roots, sizes, config.splines_from),
             edges=convolutions.Edges(graph, layers.spherical_harmonics(vectors, sizes.lmax_harmonics)),
         )
 
@@ -153,11 +146,16 @@ def init(key: Array, config: ModelConfig, dtype=jnp.float32) -> Params:
 
     All are cut from one draw: compiling flax's draw for each weight takes most of a minute.
     """
-    leaves, structure = jax.tree.flatten(shapes(config, dtype))
+    return draw(key, shapes(config, dtype), config.architecture.radial_basis, dtype)
+
+
+def draw(key: Array, shapes: Params, radial_basis: int, dtype) -> Params:
+    """Weights of these shapes as `init` draws them."""
+    leaves, structure = jax.tree.flatten(shapes)
     ends = np.cumsum([leaf.size for leaf in leaves])
     drawn = jnp.split(jax.random.normal(key, (int(ends[-1]),), dtype), ends[:-1])
     params = structure.unflatten([values.reshape(leaf.shape) for values, leaf in zip(drawn, leaves, strict=True)])
-    return {**params, "bessel_roots": jnp.pi * jnp.arange(1, config.architecture.radial_basis + 1, dtype=dtype)}
+    return {**params, "bessel_roots": jnp.pi * jnp.arange(1, radial_basis + 1, dtype=dtype)}
 
 
 def batches_together(config: ModelConfig) -> bool:

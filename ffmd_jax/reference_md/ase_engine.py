@@ -17,7 +17,7 @@ from ffmd_jax.core.state import Array, Graph, State, System, make_cell, make_sys
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.ensemble import NVE, Ensemble
-from ffmd_jax.formats import ase_files, common, h5md, note, trajectory
+from ffmd_jax.formats import ase_files, common, h5md, note, stresses, trajectory
 from ffmd_jax.reference_md.engine import FORCES, ReferenceEngine
 
 MakeCalculator = Callable[[], Any]
@@ -138,7 +138,7 @@ def engine(
         atoms: ASE's Atoms; their velocities are not used.
         make: makes a calculator.
         dt: fs (default: 0.5 with hydrogen, else 1).
-        with_forces: its frames have forces, too.
+        with_forces: its frames have forces, too, and the stress, if the calculator gives one.
 
     Raises:
         ValueError: the calculator fails, or gives no finite energy and forces.
@@ -162,7 +162,7 @@ def engine(
             state = State(moving.positions.copy(), moving.get_velocities() * units.ASE_VELOCITY, at_rest.cell)
             potential = float(moving.get_potential_energy())
             _check_finite(state, potential, done * step)
-            own = moving.get_forces(apply_constraint=False).copy() if with_forces else None
+            own = _labels(moving) if with_forces else {}
             frames.append((state, potential, own))
             stamps.append(done * step)
             if time.monotonic() > deadline or done == n_steps:
@@ -231,6 +231,14 @@ def _dynamics(atoms: Any, dt: float, n_steps: int, ensemble: Ensemble, thermalis
     return dynamics
 
 
+def _labels(atoms: Any) -> dict[str, np.ndarray]:
+    """Forces, and the stress of a crystal or liquid where the calculator gives it."""
+    labels = {FORCES: atoms.get_forces(apply_constraint=False).copy()}
+    if atoms.pbc.all() and "stress" in getattr(atoms.calc, "implemented_properties", ()):
+        labels |= stresses.observables_of(np.asarray(atoms.get_stress(voigt=True, apply_constraint=False)))
+    return labels
+
+
 def _advance(dynamics: Any, n_steps: int, time_fs: float) -> None:
     try:
         dynamics.run(n_steps)
@@ -245,7 +253,9 @@ def _check_finite(state: State, potential: float, time_fs: float) -> None:
         raise rollout.Diverged(f"the trajectory diverged: numbers are no longer finite at {time_fs:g} fs")
 
 
-def _block(system, frames: list[tuple[State, float, Any]], times: np.ndarray, key: Array) -> rollout.Block:
+def _block(
+    system: System, frames: list[tuple[State, float, dict[str, np.ndarray]]], times: np.ndarray, key: Array
+) -> rollout.Block:
     """The frames as a block; its neighbour table is empty, as the calculator finds its own neighbours."""
     states = jax.tree.map(lambda *x: np.stack(x), *(state for state, _, _ in frames))
     potential = np.array([energy for _, energy, _ in frames])
@@ -254,6 +264,5 @@ def _block(system, frames: list[tuple[State, float, Any]], times: np.ndarray, ke
     empty = Graph(np.zeros((n_atoms, 0), np.int32), np.zeros((n_atoms, 0, 3), np.int8), np.zeros((n_atoms, 0), bool))
     table = neighbors.Neighbors(empty, last.positions, last.cell, np.array(False))
     observables = {"potential_energy_eV": potential, "total_energy_eV": total}
-    if frames[0][2] is not None:
-        observables[FORCES] = np.stack([forces for _, _, forces in frames])
+    observables |= {name: np.stack([labels[name] for _, _, labels in frames]) for name in frames[0][2]}
     return rollout.Block(states, times, observables, rollout.Carry(key, last, table))

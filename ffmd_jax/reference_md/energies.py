@@ -15,8 +15,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ffmd_jax.core import mechanics
 from ffmd_jax.core.state import Array, Energy, Graph, State, System
+
+_VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 PairEnergy = Callable[[Array, Array, Array], Array]  # squared distances Å², species of i, species of j -> eV
 
@@ -85,6 +89,27 @@ def forces(energy: Energy) -> Callable[[System, State, Graph], tuple[Array, Arra
 
         value, gradient = jax.value_and_grad(of_positions)(state.positions)
         return value, -gradient
+
+    return evaluate
+
+
+def stress(energy: Energy, step: float = 1e-4) -> Callable[[System, State, Graph], Array]:
+    """Returns ``(system, state, graph) -> [6]``: the stress (1/V) ∂E/∂ε in eV/Å³, as xx, yy, zz, yz, xz, xy.
+
+    Positive under tension, as in ASE, and without the motion of the atoms.  By central differences with strains of ±
+    ``step``, in double precision: gradients written by hand know nothing of the cell.
+    """
+    directions = np.zeros((6, 3, 3))
+    for component, (a, b) in zip(directions, _VOIGT, strict=True):
+        component[a, b] = component[b, a] = 1.0 if a == b else 0.5
+
+    def evaluate(system: System, state: State, graph: Graph) -> Array:
+        def at(strain: Array) -> Array:
+            return energy(system, mechanics.strained(state, strain), graph)
+
+        strains = step * jnp.asarray(np.concatenate([directions, -directions]), state.positions.dtype)
+        values = jax.lax.map(at, strains)
+        return (values[:6] - values[6:]) / (2 * step * mechanics.volume(state.cell))
 
     return evaluate
 

@@ -10,6 +10,8 @@ from ffmd_jax.core import mechanics, neighbors, units
 from ffmd_jax.core.state import Array, Energy, Graph, State, System, cast, take
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
+from ffmd_jax.formats.stresses import observables_of
+from ffmd_jax.reference_md import energies as energy_terms
 from ffmd_jax.reference_md import sampling
 from ffmd_jax.reference_md.energies import forces
 from ffmd_jax.reference_md.engine import FORCES, ReferenceEngine
@@ -19,7 +21,10 @@ from ffmd_jax.reference_md.systems import Reference
 
 @functools.cache  # one function, one compilation
 def observe_energies(energy: Energy, with_forces: bool = False) -> rollout.Observe:
-    """Per-frame potential and total energy, eV, and, if asked for, forces, eV/Å ``[n_atoms, 3]``."""
+    """Per-frame potential and total energy, eV, and, if asked for, forces, eV/Å ``[n_atoms, 3]``, and stress.
+
+    The stress (`stresses`) is that of crystals and liquids, which have a volume.
+    """
 
     def observe(system: System, state: State, graph: Graph) -> dict[str, Array]:
         if with_forces:
@@ -28,7 +33,11 @@ def observe_energies(energy: Energy, with_forces: bool = False) -> rollout.Obser
             potential, found = energy(system, state, graph), None
         total = potential + mechanics.kinetic_energy(system, state.velocities)
         energies = {"potential_energy_eV": potential, "total_energy_eV": total}
-        return energies if found is None else {**energies, FORCES: found}
+        if found is not None:
+            energies |= {FORCES: found}
+            if all(system.pbc):
+                energies |= observables_of(energy_terms.stress(energy)(system, state, graph))
+        return energies
 
     return observe
 

@@ -11,7 +11,9 @@ import numpy as np
 
 from ffmd_jax.core import commands, mechanics, units
 from ffmd_jax.core import files as outputs
+from ffmd_jax.core.state import State, System
 from ffmd_jax.dynamics.ensemble import NVE, NVT
+from ffmd_jax.formats import ase_files
 from ffmd_jax.reference_md import production, runs, systems
 from ffmd_jax.reference_md.engine import ReferenceEngine
 from ffmd_jax.reference_md.settings import Settings
@@ -43,8 +45,20 @@ def produce(
         ValueError: settings that make no sense, or other ones than those of the files there; a time step that does not
             conserve energy.
     """
+    if settings.volumes is not None and len(settings.volumes) > 1:
+        many = [(volume, out.with_name(f"{out.stem}_v{volume:g}{out.suffix}")) for volume in settings.volumes]
+        if len({file for _, file in many}) < len(many):
+            raise ValueError(f"`volumes` holds a volume twice: {settings.volumes}")
+        if not resume:  # all, before the first begins
+            for _, file in many:
+                _check_absent(_files(file, settings.runs), _starts(file), overwrite, settings.start)
+        found = []
+        for volume, file in many:
+            one = dataclasses.replace(settings, volumes=(volume,))
+            found += produce(system, file, one, resume=resume, overwrite=overwrite, progress=progress, say=say)
+        return found
     with jax.enable_x64(True):
-        files, starts_file = _files(out, settings.runs), out.with_name(f"{out.stem}_starts.npz")
+        files, starts_file = _files(out, settings.runs), _starts(out)
         if resume and overwrite:
             raise ValueError("`resume` keeps finished files and `overwrite` replaces them: say one")
         if not resume:
@@ -95,6 +109,10 @@ def _files(out: Path, runs: int) -> list[Path]:
     return [out] if runs == 1 else [out.with_name(f"{out.stem}_{i}{out.suffix}") for i in range(runs)]
 
 
+def _starts(out: Path) -> Path:
+    return out.with_name(f"{out.stem}_starts.npz")
+
+
 def _check_settings(settings: Settings) -> None:
     """Raises ValueError for settings that make no sense for any system."""
     if settings.runs < 1:
@@ -108,6 +126,8 @@ def _check_settings(settings: Settings) -> None:
         raise ValueError("`friction_tau_fs` must be positive, and is of `ensemble` nvt")
     if settings.dt is not None and not settings.dt > 0:
         raise ValueError(f"`dt` must be positive, not {settings.dt}")
+    if settings.volumes is not None and not (settings.volumes and all(0.5 <= v <= 2 for v in settings.volumes)):
+        raise ValueError(f"`volumes` are relative, from 0.5 to 2, such as 0.97 1 1.03, not {settings.volumes}")
 
 
 def _engine(system: str, settings: Settings) -> ReferenceEngine:
@@ -122,6 +142,9 @@ def _engine(system: str, settings: Settings) -> ReferenceEngine:
             f"unknown system '{system}'{meant or '; choose one of ' + ', '.join(systems.SYSTEMS) + ', or ase'}"
         )
     prepared = systems.get(system, settings.repeat, settings.molecules)
+    if settings.volumes is not None:
+        scaled = _at_volume(prepared.system, prepared.state, settings)
+        prepared = systems.get(system, structure=(prepared.system, scaled))
     return production.engine(prepared if settings.dt is None else prepared._replace(dt=settings.dt), settings.forces)
 
 
@@ -133,9 +156,21 @@ def _ase_engine(settings: Settings) -> ReferenceEngine:
     if settings.repeat or settings.molecules:
         raise ValueError("the system ase takes its size from `start`: no `repeat` or `molecules`")
     atoms = ase_engine.read_atoms(settings.start)
+    if settings.volumes is not None:
+        cell = _at_volume(*ase_files.from_atoms(atoms), settings).cell
+        atoms.set_cell(cell, scale_atoms=True)
     arguments = ase_engine.parse_arguments(settings.calculator_args)
     make = ase_engine.make_calculator(settings.calculator, arguments)
     return ase_engine.engine(settings.calculator, atoms, make, settings.dt, settings.forces)
+
+
+def _at_volume(system: System, state: State, settings: Settings) -> State:
+    """The state with its cell, and the atoms in it, scaled to the relative volume of the settings."""
+    if not all(system.pbc):
+        raise ValueError("`volumes` are of crystals and liquids: the structure is not periodic in three directions")
+    assert settings.volumes is not None
+    length = settings.volumes[0] ** (1 / 3)
+    return state._replace(positions=length * np.asarray(state.positions), cell=length * np.asarray(state.cell))
 
 
 def _command(system: str, settings: Settings) -> str:

@@ -29,7 +29,9 @@ class Settings:
         calculator: ase: module:Class, or module:function that returns a calculator.
         calculator_args: ase: its arguments, key=value,key=value.
         start: ase: structure to start from, any file that ASE reads; its cell and periodic directions are kept.
-        forces: Store the forces, too, for potentials to be trained on them.
+        forces: Store forces, and the stress of crystals and liquids, for potentials to be trained on.
+        volumes: One set of runs at each of these volumes, relative to that of the structure (ref_v0.97.h5 …): for
+            potentials and propagators that are to be used at constant pressure.
         seed: Seed of velocities and thermostats.
     """
 
@@ -50,4 +52,5 @@ class Settings:
     calculator_args: str = ""
     start: Path | None = None
     forces: bool = False
+    volumes: tuple[float, ...] | None = None
     seed: int = 0

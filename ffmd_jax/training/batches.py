@@ -7,7 +7,7 @@ devices.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,12 @@ class Batch(NamedTuple):
     """What an optimizer step learns from, ``[n_pairs, …]``.
 
     Attributes:
-        pairs: as they are in the dataset.
+        pairs: `Pairs`, or the labelled frames of a potential, as they are in the dataset.
         backwards: which to reverse in time, bool.
         weights: in the mean; they sum to 1, and padding has 0.
     """
 
-    pairs: Pairs
+    pairs: Any
     backwards: Array
     weights: Array
 
@@ -49,6 +49,11 @@ class Block(NamedTuple):
     batches: Batch
     n_steps: int
     ends_epoch: bool
+
+
+def count(examples: Any) -> int:
+    """How many pairs, or frames, there are."""
+    return len(jax.tree.leaves(examples)[0])
 
 
 def search(system: System, pairs: Pairs, cutoff: float) -> neighbors.Search:
@@ -70,15 +75,15 @@ def n_batches(n_pairs: int, training: Training) -> int:
     return max(1, n_pairs // training.batch_size)
 
 
-def whole(pairs: Pairs, devices: Mesh) -> tuple[Pairs, Array]:
+def whole(pairs: Any, devices: Mesh) -> tuple[Any, Array]:
     """All pairs, divided over the devices, with their weights in the mean."""
-    rows, weights = parallel.padded(np.arange(len(pairs.displacements)), devices.size)
+    rows, weights = parallel.padded(np.arange(count(pairs)), devices.size)
     return parallel.divide(pairs, rows, devices), parallel.divide(weights, np.arange(len(rows)), devices)
 
 
-def blocks(pairs: Pairs, training: Training, done: int, block_steps: int, devices: Mesh) -> Iterator[Block]:
+def blocks(pairs: Any, training: Training, done: int, block_steps: int, devices: Mesh) -> Iterator[Block]:
     """The batches after ``done`` steps, in blocks of one length; without end."""
-    n_pairs = len(pairs.displacements)
+    n_pairs = count(pairs)
     per_epoch = n_batches(n_pairs, training)
     size = block_length(pairs, -(-min(training.batch_size, n_pairs) // devices.size), per_epoch, block_steps)
     while True:
@@ -91,7 +96,7 @@ def blocks(pairs: Pairs, training: Training, done: int, block_steps: int, device
         done = (epoch + 1) * per_epoch
 
 
-def block_length(pairs: Pairs, pairs_on_device: int, per_epoch: int, block_steps: int) -> int:
+def block_length(pairs: Any, pairs_on_device: int, per_epoch: int, block_steps: int) -> int:
     """Steps of a block: about ``block_steps``, fewer where they would fill a device, in equal parts of the epoch."""
     bytes_of_pair = sum(np.asarray(leaf)[0].nbytes for leaf in jax.tree.leaves(pairs))
     most = _BLOCK_BYTES // max(1, pairs_on_device * bytes_of_pair)
@@ -109,7 +114,7 @@ def _order(training: Training, epoch: int, n_pairs: int) -> tuple[np.ndarray, np
     return np.asarray(order), np.asarray(backwards)
 
 
-def _place(pairs: Pairs, order: np.ndarray, backwards: np.ndarray, size: int, devices: Mesh) -> Batch:
+def _place(pairs: Any, order: np.ndarray, backwards: np.ndarray, size: int, devices: Mesh) -> Batch:
     """The batches of some steps on the devices, padded to ``size`` steps and to equal shares of pairs."""
     steps = np.minimum(np.arange(size), len(order) - 1)
     order, weights = parallel.padded(order[steps], devices.size)

@@ -15,14 +15,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ffmd_jax.core import neighbors
-from ffmd_jax.core.state import Array, State, System, cast, is_isolated, take
-from ffmd_jax.data import pairs as datasets
-from ffmd_jax.data.pairs import Pairs, PairSets
+from ffmd_jax.core.state import Array, cast
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import trajcast
-from ffmd_jax.models.config import Architecture, ModelConfig
-from ffmd_jax.training import batches, losses, optimizer, parallel
+from ffmd_jax.training import batches, losses, optimizer, parallel, tasks
 from ffmd_jax.training.batches import Batch
 from ffmd_jax.training.settings import Training
 
@@ -53,7 +49,7 @@ class Progress(NamedTuple):
         loss: mean training loss of the block.
         gradient_norm: mean norm of the gradient in the block, before clipping.
         learning_rate: of the last step.
-        configurations_per_s: pairs per second in the block; None for the first, which compiles.
+        configurations_per_s: pairs, or frames, per second in the block; None for the first, which compiles.
         validation: errors on the validation set if this block ended an epoch, else None.
     """
 
@@ -63,52 +59,7 @@ class Progress(NamedTuple):
     gradient_norm: float
     learning_rate: float
     configurations_per_s: float | None
-    validation: losses.Errors | None
-
-
-def model_config(sets: PairSets, architecture: Architecture) -> ModelConfig:
-    """The model's configuration for some pairs: elements, masses, Δt, scales, neighbours from the training pairs.
-
-    Raises:
-        ValueError: no atom has a neighbour within the cutoff.
-    """
-    system = sets.system
-    species, masses = np.asarray(system.species), np.asarray(system.masses)
-    elements = tuple(int(z) for z in np.unique(species))
-    scales = datasets.statistics(sets.train)
-    few = take(sets.train.state, slice(None, None, max(1, len(sets.train.displacements) // 64)))
-    mean, shortest = _neighborhood(system, few, architecture.cutoff)
-    # Gaussians up to 1.3 of the largest training speed leave room for a hotter moment in a rollout.
-    return ModelConfig(
-        elements=elements,
-        masses=tuple(float(masses[species == z][0]) for z in elements),
-        time_step_fs=sets.time_step_fs,
-        displacement_rms=scales.displacement_rms,
-        velocity_rms=scales.velocity_rms,
-        speed_max=1.3 * scales.speed_max,
-        speed_limits=tuple(datasets.speed_limits(sets.train, species, elements)),
-        average_neighbors=mean,
-        shortest_distance=shortest,
-        isolated=is_isolated(system),
-        architecture=architecture,
-    )
-
-
-def _neighborhood(system: System, states: State, cutoff: float) -> tuple[float, float]:
-    """Mean number of neighbours within the cutoff, and the shortest distance, Å, in some states."""
-    search, single = neighbors.plan(system, states, cutoff), losses.single(system)
-
-    @jax.jit
-    def look(states: State):
-        def of_one(state: State):
-            graph = neighbors.build(search, single, state).graph
-            squares = jnp.sum(neighbors.vectors(state, graph) ** 2, axis=-1)
-            return jnp.sum(graph.mask), jnp.min(jnp.where(graph.mask, squares, jnp.inf))
-
-        return jax.lax.map(of_one, states)
-
-    counts, squares = (np.asarray(values) for values in look(states))
-    return float(counts.sum() / (len(counts) * len(system.species))), float(np.sqrt(squares.min()))
+    validation: Any
 
 
 def make_train_step(
@@ -117,17 +68,19 @@ def make_train_step(
     rule: optax.GradientTransformation,
     devices: Mesh,
     together: bool,
+    reverse: Callable[[Any], Any] = batches.reverse,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Array]]:
     """Returns ``(state, batch) -> (state, [loss, gradient norm])``; every device takes its part of the batch.
 
     A step whose gradient or update is not finite changes nothing but the count of skipped steps.
 
     Args:
-        together: all pairs of a device at once, not one after the other (`model.batches_together`).
+        together: all pairs of a device at once, not one after the other (`trajcast.batches_together`).
+        reverse: turns the time of a pair round.
     """
 
     def one(params, batch: Batch):
-        turned = jax.tree.map(functools.partial(jnp.where, batch.backwards), batches.reverse(batch.pairs), batch.pairs)
+        turned = jax.tree.map(functools.partial(jnp.where, batch.backwards), reverse(batch.pairs), batch.pairs)
         return batch.weights * loss(params, turned)[0]
 
     def share(params, batch: Batch):
@@ -182,13 +135,13 @@ def make_block(take_step: Callable, devices: Mesh) -> Callable[[TrainState, Batc
     return jax.jit(run, donate_argnums=0, out_shardings=NamedSharding(devices, PartitionSpec()))
 
 
-def initial(config: ModelConfig, training: Training, n_steps: int, params: trajcast.Params | None = None) -> TrainState:
+def initial(config: Any, training: Training, n_steps: int, params: trajcast.Params | None = None) -> TrainState:
     """The state before the first step, from random or given weights, on all devices."""
 
     @jax.jit  # one program instead of a hundred small ones
     def begin(weights: trajcast.Params | None) -> TrainState:
         random = jax.random.fold_in(jax.random.key(training.seed), 0)
-        given = trajcast.init(random, config) if weights is None else weights
+        given = tasks.of(config).init(random, config) if weights is None else weights
         start: Any = cast(given, jnp.float32)
         zero = jnp.zeros((), jnp.int32)
         moments = optimizer.make(training, n_steps).init(start)
@@ -198,8 +151,8 @@ def initial(config: ModelConfig, training: Training, n_steps: int, params: trajc
 
 
 def fit(
-    config: ModelConfig,
-    sets: PairSets,
+    config: Any,
+    sets: Any,
     training: Training,
     state: TrainState | None = None,
     block_steps: int = 25,
@@ -207,27 +160,31 @@ def fit(
 ) -> Iterator[Progress]:
     """Trains, and yields after every block of steps; give the last ``state`` to go on from there.
 
+    Args:
+        config: of a propagator or a potential, which decides what is learned (`tasks`).
+        sets: its pairs or labelled frames.
+
     Raises:
         Diverged: no finite gradient or validation error.
         RuntimeError: the devices have too little memory; the message names a smaller batch.
     """
-    losses.check_fits(config, sets)
-    devices, n_pairs = parallel.mesh(), len(sets.train.displacements)
+    task = tasks.of(config)
+    task.check_fits(config, sets)
+    devices, n_pairs = parallel.mesh(), batches.count(sets.train)
     per_epoch, batch_size = batches.n_batches(n_pairs, training), min(training.batch_size, n_pairs)
     n_steps = training.epochs * per_epoch
     rates, after_epoch = optimizer.schedule(training, n_steps), optimizer.make_after_epoch(training)
     current = initial(config, training, n_steps) if state is None else state
-    system, together = losses.single(sets.system), trajcast.batches_together(config)
-
-    def loss_of(pairs: Pairs) -> losses.Loss:
-        search = batches.search(system, pairs, config.architecture.cutoff)
-        return losses.make_loss(config, system, search, convolution, training.mass_weighting)
+    together = trajcast.batches_together(config)
+    loss_of = functools.partial(task.make_loss, config, sets, training=training, convolution=convolution)
 
     with out_of_memory(batch_size, devices.size):
         rule = optimizer.make(training, n_steps)
-        run_block = make_block(make_train_step(loss_of(sets.train), training, rule, devices, together), devices)
-        at_once = -(-batch_size // devices.size)
-        validate = losses.make_validate(config, system, sets.validation, loss_of(sets.validation), devices, at_once)
+        take_step = make_train_step(loss_of(sets.train), training, rule, devices, together, task.reverse)
+        run_block = make_block(take_step, devices)
+        at_once = -(-batch_size // devices.size) if together else 1
+        summarize = functools.partial(task.summarize, config, sets, sets.validation)
+        validate = losses.make_validate(loss_of(sets.validation), summarize, sets.validation, devices, at_once)
         feed = batches.blocks(sets.train, training, int(current.step), block_steps, devices)
         coming, compiled, failed = next(feed), False, 0
     while (done := int(current.step)) < n_steps:
@@ -265,12 +222,12 @@ def out_of_memory(batch_size: int, n_devices: int) -> Iterator[None]:
         ) from error
 
 
-def check_converges(done: int, failed: int, found: np.ndarray, errors: losses.Errors | None) -> None:
+def check_converges(done: int, failed: int, found: np.ndarray, errors: Any) -> None:
     """Raises Diverged if steps or validation gave no finite numbers, or most losses of a block are beyond all reason.
 
     One step without a finite gradient may be a bad pair; ``failed`` counts those in a row.
     """
-    if errors is not None and not np.isfinite(errors.displacement_mae + errors.velocity_mae):
+    if errors is not None and not np.isfinite(errors.mean_percent):
         what = "the validation error is not finite"
     elif failed > 1:
         what = f"no finite gradient in the last {failed} steps"

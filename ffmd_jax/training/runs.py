@@ -17,11 +17,10 @@ from ffmd_jax.core import files, json_records
 from ffmd_jax.core import progress as bars
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import Dataset
-from ffmd_jax.data.pairs import PairSets
 from ffmd_jax.models import model_files
-from ffmd_jax.models.config import SMALL, Architecture, ModelConfig
+from ffmd_jax.models.config import SMALL, Architecture
 from ffmd_jax.models.model import Model
-from ffmd_jax.training import batches, calibration, loop, losses, parallel, training_log
+from ffmd_jax.training import batches, calibration, loop, parallel, tasks, training_log
 from ffmd_jax.training.settings import Training
 from ffmd_jax.training.states import TrainingStates
 
@@ -38,6 +37,7 @@ def run(
     training: Training = Training(),
     architecture: Architecture = SMALL,
     *,
+    kind: str = "propagator",
     time_step_fs: float | None = None,
     init: str | Path | None = None,
     tensorboard: bool = False,
@@ -51,6 +51,7 @@ def run(
 
     Args:
         data: of one system.
+        kind: "propagator", or "potential" for frames with energies.
         time_step_fs: Δt of the model (default: the dataset's).
         init: model to start from: its weights, scales and sizes (then ``architecture`` is not used).
         source: where the data come from, for messages.
@@ -63,31 +64,38 @@ def run(
     """
     if tensorboard:
         training_log.check_tensorboard()
-    sets, weights = pair_sets.form(data, time_step_fs), None
+    if kind not in tasks.TASKS:
+        raise ValueError(f"the kind of a model is {' or '.join(tasks.TASKS)}, not {kind}")
+    before = model_files.load(init) if init is not None and not resume else None
+    if before is not None and before.kind != kind:
+        raise ValueError(f"{init} is a {before.kind}: `kind` {kind} cannot start from it")
+    task, weights = tasks.TASKS[kind], None
+    sets = task.form(data, time_step_fs, None if before is None else before.config)
     origin = {"file": source, "sha256": pair_sets.fingerprint(sets)}
     if resume:
         _check_same_data(out, origin)
         config = model_files.read_config((out / _MODEL).read_text())[1]
-    elif init is not None:
-        before = model_files.load(init)
+        if tasks.kind_of(config) != kind:
+            raise ValueError(f"cannot resume with `kind` {kind}: the training in {out} is of a {tasks.kind_of(config)}")
+    elif before is not None:
         config, weights = before.config, before.params
-        losses.check_fits(config, sets)
+        task.check_fits(config, sets)
     else:
-        config = loop.model_config(sets, architecture)
-    n_steps = training.epochs * batches.n_batches(len(sets.train.displacements), training)
+        config = task.configure(sets, architecture)
+    n_steps = training.epochs * batches.n_batches(batches.count(sets.train), training)
     state, best = loop.initial(config, training, n_steps, weights), float("inf")
     n_weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     say(f"{n_weights} weights, {n_steps} steps on {_devices()}; compiling, a minute or more")
     if not resume:
         texts = {_TRAINING: json_records.to_json(training), _ARCHITECTURE: json_records.to_json(architecture)}
-        texts |= {_MODEL: model_files.config_json(config), _DATA: json.dumps(origin, indent=2) + "\n"}
+        texts |= {_MODEL: model_files.config_json(config, kind), _DATA: json.dumps(origin, indent=2) + "\n"}
         _make_folder(out, texts)
     with TrainingStates(out / "checkpoints") as states:
         if resume and (saved := states.restore(state)):
             state, best = saved
         if int(state.step) >= n_steps:
             say(f"{out}: training had finished; more `epochs` need a new training")
-            if model_files.load(out).calibration is None:  # stopped while it was calibrated
+            if kind == "propagator" and model_files.load(out).calibration is None:  # stopped while it was calibrated
                 _finish(out, sets, progress, say)
             return model_files.load(out)
         log = contextlib.nullcontext()
@@ -123,11 +131,11 @@ def _may_be_replaced(out: Path) -> bool:
     return out.is_dir() and (not any(out.iterdir()) or any((out / name).exists() for name in _OURS))
 
 
-def _finish(out: Path, sets: PairSets, progress: bool, say: Callable[[str], None]) -> Model:
-    """Calibrates the monitors of a trained model on the validation pairs, and measures it on the test pairs."""
+def _finish(out: Path, sets: Any, progress: bool, say: Callable[[str], None]) -> Model:
+    """Measures a trained model on the test set, after the monitors of a propagator were calibrated on the other."""
     trained = model_files.load(out)
     config, params = trained.config, trained.params
-    if parallel.is_first():
+    if parallel.is_first() and trained.kind == "propagator":
 
         def show(items):
             return bars.counted(items, "calibrating the monitors", "states") if progress else iter(items)
@@ -135,13 +143,12 @@ def _finish(out: Path, sets: PairSets, progress: bool, say: Callable[[str], None
         found = calibration.calibrate(config, params, sets.validation, sets.system, show)
         trained = Model(config, params, found, str(out), trained.kind)
         model_files.save(out, trained)
-    say(f"{out}: {losses.describe(losses.evaluate(config, params, sets, sets.test), config.time_step_fs)}")
+    step = f"Δt {config.time_step_fs:g} fs; " if trained.kind == "propagator" else ""
+    say(f"{out}: {step}{tasks.evaluate(config, params, sets, sets.test).describe()}")
     return trained
 
 
-def _follow(
-    out: Path, states, log, steps, config: ModelConfig, best: float, begin: int, n_steps: int, progress: bool
-) -> None:
+def _follow(out: Path, states, log, steps, config: Any, best: float, begin: int, n_steps: int, progress: bool) -> None:
     """Follows a training: bar, metrics, checkpoints, best weights; saves when asked to stop."""
     first, shown = parallel.is_first(), ""
     saved_at, drawn_at = time.monotonic(), -float("inf")
@@ -155,7 +162,7 @@ def _follow(
             if validation < best:
                 best = validation
                 if first:
-                    model_files.save(out, Model(config, jax.tree.map(np.asarray, now.state.average), None, str(out)))
+                    model_files.save(out, _trained(config, now.state.average, out))
             if first:
                 log.add(_metrics(step, now))
             due, stop = parallel.agree(first and time.monotonic() - saved_at > _SAVE_EVERY_S, request.made)
@@ -165,11 +172,15 @@ def _follow(
             if first and errors is not None and time.monotonic() - drawn_at > _DRAW_EVERY_S:
                 log.draw()
                 drawn_at = time.monotonic()
-            shown = shown if errors is None else f", v {errors.velocity_percent:.2f} %"
+            shown = shown if errors is None else f", {errors.brief}"
             bar.set_postfix_str(f"loss {now.loss:.2e}{shown}", refresh=False)
             bar.update(step - bar.n)
             if stop and step < n_steps:
                 raise KeyboardInterrupt(f"Saved after {step} steps; `resume` continues.")
+
+
+def _trained(config: Any, weights: Any, out: Path) -> Model:
+    return Model(config, jax.tree.map(np.asarray, weights), None, str(out), tasks.kind_of(config))
 
 
 class _StopRequest:
@@ -240,4 +251,4 @@ def _metrics(step: int, now) -> dict[str, Any]:
     """A line of metrics.jsonl: of the training in every one, of the validation at the end of an epoch."""
     values = {"step": step, "epoch": now.epoch, "loss": now.loss, "gradient_norm": now.gradient_norm}
     values |= {"learning_rate": now.learning_rate, "configurations_per_s": now.configurations_per_s}
-    return values | ({} if now.validation is None else losses.as_dict(now.validation))
+    return values | ({} if now.validation is None else now.validation.as_dict())

@@ -26,6 +26,9 @@ class Training:
         mass_weighting: Weigh squared errors by the atoms' masses, as kinetic energy does, so that heavy atoms count as
             much as light, fast ones.  Without it, as in the paper, the loss is that of hydrogen, where there is any.
         time_reversal: Train half of the steps on the reversed pair, (r', −v') → (r, −v).
+        energy_weight: Of potentials: of squared errors of the energy, per atom and times the atoms of a frame.
+        force_weight: Of potentials: of squared errors of the forces, where the data have them.
+        stress_weight: Of potentials: of squared errors of the virial, as the energy's, where the data have stresses.
         seed: Of weights and data order.
     """
 
@@ -42,6 +45,9 @@ class Training:
     ema_decay: float = 0.999
     mass_weighting: bool = True
     time_reversal: bool = True
+    energy_weight: float = 1.0
+    force_weight: float = 1.0
+    stress_weight: float = 1.0
     seed: int = 0
 
     def __post_init__(self):
@@ -53,6 +59,8 @@ class Training:
             raise ValueError(f"the schedule must be cosine or plateau, not {self.schedule}")
         if not 0 < self.plateau_factor < 1 or self.plateau_patience < 1:
             raise ValueError("plateau_factor must lie between 0 and 1, plateau_patience be at least 1")
+        if not min(self.energy_weight, self.force_weight, self.stress_weight) >= 0:
+            raise ValueError("energy_weight, force_weight and stress_weight must not be negative")
         if not self.weight_decay >= 0:
             raise ValueError("weight_decay must not be negative")
 
