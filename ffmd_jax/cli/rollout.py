@@ -19,7 +19,15 @@ class Settings:
         on_alarm: What an alarm of a monitor does. stop: keep the good frames and end with exit code 3; warn: print it
             and continue; fallback: hand the last good state to the reference for --fallback-steps Δt, then continue.
         wall_clock_hours: Stop and save after this wall time, h; --resume continues.
-        ensemble: nvt with a thermostat, or nve.
+        ensemble: nvt with a thermostat, nve, or npt with a barostat, too, which needs a potential.
+        pressure_bar: Pressure of npt, bar.
+        barostat_every: Steps between two trial moves of the volume in npt.
+        coupling: What a move of the volume changes in npt: isotropic: all lattice vectors alike; anisotropic: one at a
+            time, for crystals.
+        potential: Folder of a potential (`ffmd train --kind potential`), reference:quartz or another prepared system,
+            or none (None: the model's own, if it has one): gives the energies along the run, and what needs them.
+        energy_conservation: After each step, scale velocities so that the propagator leaves the total energy as it is
+            (None: wherever there is a potential).
         temperature: Temperature of nvt and of drawn velocities, K (None: 300 in nvt).
         temperature_end: Temperature at the end of nvt, K; it changes linearly.
         thermostat: csvr rescales all velocities; langevin acts on each atom.
@@ -50,12 +58,17 @@ class Settings:
     steps: int
     on_alarm: Literal["stop", "warn", "fallback"] = "stop"
     wall_clock_hours: float | None = None
-    ensemble: Literal["nve", "nvt"] = "nvt"
+    ensemble: Literal["nve", "nvt", "npt"] = "nvt"
     temperature: Annotated[float | None, arg(metavar="K")] = None
     temperature_end: Annotated[float | None, arg(metavar="K")] = None
     thermostat: Literal["csvr", "langevin"] = "csvr"
     tau_fs: float | None = None
     friction_tau_fs: float | None = None
+    pressure_bar: float = 1.0
+    barostat_every: int = 10
+    coupling: Literal["isotropic", "anisotropic"] = "isotropic"
+    potential: str | None = None
+    energy_conservation: bool | None = None
     reversible: bool = False
     draw_velocities: bool = False
     every: int = 1
@@ -74,7 +87,8 @@ class Settings:
 
 
 _SAME = ("steps", "on_alarm", "wall_clock_hours", "reversible", "every", "fields", "seed", "replicas", "monitors",
-         "alarm_factor", "check_every", "fallback", "fallback_steps", "float64", "tables")  # fmt: skip
+         "alarm_factor", "check_every", "fallback", "fallback_steps", "float64", "tables",
+         "potential", "energy_conservation")  # fmt: skip
 
 
 def rollout(
@@ -144,28 +158,35 @@ def _advice():
 
 def _ensemble(settings: Settings):
     """The ensemble that the options describe."""
-    from ffmd_jax.dynamics.ensemble import NVE, NVT
+    from ffmd_jax.dynamics.ensemble import NPT, NVE, NVT
 
     if settings.ensemble == "nve":
         return NVE()
     common_one = 300.0 if settings.temperature is None else settings.temperature
-    return NVT(
+    bath = (
         settings.replica_temperatures or common_one,
         settings.tau_fs,
         settings.thermostat,
         settings.friction_tau_fs,
         settings.temperature_end,
     )
+    if settings.ensemble == "nvt":
+        return NVT(*bath)
+    return NPT(*bath, settings.pressure_bar, settings.barostat_every, settings.coupling)
 
 
 def _drawn_at(settings: Settings) -> Any:
     """Temperature of drawn velocities, K, where the ensemble has none."""
-    return None if settings.ensemble == "nvt" else (settings.replica_temperatures or settings.temperature)
+    return None if settings.ensemble != "nve" else (settings.replica_temperatures or settings.temperature)
 
 
 def _check(settings: Settings) -> None:
     """Raises ValueError for options that do not go together."""
     temperatures = settings.replica_temperatures
+    if settings.ensemble != "npt" and (settings.pressure_bar, settings.barostat_every, settings.coupling) != (
+        Settings.pressure_bar, Settings.barostat_every, Settings.coupling
+    ):  # fmt: skip
+        raise ValueError("--pressure-bar, --barostat-every and --coupling are of --ensemble npt")
     if settings.ensemble == "nve" and (
         settings.temperature_end is not None or (temperatures and not settings.replicas)
     ):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from ffmd_jax.core import mechanics
-from ffmd_jax.core.state import Correct, State, System, is_isolated
+from ffmd_jax.core.state import Array, Correct, State, System, is_isolated
 
 
 def momenta(
@@ -50,6 +50,24 @@ def momenta(
         return mechanics.rotate_velocities(system, after, target - mechanics.angular_momentum(system, after))
 
     return correct
+
+
+def add_energy(system: System, state: State, wanted_eV: Array) -> tuple[State, Array]:
+    """The state with its kinetic energy changed by ``wanted_eV``, and what of it was not added, eV.
+
+    Velocities of the internal motion are scaled by one factor, so that momentum and, of an isolated system, angular
+    momentum stay as they are.  The factor is between 0.8 and 1.25, and 1 for an energy that is no finite number: what
+    is not added is for the caller to carry to the next step.
+    """
+    own = mechanics.internal(system, state).velocities
+    precise = jnp.asarray(own, jnp.result_type(float))
+    kinetic = mechanics.kinetic_energy(system, precise)
+    squared = (kinetic + wanted_eV) / jnp.where(kinetic > 0, kinetic, 1.0)
+    squared = jnp.where(jnp.isfinite(squared) & (kinetic > 0), jnp.clip(squared, 0.8**2, 1.25**2), 1.0)
+    factor = jnp.sqrt(squared).astype(own.dtype)
+    added = (jnp.square(factor.astype(precise.dtype)) - 1) * kinetic
+    rest = jnp.where(jnp.isfinite(wanted_eV), wanted_eV - added, 0.0)
+    return state._replace(velocities=state.velocities + (factor - 1) * own), rest
 
 
 def momentum_error(system: System, before: State, after: State):

@@ -31,6 +31,8 @@ class Search:
         bin_capacity: atoms a bin has room for.
         window: fractional coordinates (low, high) that the bins of each vector span.
         selected: columns of the graph of `select`; 0: the whole table.
+        ahead: Å, how far atoms may go in the coming step, for whose end the table is to hold, too: it is stale so much
+            earlier.
     """
 
     cutoff: float
@@ -41,6 +43,7 @@ class Search:
     bin_capacity: int = 0
     window: tuple[tuple[float, float], ...] = ()
     selected: int = 0
+    ahead: float = 0.0
 
     @property
     def radius(self) -> float:
@@ -71,7 +74,13 @@ def heights(cell: Array) -> np.ndarray:
 
 
 def plan(
-    system: System, states: State, cutoff: float, skin: float = 0.0, headroom: float = 1.0, select: bool = False
+    system: System,
+    states: State,
+    cutoff: float,
+    skin: float = 0.0,
+    headroom: float = 1.0,
+    select: bool = False,
+    ahead: float = 0.0,
 ) -> Search:
     """Returns the `Search` for a system, with room for the neighbours in ``states``, one or many, in any cells.
 
@@ -79,6 +88,7 @@ def plan(
         states: positions, Å, ``[..., n_atoms, 3]``, and cells, Å, ``[..., 3, 3]``, or one for all.
         headroom: the capacity is the largest count found times this, rounded up to a multiple of 4.
         select: plan for `select`, too.
+        ahead: Å, see `Search`; the skin is made wider by twice as much.
 
     Raises:
         ValueError: a cutoff that is not positive, or for which no atom has any neighbour, the skin included.
@@ -87,7 +97,7 @@ def plan(
         raise ValueError(f"the cutoff must be positive and the skin not negative, not {cutoff} and {skin} Å")
     frames = np.reshape(np.asarray(states.positions), (-1, len(system.species), 3))
     cells = np.broadcast_to(np.reshape(np.asarray(states.cell), (-1, 3, 3)), (len(frames), 3, 3))
-    search = Search(float(cutoff), float(skin), 0)
+    search = Search(float(cutoff), float(skin + 2 * ahead), 0, ahead=float(ahead))
     first, second, third = _translations(search, system, heights(np.unique(cells, axis=0)).min(axis=0)).tolist()
     search = dataclasses.replace(search, translations=(first, second, third))
     search = _plan_bins(search, system, frames, cells, headroom)
@@ -125,12 +135,14 @@ def _plan_bins(search: Search, system: System, frames: np.ndarray, cells: np.nda
 
 def grow(search: Search, system: System, cells: Array, factor: float = 1.3) -> Search:
     """The search with larger capacities, and images enough for ``cells`` (Å, ``[..., 3, 3]``), after an overflow."""
+    search = dataclasses.replace(search, skin=search.skin + 2 * (factor - 1) * search.ahead)
     lowest = heights(np.reshape(np.asarray(cells), (-1, 3, 3))).min(axis=0)
     first, second, third = np.maximum(_translations(search, system, lowest), search.translations).tolist()
     if search.bins and not _bins_suffice(search, lowest):
         search = dataclasses.replace(search, bins=(), bin_capacity=0, window=())
     return dataclasses.replace(
         search,
+        ahead=search.ahead * factor,
         translations=(first, second, third),
         capacity=4 * int(np.ceil(search.capacity * factor / 4)),
         bin_capacity=int(np.ceil(search.bin_capacity * factor)),
@@ -219,9 +231,23 @@ def update(search: Search, system: System, state: State, neighbors: Neighbors) -
 
 
 def stale(search: Search, state: State, neighbors: Neighbors) -> Array:
-    """True once an atom has moved more than skin/2 or the cell has changed since the build: a pair may be missing."""
-    moved = jnp.max(jnp.sum((state.positions - neighbors.positions) ** 2, axis=-1))
-    return (moved > (0.5 * search.skin) ** 2) | jnp.any(state.cell != neighbors.cell)
+    """True once a pair may be missing, or may be after the coming step.
+
+    That is, once an atom has moved more than skin/2 (less ``search.ahead``) or the cell has changed since the build.
+    """
+    return (_farthest(state, neighbors) > (0.5 * search.skin - search.ahead) ** 2) | jnp.any(
+        state.cell != neighbors.cell
+    )
+
+
+def outrun(search: Search, state: State, neighbors: Neighbors) -> Array:
+    """True once an atom has moved more than skin/2 since the build: the step went farther than ``search.ahead``."""
+    return _farthest(state, neighbors) > (0.5 * search.skin) ** 2
+
+
+def _farthest(state: State, neighbors: Neighbors) -> Array:
+    """Square of the longest way of an atom since the table was built, Å²."""
+    return jnp.max(jnp.sum((state.positions - neighbors.positions) ** 2, axis=-1))
 
 
 @full_precision

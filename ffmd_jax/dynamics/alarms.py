@@ -9,6 +9,9 @@
     momentum         change of the total momentum since the first step, relative to Σ m|v|
     round trip       time reversal, RMS over the atoms
     round trip of an atom
+    total energy     change since the start, relative to the kinetic energy (with a potential, without a target)
+    propagator energy  what the propagator itself gains or loses in a window, likewise (with a potential)
+    volume           of an atom, beyond the volumes of the training data
 
 Round trip: Newton's equations run backwards as they run forwards, so F(R F(x)) = R x, where R turns velocities round.
 The error of that, for which no label is needed, in units of the RMS components of a step:
@@ -40,6 +43,9 @@ KINDS = (
     "momentum",
     "round trip",
     "round trip of an atom",
+    "total energy",
+    "propagator energy",
+    "volume",
 )
 _FATAL = np.arange(len(KINDS)) == 0
 _MOMENTUM_CAP = 0.01  # of Σ m|v|: beyond it nothing is rounding
@@ -61,6 +67,9 @@ class Limits(NamedTuple):
         elements: atomic numbers.
         displacement_rms: RMS component of a step, Å.
         velocity_rms: RMS component, Å/fs.
+        energy: change of the total energy, relative to the kinetic energy.
+        gain: energy that the propagator gains in a window, relative to the kinetic energy.
+        volumes: of an atom, Å³, smallest and largest.
     """
 
     speeds: np.ndarray
@@ -75,6 +84,9 @@ class Limits(NamedTuple):
     elements: tuple[int, ...]
     displacement_rms: float
     velocity_rms: float
+    energy: float = np.inf
+    gain: float = np.inf
+    volumes: tuple[float, float] = (0.0, np.inf)
 
 
 class Record(NamedTuple):
@@ -100,6 +112,8 @@ class Memory(NamedTuple):
         first: mean of the first window, ``[n_elements]``.
         momentum: after the first step, u Å/fs ``[3]``; a thermostat may take out what the start has.
         round_trip: the last one measured.
+        gain: mean of the window of the energy that the propagator gains in a step, eV.
+        gained: since the start, eV.
         record: alarms so far.
     """
 
@@ -109,6 +123,8 @@ class Memory(NamedTuple):
     first: Array
     momentum: Array
     round_trip: Array
+    gain: Array
+    gained: Array
     record: Record
 
 
@@ -175,7 +191,9 @@ def _remember_nothing(limits: Limits, system: System, state: State) -> Memory:
     none, zeros = jnp.full(len(KINDS), -1, jnp.int32), jnp.zeros(len(KINDS), dtype)
     elements, scalar = jnp.zeros(len(limits.elements), dtype), jnp.zeros((), dtype)
     empty = Record(none + 1, none, zeros, zeros, none)
-    return Memory(elements, scalar, jnp.zeros((), jnp.int32), elements, jnp.zeros(3, dtype), scalar, empty)
+    return Memory(
+        elements, scalar, jnp.zeros((), jnp.int32), elements, jnp.zeros(3, dtype), scalar, scalar, scalar, empty
+    )
 
 
 def round_trip(
@@ -206,7 +224,13 @@ def _remember(limits: Limits, system: System, record: StepRecord, memory: Memory
     weight, age = memory.weight + share * (1 - memory.weight), memory.age + 1
     first = jnp.where(age == limits.window, average / weight, memory.first)
     momentum = jnp.where(age == 1, mechanics.linear_momentum(system, record.after.velocities), memory.momentum)
-    return memory._replace(average=average, weight=weight, age=age, first=first, momentum=momentum)
+    gain, gained = memory.gain, memory.gained
+    if record.energies:
+        gained = record.energies.gained.astype(kelvin.dtype)
+        gain = memory.gain + share * (gained - memory.gained - memory.gain)
+    return memory._replace(
+        average=average, weight=weight, age=age, first=first, momentum=momentum, gain=gain, gained=gained
+    )
 
 
 def _found(limits: Limits, system: System, record: StepRecord, memory: Memory, trip: RoundTrip) -> Array:
@@ -226,6 +250,10 @@ def _found(limits: Limits, system: System, record: StepRecord, memory: Memory, t
     momentum = jnp.linalg.norm(momentum) / jnp.sum(system.masses * speeds)
     wall = jnp.minimum(limits.momentum_change * memory.age, _MOMENTUM_CAP)  # rounding errors add up
     tolerance = jnp.asarray(limits.kinetic)[element]
+    change, gain = _energies(limits, system, record, memory)
+    volume = mechanics.volume(state.cell) / len(system.species)
+    low, high = limits.volumes
+    off = jnp.maximum(volume / high, low / volume)
     rows = (
         (jnp.where(jnp.any(broken), jnp.inf, 0), speeds[jnp.argmax(broken)], rollout.FASTEST, jnp.argmax(broken)),
         (speeds[fastest] / allowed[fastest], speeds[fastest], allowed[fastest], fastest),
@@ -236,8 +264,21 @@ def _found(limits: Limits, system: System, record: StepRecord, memory: Memory, t
         (momentum / wall, momentum, wall, -1),
         (trip.mean / limits.round_trip, trip.mean, limits.round_trip, trip.atom),
         (trip.worst / limits.round_trip_atom, trip.worst, limits.round_trip_atom, trip.atom),
+        (jnp.where(targeted, 0, jnp.abs(change) / limits.energy), change, limits.energy, -1),
+        (jnp.where(full, jnp.abs(gain) / limits.gain, 0), gain, limits.gain, -1),
+        (off, volume, jnp.where(volume > high, high, low), -1),
     )
     return jnp.stack([jnp.stack([jnp.asarray(x, speeds.dtype) for x in row]) for row in rows], axis=1)
+
+
+def _energies(limits: Limits, system: System, record: StepRecord, memory: Memory) -> tuple[Array, Array]:
+    """Change of the total energy since the start, and gain of the propagator in a window, of the kinetic energy."""
+    kinetic = mechanics.kinetic_energy(system, record.after.velocities)
+    if not record.energies:
+        return jnp.zeros_like(kinetic), jnp.zeros_like(kinetic)
+    change = (record.energies.potential - record.energies.start).astype(kinetic.dtype) + kinetic
+    scale = jnp.where(kinetic > 0, kinetic, 1)
+    return change / scale, memory.gain / memory.weight * limits.window / scale
 
 
 def _closest(state: State, graph) -> tuple[Array, Array]:

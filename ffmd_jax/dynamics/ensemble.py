@@ -67,7 +67,39 @@ class NVT:
             raise ValueError("langevin has friction already; its relaxation time is tau_fs")
 
 
-Ensemble = NVE | NVT
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["temperature_K", "tau_fs", "friction_tau_fs", "end_K", "pressure_bar", "barostat_every"],
+    meta_fields=["thermostat", "coupling"],
+)
+@dataclasses.dataclass(frozen=True)
+class NPT(NVT):
+    """Constant temperature and pressure, by a Monte Carlo barostat that needs energies alone; see `barostat`.
+
+    Attributes:
+        pressure_bar: bar.
+        barostat_every: steps between two trial moves of the volume.
+        coupling: "isotropic" scales all lattice vectors alike, "anisotropic" one of them at a time, for crystals.
+
+    Raises:
+        ValueError: as `NVT`; a pressure that is not finite, or an interval below one step.
+    """
+
+    pressure_bar: Any = 1.0
+    barostat_every: Any = 10
+    coupling: Literal["isotropic", "anisotropic"] = "isotropic"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.coupling not in ("isotropic", "anisotropic"):
+            raise ValueError(f"the coupling must be isotropic or anisotropic, not {self.coupling}")
+        if isinstance(self.pressure_bar, int | float) and not np.isfinite(self.pressure_bar):
+            raise ValueError(f"the pressure must be a finite number of bar, not {self.pressure_bar}")
+        if isinstance(self.barostat_every, int | float) and not self.barostat_every >= 1:
+            raise ValueError(f"barostat_every must be at least 1 step, not {self.barostat_every}")
+
+
+Ensemble = NVE | NVT  # NPT is an NVT
 
 
 def complete(ensemble: Ensemble, time_step_fs: float) -> Ensemble:
@@ -93,11 +125,13 @@ def complete(ensemble: Ensemble, time_step_fs: float) -> Ensemble:
 def check(ensemble: Any) -> None:
     """Raises ValueError for what is no ensemble, such as its name."""
     if not isinstance(ensemble, NVE | NVT):
-        raise ValueError(f"the ensemble must be NVE() or NVT(temperature_K, …), not {ensemble!r}")
+        raise ValueError(
+            f"the ensemble must be NVE(), NVT(temperature_K, …) or NPT(temperature_K, …), not {ensemble!r}"
+        )
 
 
 def name(ensemble: Ensemble) -> str:
-    """As files have it: nve or nvt."""
+    """As files have it: nve, nvt or npt."""
     return type(ensemble).__name__.lower()
 
 
@@ -148,12 +182,16 @@ def metadata(ensemble: Ensemble) -> dict[str, Any]:
     if isinstance(ensemble, NVE):
         return {"ensemble": "nve", "temperature_K": None, "temperature_end_K": None, "thermostat": None,
                 "tau_fs": None, "friction_tau_fs": None}  # fmt: skip
+    pressure = {}
+    if isinstance(ensemble, NPT):
+        pressure = {name: getattr(ensemble, name) for name in ("pressure_bar", "barostat_every", "coupling")}
     constant = ensemble.end_K is None and not isinstance(ensemble.temperature_K, tuple)
     return {
-        "ensemble": "nvt",
+        "ensemble": name(ensemble),
         "temperature_K": ensemble.temperature_K if constant else None,
         "temperature_end_K": ensemble.end_K,
         "thermostat": ensemble.thermostat,
         "tau_fs": ensemble.tau_fs,
         "friction_tau_fs": ensemble.friction_tau_fs,
+        **pressure,
     }

@@ -16,7 +16,7 @@ from ffmd_jax.core.state import System
 from ffmd_jax.dynamics import alarms
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics.alarms import Limits
-from ffmd_jax.dynamics.ensemble import NVE, Ensemble
+from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
 from ffmd_jax.models.config import Calibration, ModelConfig
 
 FACTOR = 10.0
@@ -30,6 +30,9 @@ _CHANCE = 3e-7  # of a false alarm in a window; 5 standard deviations of a norma
 _NVE_WINDOW = 200  # steps
 _UNKNOWN_DRIFT = 0.02
 _NEVER = 0.5  # a model that forgets the velocities reaches 0.7
+_ENERGY = 0.1  # of the kinetic energy: what a run without a thermostat may gain or lose
+_GAIN = 0.5  # of the kinetic energy, that a propagator may gain or lose in a window
+_VOLUME = 1.02  # beyond the smallest and largest volume of the training data
 
 
 class Stopped(ValueError):
@@ -101,7 +104,17 @@ def limits(
         elements=elements,
         displacement_rms=config.displacement_rms,
         velocity_rms=config.velocity_rms,
+        energy=_ENERGY,
+        gain=_GAIN,
+        volumes=_volumes(found, system, ensemble),
     )
+
+
+def _volumes(found: Calibration | None, system: System, ensemble: Ensemble) -> tuple[float, float]:
+    """Volumes of an atom, Å³, that a run at constant pressure may have."""
+    if not isinstance(ensemble, NPT) or found is None or found.volumes_A3 is None:
+        return 0.0, np.inf
+    return found.volumes_A3[0] / _VOLUME, found.volumes_A3[1] * _VOLUME
 
 
 def describe(record: alarms.Record, config: ModelConfig, system: System) -> list[Alarm]:
@@ -142,4 +155,8 @@ def _text(kind: str, value: float, limit: float, place: int, config: ModelConfig
         "round trip": f"a step backwards misses the start by {value:.3g} of a step, limit {limit:.3g}, worst {atom}",
         "round trip of an atom": f"a step backwards misses the start of {atom} by {value:.3g} of a step, "
         f"limit {limit:.3g}",
+        "total energy": f"the total energy has changed by {value:.3g} of the kinetic energy, limit {limit:.3g}",
+        "propagator energy": f"the propagator changes the energy by {value:.3g} of the kinetic energy in a window, "
+        f"limit {limit:.3g}",
+        "volume": f"the volume is {value:.4g} Å³ an atom, limit {limit:.4g}: beyond the training data",
     }[kind]

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from ffmd_jax.core import files
-from ffmd_jax.core.neighbors import Search
 from ffmd_jax.core.state import State, System, take
 from ffmd_jax.dynamics import restart
 from ffmd_jax.dynamics.rollout import Block
@@ -83,7 +82,7 @@ class Recorder:
         self._kept: list[list[Block]] = [[] for _ in self.n_frames]
         self._saved_at = time.monotonic()
         self._pending: Future | None = None
-        self._last: tuple[Carry, Search] | None = None  # after the last block that was written
+        self._last: tuple[Carry, Any] | None = None  # after the last block that was written
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ffmd-writer")
         self._writer = None
         if out is not None:
@@ -106,7 +105,7 @@ class Recorder:
             if self._writer is not None:
                 self._writer.close()
 
-    def write(self, block: Block, search: Search, by_fallback: bool = False) -> None:
+    def write(self, block: Block, search: Any, by_fallback: bool = False) -> None:
         """Appends a block, of each replica up to where it ended, and saves where to continue, at most every second.
 
         Returns before it is written; what goes wrong is raised by the next call, or by `wait`.
@@ -124,7 +123,7 @@ class Recorder:
             pending, self._pending = self._pending, None
             pending.result()
 
-    def _write(self, block: Block, search: Search, by_fallback: bool) -> None:
+    def _write(self, block: Block, search: Any, by_fallback: bool) -> None:
         counts = list(self.n_frames)
         for i in range(len(counts)):
             good = len(block.times) if not self._replicas else int(np.sum(np.asarray(block.valid)[:, i]))

@@ -15,9 +15,9 @@ from ffmd_jax.core import files
 from ffmd_jax.core.neighbors import Search
 from ffmd_jax.core.state import State, System
 from ffmd_jax.dynamics.rollout import Carry
-from ffmd_jax.models.config import ModelConfig
+from ffmd_jax.models.config import ModelConfig, PotentialConfig
 
-_FORMAT = "ffmd_jax restart 3"
+_FORMAT = "ffmd_jax restart 4"
 
 
 class Saved(NamedTuple):
@@ -27,14 +27,14 @@ class Saved(NamedTuple):
         facts: what determines the trajectory, JSON-able; see `check_same`.
         notes: what else the run has to remember, JSON-able.
         n_frames: in the trajectory file, of each replica; what it holds beyond is torn.
-        search: of the neighbour tables, whose sizes fix the order of sums.
+        search: of the neighbour tables, whose sizes fix the order of sums, and of a potential's own, if it has one.
         leaves: of the carry.
     """
 
     facts: dict[str, Any]
     notes: dict[str, Any]
     n_frames: tuple[int, ...]
-    search: Search
+    search: tuple[Search, Search | None]
     leaves: list[np.ndarray]
 
 
@@ -43,7 +43,14 @@ def path_of(trajectory: Path) -> Path:
     return trajectory.with_name(trajectory.name + ".restart")
 
 
-def save(path: Path, carry: Carry, search: Search, facts: dict, notes: dict, n_frames: tuple[int, ...]) -> None:
+def save(
+    path: Path,
+    carry: Carry,
+    search: tuple[Search, Search | None],
+    facts: dict,
+    notes: dict,
+    n_frames: tuple[int, ...],
+) -> None:
     """Writes a restart file; it is the old one or the new one, wherever the process ends."""
     leaves = jax.tree.leaves(carry._replace(key=jax.random.key_data(carry.key)))
     head = {
@@ -51,7 +58,7 @@ def save(path: Path, carry: Carry, search: Search, facts: dict, notes: dict, n_f
         "facts": facts,
         "notes": notes,
         "n_frames": n_frames,
-        "search": dataclasses.asdict(search),
+        "search": [None if each is None else dataclasses.asdict(each) for each in search],
     }
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
@@ -70,9 +77,10 @@ def load(path: Path) -> Saved:
         head = json.loads(str(stored["head"]))
         leaves = [stored[f"leaf_{i}"] for i in range(len(stored) - 1)]
         if head["format"] == _FORMAT:
-            sizes = {name: _tuples(value) for name, value in head["search"].items()}
-            return Saved(head["facts"], head["notes"], tuple(head["n_frames"]), Search(**sizes), leaves)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            first, own = (None if each is None else _search(each) for each in head["search"])
+            assert first is not None
+            return Saved(head["facts"], head["notes"], tuple(head["n_frames"]), (first, own), leaves)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, AssertionError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no restart file, or damaged ({type(error).__name__})") from None
     raise ValueError(f"{path} is of another version of ffmd_jax; `overwrite` begins the run anew")
 
@@ -91,11 +99,11 @@ def restore(saved: Saved, like: Carry) -> Carry:
     return carry._replace(key=jax.random.wrap_key_data(carry.key))
 
 
-def fingerprint(*trees: ModelConfig | System | State | Any) -> str:
+def fingerprint(*trees: ModelConfig | PotentialConfig | System | State | Any) -> str:
     """A digest of configurations and arrays; the calibration of a model is not part of it."""
     digest = hashlib.sha256()
     for tree in trees:
-        if isinstance(tree, ModelConfig):
+        if isinstance(tree, ModelConfig | PotentialConfig):
             digest.update(repr(tree).encode())
             continue
         if isinstance(tree, System):
@@ -116,6 +124,10 @@ def check_same(name: str, before: dict[str, Any] | None, now: dict[str, Any]) ->
             raise ValueError(f"cannot resume: {name} was made with another {fact}")
         option = f"`{fact}`"
         raise ValueError(f"cannot resume with {option} = {value}: {name} was made with {before.get(fact)}")
+
+
+def _search(fields: dict[str, Any]) -> Search:
+    return Search(**{name: _tuples(value) for name, value in fields.items()})
 
 
 def _tuples(value: Any) -> Any:

@@ -12,11 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import neighbors
+from ffmd_jax.core import mechanics, neighbors
 from ffmd_jax.core.state import Array, Graph, Propagate, State, System, cast, take
+from ffmd_jax.dynamics import barostat as barostats
 from ffmd_jax.dynamics import ensemble as ensembles
-from ffmd_jax.dynamics.ensemble import NVE, Ensemble
-from ffmd_jax.dynamics.stepping import Carry, Monitor, Run, make_step, scan
+from ffmd_jax.dynamics import stepping
+from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
+from ffmd_jax.dynamics.potentials import Potential
+from ffmd_jax.dynamics.stepping import FASTEST, Carry, Conserving, Monitor, Run, make_step, scan
 
 Observe = Callable[[System, State, Graph], dict[str, Array]]
 
@@ -43,10 +46,6 @@ class Diverged(ValueError):
     """A rollout that left the finite numbers, or physics."""
 
 
-# Å/fs.  A hydrogen atom at 300 K has 0.03; at 1 it has 5 keV.  Single precision carries an exploded system for long.
-FASTEST = 1.0
-
-
 class Shape(NamedTuple):
     """What a compiled block of steps depends on besides the shapes of its arguments; hashable."""
 
@@ -55,6 +54,11 @@ class Shape(NamedTuple):
     block_frames: int
     replicas: bool
     wrap: bool
+    conserving: Conserving
+
+    def with_search(self, search: Any, own: neighbors.Search | None) -> "Shape":
+        """The shape with other tables."""
+        return self._replace(search=search, conserving=self.conserving._replace(search=own))
 
 
 class Engine:
@@ -79,7 +83,13 @@ class Engine:
         wrap: bring atoms back into the cell and count images, so that float32 keeps its precision far from it: the
             error of a step is half a unit in the last place of the cell's size, not of the way that an atom has gone.
         replicas: number of runs side by side; 0: one, without the axis.
-        search: of an engine that is to be continued exactly.
+        potential: gives the energies of the run, and with them energy conservation and constant pressure; None: none.
+        conserve_energy: scale velocities after each step so that the propagator leaves the total energy as it is.
+        ahead: Å, how far atoms may go in a step, about; where the potential shares the propagator's table.
+        search: of an engine that is to be continued exactly: of its tables, and of the potential's own.
+
+    Raises:
+        ValueError: constant pressure or energy conservation without a potential.
     """
 
     def __init__(
@@ -100,13 +110,24 @@ class Engine:
         monitor: Monitor | None = None,
         wrap: bool = False,
         replicas: int = 0,
-        search: neighbors.Search | None = None,
+        potential: Potential | None = None,
+        conserve_energy: bool = False,
+        ahead: float = 0.3,
+        search: tuple[neighbors.Search, neighbors.Search | None] | None = None,
     ):
+        if potential is None and (conserve_energy or isinstance(ensemble, NPT)):
+            raise ValueError("energy conservation and constant pressure need a potential")
         self.system = cast(system, state.positions.dtype)
+        shared = potential is not None and potential.cutoff <= cutoff
         if search is None:
-            search = neighbors.plan(self.system, state, cutoff, skin, headroom=1.15, select=select)
+            own = None
+            if potential is not None and not shared:
+                own = neighbors.plan(self.system, state, potential.cutoff, skin, headroom=1.15)
+            ahead = ahead if shared else 0.0
+            search = neighbors.plan(self.system, state, cutoff, skin, 1.15, select=select, ahead=ahead), own
         self.time_step_fs, self._replicas = time_step_fs, replicas
-        self._shape = Shape(search, every, max(1, block_steps // every), replicas > 0, wrap)
+        conserving = Conserving(search[1], conserve_energy)
+        self._shape = Shape(search[0], every, max(1, block_steps // every), replicas > 0, wrap, conserving)
         self._run = Run(
             self.system,
             as_partial(propagate),
@@ -115,12 +136,14 @@ class Engine:
             ramp_steps,
             monitor,
             None if observe is None else as_partial(observe),
+            None if potential is None else as_partial(potential.energy),
+            None if potential is None else potential.molecules,
         )
 
     @property
-    def search(self) -> neighbors.Search:
-        """Of the neighbour tables, whose sizes fix the order of sums."""
-        return self._shape.search
+    def search(self) -> tuple[neighbors.Search, neighbors.Search | None]:
+        """Of the neighbour tables, whose sizes fix the order of sums, and of the potential's own."""
+        return self._shape.search, self._shape.conserving.search
 
     @property
     def every(self) -> int:
@@ -140,7 +163,11 @@ class Engine:
         """The carry of another state after ``step`` steps, with the record of a monitor of what was before."""
         after = self.start(cast(state, carry.state.positions.dtype), key, step)
         record = getattr(carry.memory, "record", None)
-        return after if record is None else after._replace(memory=after.memory._replace(record=record))
+        if record is not None:
+            after = after._replace(memory=after.memory._replace(record=record))
+        if self._run.energy is not None:
+            after = after._replace(energies=after.energies._replace(gained=carry.energies.gained))
+        return after._replace(barostat=carry.barostat)
 
     def advance(self, carry: Carry, n_frames: int) -> Block:
         """At most ``n_frames`` more frames, and at most ``block_frames``.
@@ -151,9 +178,13 @@ class Engine:
             after, (states, (seen, images, halted)) = _advance(self._shape, self._run, carry, n_frames)
             overflow = bool(jnp.any(after.table.overflow))
             if overflow:
-                grown = neighbors.grow(self.search, self.system, after.state.cell)
-                self._shape = self._shape._replace(search=grown)
+                cells = after.state.cell * (barostats.SMALLEST if isinstance(self._run.ensemble, NPT) else 1)
+                grown = (None if each is None else neighbors.grow(each, self.system, cells) for each in self.search)
+                self._shape = self._shape.with_search(*grown)
                 after = after._replace(table=_tables(self._shape, self._run, after.state))
+                if self._shape.conserving.search is not None:
+                    own = _own_tables(self._shape, self._run, after.state)
+                    after = after._replace(energies=after.energies._replace(table=own))
             made = (int(after.step) - int(carry.step)) // self.every
             if made or not overflow:
                 break
@@ -179,7 +210,8 @@ def _each(shape: Shape) -> Callable:
 @functools.partial(jax.jit, static_argnums=0)
 def _advance(shape: Shape, run: Run, carry: Carry, wanted: Array):
     """Up to ``wanted`` frames, padded to the frames of a block."""
-    step, each = make_step(run, shape.search, shape.every, replicas=shape.replicas), _each(shape)
+    step = make_step(run, shape.search, shape.every, replicas=shape.replicas, conserving=shape.conserving)
+    each = _each(shape)
     observe, monitor = run.observe, run.monitor
 
     def look(carry: Carry) -> Any:
@@ -189,9 +221,33 @@ def _advance(shape: Shape, run: Run, carry: Carry, wanted: Array):
             seen |= values(carry.state, carry.table.graph)
         if monitor is not None:
             seen |= each(monitor.observe)(carry.memory)
+        if run.energy is not None:
+            seen |= each(functools.partial(_energies_of, run.system))(carry.state, carry.energies)
+        if isinstance(run.ensemble, NPT):
+            seen |= each(_volume_of)(carry.state, carry.barostat)
         return seen, carry.images, carry.halted
 
     return scan(step, carry, shape.block_frames, look, wanted)
+
+
+def _energies_of(system: System, state: State, energies: stepping.Energies) -> dict[str, Array]:
+    kinetic = mechanics.kinetic_energy(system, jnp.asarray(state.velocities, energies.potential.dtype))
+    return {
+        "potential_energy_eV": energies.potential,
+        "total_energy_eV": energies.potential + kinetic,
+        "propagator_gain_eV": energies.gained,
+    }
+
+
+def _volume_of(state: State, memory: barostats.Memory) -> dict[str, Array]:
+    moves = jnp.maximum(memory.moves, 1)
+    return {"volume_A3": mechanics.volume(state.cell), "barostat_acceptance": memory.successes / moves}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _own_tables(shape: Shape, run: Run, state: State) -> neighbors.Neighbors:
+    search: Any = shape.conserving.search
+    return _each(shape)(lambda state: neighbors.build(search, run.system, state))(state)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -206,7 +262,13 @@ def _start(shape: Shape, run: Run, state: State, key: Array, step: Array) -> Car
         memory = _each(shape)(functools.partial(run.monitor.start, run.system))(state)
     replicas = state.positions.shape[:-2]
     images = jnp.zeros(state.positions.shape, jnp.int32) if shape.wrap else ()
-    return Carry(key, state, _tables(shape, run, state), step, images, memory, jnp.zeros(replicas, bool))
+    table, energies, barostat = _tables(shape, run, state), (), ()
+    if run.energy is not None:
+        begin = functools.partial(stepping.start_energies, run, shape.search, shape.conserving)
+        energies = _each(shape)(begin)(state, table)
+    if isinstance(run.ensemble, NPT):
+        barostat = _each(shape)(barostats.start)(state)
+    return Carry(key, state, table, step, images, memory, jnp.zeros(replicas, bool), energies, barostat)
 
 
 def _unwrapped(frames: State, images: Any) -> State:

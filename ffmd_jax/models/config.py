@@ -90,12 +90,7 @@ class PotentialConfig:
     average_neighbors: float
     isolated: bool = False
     shortest_distance: float = 0.0
-    products: bool = True
-    last_full: bool = True
     architecture: Architecture = Architecture()
-
-    def inner_lmax(self, lmax):
-        return self.architecture.lmax if (self.products and (self.last_full or lmax)) else lmax
 
     @property
     def splines_from(self) -> float:
@@ -115,6 +110,7 @@ class Calibration:
         speeds: Å/fs, largest of each element in these states.
         temperature_K: Highest temperature of these states, K.
         formulas: Of the systems in these states, of periodic ones in lowest terms; empty: not known.
+        volumes_A3: Smallest and largest volume of an atom in the training data, Å³; None: not periodic, or not known.
     """
 
     round_trip: float
@@ -124,6 +120,7 @@ class Calibration:
     speeds: tuple[float, ...]
     temperature_K: float
     formulas: tuple[str, ...] = ()
+    volumes_A3: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

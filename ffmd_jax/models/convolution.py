@@ -253,20 +253,6 @@ def atom_product(features: Features, harmonics: Array, weights: Array, paths: Se
     return concatenate_paths(paths, values)
 
 
-def own_product(features: Features, lmax: int) -> Features:
-    """The features with their products h_i ⊗ h_i appended, up to ``lmax``, channel by channel; natural parity."""
-    irreps = ordered(features)
-    values: dict[e3nn.Irrep, list[Array]] = {irrep: [features[irrep]] for irrep in irreps if irrep.l <= lmax}
-    for i, first in enumerate(irreps):
-        for second in irreps[i:]:
-            for l in range(second.l - first.l, min(first.l + second.l, lmax) + 1):
-                out = e3nn.Irrep(l, (-1) ** l)
-                if (first.l + second.l + l) % 2 == 0 and out in values:
-                    symbols = coupling(first.l, second.l, l).astype(features[first].dtype)
-                    values[out].append(jnp.einsum("nau,nbu,abc->ncu", features[first], features[second], symbols))
-    return {irrep: jnp.concatenate(parts, axis=-1) for irrep, parts in values.items()}
-
-
 def by_e3nn(features: Features, edges: Edges, radial: RadialWeights, paths: Sequence[Path]) -> Features:
     """`edge_convolution` as a user of e3nn-jax writes it: tensor product on edges, weights, scatter."""
     n_atoms, n_neighbors = edges.graph.senders.shape

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.core import display, mechanics, neighbors
-from ffmd_jax.core.state import Propagate, State, System, cast, is_isolated
+from ffmd_jax.core.state import Energy, Propagate, State, System, cast, is_isolated
 from ffmd_jax.formats import note
-from ffmd_jax.models import radial_tables, trajcast
+from ffmd_jax.models import potential, radial_tables, trajcast
 from ffmd_jax.models.config import Calibration, ModelConfig, PotentialConfig
 
 
@@ -24,6 +24,7 @@ class Model:
         calibration: what the monitors of rollouts go by; None: not calibrated, and fewer of them work.
         name: folder, or name of a shipped model.
         kind: of the network: "propagator" or "potential".
+        potential: that belongs to a propagator; None: there is none.
     """
 
     config: Any
@@ -31,6 +32,7 @@ class Model:
     calibration: Calibration | None = None
     name: str = ""
     kind: str = "propagator"
+    potential: "Model | None" = None
 
     def __repr__(self) -> str:
         return display.line(f"Model {self.name or 'without a name'}", describe(self))
@@ -55,6 +57,7 @@ def describe(model: Model) -> list[tuple[str, str]]:
         ("layers", f"{sizes.layers}"),
         ("trained on", f"{' '.join(seen)} {where}".strip()),
         *([("monitors", "calibrated" if model.calibration is not None else "not calibrated")] if propagates else []),
+        *([("potential", "its own")] if model.potential is not None else []),
     ]
 
 
@@ -83,6 +86,17 @@ def propagator(model: Model, dtype: Any = jnp.float32, *, tables: bool = True, r
     params = cast(model.params, dtype)
     params = radial_tables.tabulate(model.config, params) if tables else params
     return trajcast.make_propagate(model.config, params, reversible=reversible)
+
+
+def energy(model: Model, dtype: Any = jnp.float32, *, tables: bool = True) -> Energy:
+    """The potential energy of a potential, eV, with weights in the precision ``dtype``.
+
+    Args:
+        tables: read the radial networks from tables; False: compute them each time.
+    """
+    params = cast(model.params, dtype)
+    params = radial_tables.tabulate(model.config, params) if tables else params
+    return potential.make_energy(model.config, params)
 
 
 def isolate(config: ModelConfig, system: System, state: State) -> tuple[System, State]:

@@ -14,6 +14,7 @@ from ffmd_jax.models.config import Calibration, ModelConfig, PotentialConfig
 from ffmd_jax.models.model import Model
 
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "weights.npz", "calibration.json"
+POTENTIAL = "potential"  # the folder of the potential that belongs to a propagator
 FORMAT = "ffmd_jax model 2"
 
 
@@ -113,7 +114,11 @@ def load(name: str | Path) -> Model:
     if expected != found:
         wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
         raise ValueError(f"the weights in {folder} do not fit their configuration: {', '.join(wrong[:3])}")
-    return Model(config, _unflatten(stored), calibration, str(name), kind)
+    own = folder / POTENTIAL
+    potential = load(own) if kind == "propagator" and (own / CONFIG).is_file() else None
+    if potential is not None and potential.kind != "potential":
+        raise ValueError(f"{own} is no potential but a {potential.kind}")
+    return Model(config, _unflatten(stored), calibration, str(name), kind, potential)
 
 
 def read_config(text: str) -> tuple[str, Any, Calibration | None]:

@@ -1,9 +1,7 @@
 """A potential energy of the same layers as the propagator's, without velocities: the sum of the atoms' energies.
 
-Every layer is a product over the neighbours, then, in place of the product with the own velocity, the product of the
-sum with itself (of three and more atoms at once, as in doi:10.48550/arXiv.2206.07697), then gate and residual.  The
-read-out sees scalars alone, so the energy is invariant under rotations, reflections and translations; forces and stress
-are its derivatives.
+The last layer makes scalars alone, and the read-out sees nothing else: the energy is invariant under rotations,
+reflections and translations.  Forces and stress are its derivatives.
 """
 
 import functools
@@ -35,17 +33,14 @@ class Layer(nn.Module):
         self, features: Features, one_hot: Array, lengths: layers.Lengths, edges: convolutions.Edges
     ) -> Features:
         sizes = self.config.architecture
-        width, inner = sizes.channels, self.config.inner_lmax(self.lmax)
-        paths = convolutions.coupling_paths(layers.ordered(features), sizes.lmax_harmonics, inner, True)
+        width = sizes.channels
+        paths = convolutions.coupling_paths(layers.ordered(features), sizes.lmax_harmonics, self.lmax, True)
         span = (self.config.splines_from, sizes.cutoff)
         network = layers.RadialNetwork((*sizes.radial_hidden, len(paths) * width), width, span, name="radial")
         message = self.convolution(features, edges, network(lengths), paths)
         message = {irrep: x / self.config.average_neighbors for irrep, x in message.items()}
         message = layers.Linear(dict.fromkeys(message, width), name="contract")(message)
-        if self.config.products:
-            message = convolutions.own_product(message, self.lmax)
-        irreps = [irrep for irrep in layers.ordered(message) if irrep.l <= self.lmax]
-        outputs = {irrep: width for irrep in irreps}
+        outputs = dict.fromkeys(layers.ordered(message), width)
         n_gated = sum(irrep.l > 0 for irrep in outputs)
         update = layers.Linear({**outputs, EVEN_SCALAR: width * (1 + n_gated)}, name="update")(message)
         update = layers.gate(update, width, bounded=True)

@@ -29,7 +29,7 @@ def all_pairs(pair_energy: Callable[[Array], Array], strengths, cutoff: float, c
         pair_energy: u, from r² (Å²) to eV.
         strengths: q, ``[n_atoms]``, of the atoms whose positions are given.
         cutoff: R, Å.
-        cell: Å, ``[3, 3]``, for which the images are planned; that of a call may differ by 2 %.
+        cell: Å, ``[3, 3]``, for which the images are planned; that of a call may differ by 6 %.
     """
     strengths = np.asarray(strengths, np.float64)
     n_atoms = len(strengths)
@@ -71,7 +71,7 @@ def all_pairs(pair_energy: Callable[[Array], Array], strengths, cutoff: float, c
 
 def _planned_offsets(cell: np.ndarray, cutoff: float) -> np.ndarray:
     """Translations (0, 1, −1, 2, …) away from the nearest image that can lie within the cutoff, ``[n_images, 3]``."""
-    heights = 0.98 * neighbors.heights(cell)
+    heights = 0.94 * neighbors.heights(cell)
     orders = np.array(list(np.ndindex(*(int(np.ceil(2 * cutoff / height)) for height in heights))))
     if np.allclose(cell @ cell.T, np.diag(np.sum(cell**2, axis=1))):  # Pythagoras: the m-th image has |f| ≥ m/2
         orders = orders[np.sum((orders * heights / 2) ** 2, axis=1) < cutoff**2]

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from ffmd_jax.core import mechanics, neighbors, units
 from ffmd_jax.core.state import Array, Energy, Graph, State, System, cast, take
 from ffmd_jax.dynamics import rollout
-from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
+from ffmd_jax.dynamics.ensemble import NPT, NVE, NVT, Ensemble
+from ffmd_jax.dynamics.potentials import Potential, find_molecules
 from ffmd_jax.formats.stresses import observables_of
 from ffmd_jax.reference_md import energies as energy_terms
 from ffmd_jax.reference_md import sampling
@@ -17,6 +18,8 @@ from ffmd_jax.reference_md.energies import forces
 from ffmd_jax.reference_md.engine import FORCES, ReferenceEngine
 from ffmd_jax.reference_md.integrator import drift_kick_drift
 from ffmd_jax.reference_md.systems import Reference
+
+_AHEAD = 0.1  # Å, of the step of an integrator
 
 
 @functools.cache  # one function, one compilation
@@ -71,6 +74,11 @@ def run(
     with_forces: bool = False,
 ) -> Iterator[rollout.Block]:
     """Yields blocks of reference MD with energies and, if asked for, forces, in the precision of ``start``."""
+    potential = None
+    if isinstance(ensemble, NPT):
+        potential = Potential(
+            reference.name, reference.energy, reference.cutoff, find_molecules(reference.system, start)
+        )
     return rollout.run(
         reference.system,
         jax.tree.map(jnp.asarray, start),
@@ -84,6 +92,8 @@ def run(
         observe=observe_energies(reference.energy, with_forces),
         skin=reference.skin,
         block_steps=200,
+        potential=potential,
+        ahead=_AHEAD,
     )
 
 

@@ -12,11 +12,13 @@ import numpy as np
 from ffmd_jax.core import commands, mechanics, units
 from ffmd_jax.core import files as outputs
 from ffmd_jax.core.state import State, System
-from ffmd_jax.dynamics.ensemble import NVE, NVT
+from ffmd_jax.dynamics.ensemble import NPT, NVE, NVT, Ensemble
 from ffmd_jax.formats import ase_files
 from ffmd_jax.reference_md import production, runs, systems
 from ffmd_jax.reference_md.engine import ReferenceEngine
 from ffmd_jax.reference_md.settings import Settings
+
+_BAROSTAT_FS = 25.0  # between two trial moves of the volume
 
 
 def produce(
@@ -74,14 +76,11 @@ def produce(
                 runs.check_same(file, facts)
             else:
                 outputs.remove(file)
-        nvt = settings.ensemble == "nvt"
         plan = runs.Plan(
             engine=engine,
             n_frames=round(settings.length_ps * units.PS / settings.frame_fs),
             every=every,
-            ensemble=NVT(settings.temperature, settings.tau_fs, friction_tau_fs=settings.friction_tau_fs)
-            if nvt
-            else NVE(),
+            ensemble=_ensemble(settings, engine),
             temperature_K=settings.temperature,
             equilibrate_fs=settings.equilibrate_ps * units.PS,
             equilibrate_with=settings.equilibrate_with,
@@ -94,6 +93,19 @@ def produce(
         )
         runs.produce_missing(plan, files, starts_file)
         return files
+
+
+def _ensemble(settings: Settings, engine: ReferenceEngine) -> Ensemble:
+    """Of the production runs."""
+    bath = (settings.temperature, settings.tau_fs, "csvr", settings.friction_tau_fs)
+    if settings.ensemble == "nve":
+        return NVE()
+    if settings.ensemble == "nvt":
+        return NVT(*bath)
+    if not all(engine.system.pbc):
+        raise ValueError("`ensemble` npt is for crystals and liquids, periodic in three directions")
+    every = max(1, round(_BAROSTAT_FS / engine.dt))
+    return NPT(*bath, None, settings.pressure_bar, every, settings.coupling)
 
 
 def _check_absent(files: list[Path], starts_file: Path, overwrite: bool, start: Path | None) -> None:
@@ -122,8 +134,10 @@ def _check_settings(settings: Settings) -> None:
     for name in ("temperature", "equilibrate_ps", "tau_fs"):
         if not getattr(settings, name) > 0:
             raise ValueError(f"`{name}` must be positive, not {getattr(settings, name)}")
-    if settings.friction_tau_fs is not None and not (settings.friction_tau_fs > 0 and settings.ensemble == "nvt"):
-        raise ValueError("`friction_tau_fs` must be positive, and is of `ensemble` nvt")
+    if settings.friction_tau_fs is not None and not (settings.friction_tau_fs > 0 and settings.ensemble != "nve"):
+        raise ValueError("`friction_tau_fs` must be positive, and is of `ensemble` nvt or npt")
+    if settings.ensemble != "npt" and (settings.pressure_bar, settings.coupling) != (1.0, "isotropic"):
+        raise ValueError("`pressure_bar` and `coupling` are of `ensemble` npt")
     if settings.dt is not None and not settings.dt > 0:
         raise ValueError(f"`dt` must be positive, not {settings.dt}")
     if settings.volumes is not None and not (settings.volumes and all(0.5 <= v <= 2 for v in settings.volumes)):
@@ -132,6 +146,8 @@ def _check_settings(settings: Settings) -> None:
 
 def _engine(system: str, settings: Settings) -> ReferenceEngine:
     """What runs the MD."""
+    if system == "ase" and settings.ensemble == "npt":
+        raise ValueError("reference runs with npt are for prepared systems, not for ase")
     if system == "ase":
         return _ase_engine(settings)
     if settings.calculator or settings.calculator_args or settings.start:

@@ -12,8 +12,11 @@ class Settings:
     """What determines the trajectories.
 
     Attributes:
-        ensemble: nve, or nvt with a CSVR thermostat.
-        temperature: Temperature of the start states and of nvt, K.
+        ensemble: nve, nvt with a CSVR thermostat, or npt with a Monte Carlo barostat, too (not ase).
+        pressure_bar: Pressure of npt, bar.
+        coupling: What a move of the volume changes in npt: isotropic: all lattice vectors alike; anisotropic: one at a
+            time, for crystals.
+        temperature: Temperature of the start states, of nvt and npt, K.
         length_ps: Length of each production run, ps.
         frame_fs: Interval of the stored frames, fs; a multiple of the time step.
         runs: Independent production runs; more than one writes ref_0.h5, ref_1.h5, … for --out ref.h5.
@@ -35,7 +38,9 @@ class Settings:
         seed: Seed of velocities and thermostats.
     """
 
-    ensemble: Literal["nve", "nvt"] = "nve"
+    ensemble: Literal["nve", "nvt", "npt"] = "nve"
+    pressure_bar: float = 1.0
+    coupling: Literal["isotropic", "anisotropic"] = "isotropic"
     temperature: Annotated[float, tyro.conf.arg(metavar="K")] = 300.0
     length_ps: float = 20.0
     frame_fs: float = 10.0

@@ -29,7 +29,7 @@ _MOST_FOR_ALL_PAIRS = 800  # atoms
 
 
 def ewald(system: System, cell: Array, molecules: np.ndarray) -> Energy:
-    """SPC/Fw with Ewald's sum: forces to some 1e-4 kcal/mol/Å.  Planned for a cell; that of a call may differ by 2 %.
+    """SPC/Fw with Ewald's sum: forces to some 1e-4 kcal/mol/Å.  Planned for a cell; that of a call may differ by 6 %.
 
     Args:
         system: periodic along the three vectors of its cell; species 8 and 1.

@@ -19,6 +19,7 @@ from ffmd_jax.dynamics import recorder as recorders
 from ffmd_jax.dynamics import restart, rollout
 from ffmd_jax.dynamics.ensemble import Ensemble
 from ffmd_jax.dynamics.monitors import Alarm
+from ffmd_jax.dynamics.potentials import Potential
 from ffmd_jax.models import model as models
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import fallback as fallbacks
@@ -27,6 +28,7 @@ from ffmd_jax.simulation.starts import Begin
 
 logger = logging.getLogger("ffmd_jax")
 
+_AHEAD = 5.0  # RMS components of a step: how far the neighbour table of the end of a step looks
 _BLOCK_S = 5.0  # of wall time, at most: a stop waits for the end of a block
 
 
@@ -45,6 +47,8 @@ class Plan(NamedTuple):
     dtype: Any
     tables: bool
     reversible: bool
+    potential: Potential | None = None
+    conserve_energy: bool = False
 
 
 class Until(NamedTuple):
@@ -70,7 +74,8 @@ def _make_engine(plan: Plan, search: Any) -> rollout.Engine:
     return rollout.Engine(
         begin.system, cast(begin.state, plan.dtype), propagate, cutoff=config.architecture.cutoff,
         time_step_fs=config.time_step_fs, every=plan.every, ensemble=plan.ensemble, ramp_steps=plan.n_steps,
-        select=True, monitor=monitor, wrap=True, replicas=begin.replicas, search=search,
+        select=True, monitor=monitor, wrap=True, replicas=begin.replicas, search=search, potential=plan.potential,
+        conserve_energy=plan.conserve_energy, ahead=_AHEAD * config.displacement_rms,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.core import files
+from ffmd_jax.core.state import take
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import monitors as monitor_limits
 from ffmd_jax.dynamics import restart, rollout
@@ -19,7 +20,7 @@ from ffmd_jax.formats import Hints
 from ffmd_jax.models import model_files
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import fallback as fallbacks
-from ffmd_jax.simulation import command, starts
+from ffmd_jax.simulation import command, potentials, starts
 from ffmd_jax.simulation.loop import Plan, Until, produce
 from ffmd_jax.simulation.result import Run
 from ffmd_jax.simulation.starts import Begin, Start
@@ -40,6 +41,8 @@ def simulate(
     seed: int = 0,
     replicas: int = 0,
     reversible: bool = False,
+    potential: Model | str | Path | None = None,
+    energy_conservation: bool | None = None,
     velocities: Literal["if absent", "draw", "stored"] = "if absent",
     draw_temperature_K: float | None = None,
     fields: Sequence[str] = ("positions", "velocities"),
@@ -65,7 +68,7 @@ def simulate(
         model: from `load`, or a folder, or the name of a shipped model.
         start: a file (its last frame), ``ase.Atoms``, a pair (system, state), or a sequence of these: replicas.
         steps: of Δt in all; a multiple of ``every``.
-        ensemble: NVE() or NVT(temperature_K, tau_fs=…, friction_tau_fs=…).
+        ensemble: NVE(), NVT(temperature_K, tau_fs=…, friction_tau_fs=…) or NPT(temperature_K, pressure_bar=…).
         every: steps between two frames.
         out: H5MD file to write; None: the trajectory stays in memory.
         resume: continue the run in ``out``, to the same trajectory bit for bit; begin it if there is none.
@@ -74,6 +77,10 @@ def simulate(
         replicas: runs side by side in one program; 0: one run, or as many as ``start`` has entries.
         reversible: time-symmetrised steps: smaller errors, no gains and losses of energy that add up, at three times
             the cost; see `propagators.reversible`.
+        potential: gives the energies along the run, energy conservation, and the barostat of `NPT` its energies: a
+            potential, its folder, "reference:NAME" of a prepared system, "none", or None: the model's own, if any.
+        energy_conservation: after each step, scale velocities so that the propagator leaves the total energy as it is,
+            before a thermostat acts (default: wherever there is a potential).
         velocities: "if absent": drawn where the start has none; "draw": always; "stored": never.
         draw_temperature_K: of drawn velocities (default: that of the ensemble).
         fields: what to store of each frame: positions, velocities.
@@ -106,6 +113,12 @@ def simulate(
         config = used.config
         ensemble = ensembles.complete(ensemble, config.time_step_fs)
         begin = starts.begin(used, start, ensemble, seed, replicas, velocities, draw_temperature_K, hints)
+        dtype = jnp.float64 if float64 else jnp.float32
+        first = take(begin.state, 0) if begin.replicas else begin.state
+        found = potentials.find(potential, used, begin.system, first, ensemble, dtype)
+        conserve = found is not None if energy_conservation is None else energy_conservation
+        if conserve and found is None:
+            raise ValueError("energy conservation needs a potential")
         limits = None
         if monitors:
             limits = monitor_limits.limits(
@@ -114,7 +127,7 @@ def simulate(
         plan = Plan(
             used, begin, ensemble, limits, steps, every, on_alarm, check_every,
             _make_fallback(fallback, fallback_args, fallback_steps, used, begin),
-            jnp.float64 if float64 else jnp.float32, tables, reversible,
+            dtype, tables, reversible, found, conserve,
         )  # fmt: skip
         options = {
             "reversible": reversible, "velocities": velocities, "draw_temperature_K": draw_temperature_K,
@@ -122,6 +135,8 @@ def simulate(
             "alarm_factor": alarm_factor, "check_every": check_every, "fallback": fallback,
             "fallback_args": fallback_args, "fallback_steps": fallback_steps, "float64": float64, "tables": tables,
         }  # fmt: skip
+        if found is not None:
+            options |= {"potential": found.name, "energy_conservation": conserve}
         facts = _facts(plan, options)
         metadata = {
             "source": "force-free", "model": used.name, **ensembles.metadata(ensemble), "reversible": reversible,
@@ -165,7 +180,7 @@ def _facts(plan: Plan, options: dict[str, Any]) -> dict[str, Any]:
     said = ensembles.metadata(plan.ensemble)
     kelvins = getattr(plan.ensemble, "temperature_K", None)
     facts: dict[str, Any] = {
-        **{name: said[name] for name in ("ensemble", "thermostat", "tau_fs", "friction_tau_fs")},
+        **{name: value for name, value in said.items() if name not in ("temperature_K", "temperature_end_K")},
         "temperature": kelvins,
         "temperature_end": said["temperature_end_K"],
         **options,

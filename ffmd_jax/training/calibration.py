@@ -54,6 +54,14 @@ def calibrate(
     )
 
 
+def volumes(system: System, states: State) -> tuple[float, float] | None:
+    """Smallest and largest volume of an atom, Å³, in some states; None where they have none."""
+    if not all(system.pbc):
+        return None
+    found = mechanics.volume(np.asarray(states.cell, np.float64)) / len(system.species)
+    return float(found.min()), float(found.max())
+
+
 def _make_look(config: ModelConfig, params: Any, system: System, states: State):
     """Returns ``start -> (round trip, of its worst atom, momentum change, temperatures [64, n_elements])``."""
     propagate = trajcast.make_propagate(config, cast(radial_tables.tabulate(config, params), jnp.float32))

@@ -1,6 +1,7 @@
 """A training as a folder: settings, best weights so far, metrics, training states, calibration at the end."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -141,6 +142,7 @@ def _finish(out: Path, sets: Any, progress: bool, say: Callable[[str], None]) ->
             return bars.counted(items, "calibrating the monitors", "states") if progress else iter(items)
 
         found = calibration.calibrate(config, params, sets.validation, sets.system, show)
+        found = dataclasses.replace(found, volumes_A3=calibration.volumes(sets.system, sets.train.state))
         trained = Model(config, params, found, str(out), trained.kind)
         model_files.save(out, trained)
     step = f"Δt {config.time_step_fs:g} fs; " if trained.kind == "propagator" else ""
