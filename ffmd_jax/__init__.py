@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ffmd_jax.api import analyze, evaluate, load, make_dataset, read, reference, simulate, train
-    from ffmd_jax.dynamics.ensemble import NVE, NVT
+    from ffmd_jax.dynamics.ensemble import NPT, NVE, NVT
     from ffmd_jax.models.config import Architecture
     from ffmd_jax.training.settings import Training
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "NPT",
     "NVE",
     "NVT",
     "Architecture",
@@ -57,6 +58,7 @@ check_jax(metadata.version("jax"))
 
 # Imported when they are first used: `import ffmd_jax` takes no time.
 _HOMES = {
+    "NPT": "ffmd_jax.dynamics.ensemble",
     "NVE": "ffmd_jax.dynamics.ensemble",
     "NVT": "ffmd_jax.dynamics.ensemble",
     "Architecture": "ffmd_jax.models.config",

@@ -210,7 +210,7 @@ def test_bad_lammps_dumps_are_refused_in_one_line(tmp_path, case):
 def test_changing_cell_of_a_dump_is_refused(tmp_path):
     cells = [CELL * (1 + 1e-4 * (i > 6)) for i in range(12)]
     (tmp_path / "a.dump").write_text("".join(dump(free_flight(), cells=cells)))
-    with pytest.raises(ValueError, match=r"changing cell \(NPT\) is not supported, first change at frame 7"):
+    with pytest.raises(ValueError, match=r"changing cell \(NPT\) is not supported here, first change at frame 7"):
         trajectory.read(tmp_path / "a.dump", hints=METAL)
 
 

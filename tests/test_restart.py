@@ -172,9 +172,9 @@ def test_blocks_and_saved_tables_do_not_change_a_bit(argon, tmp_path):
     assert np.linalg.norm(expected.frames.positions[-1] - start.positions, axis=-1).max() > 0.6  # tables were rebuilt
     other = engine(argon, start)
     first, carry = frames_of(other, other.start(start, jax.random.key(1)), [7, 30, 4])
-    restart.save(tmp_path / "a", carry, other.search, {}, {}, (41,))
+    restart.save(tmp_path / "a", carry, other.searches, {}, {}, (41,))
     saved = restart.load(tmp_path / "a")
-    third = engine(argon, start, search=saved.search)
+    third = engine(argon, start, searches=saved.searches)
     rest, _ = frames_of(third, restart.restore(saved, third.start(start, jax.random.key(5))), [9, 33, 7])
     for name in ("positions", "velocities"):
         both = np.concatenate([getattr(first.frames, name), getattr(rest.frames, name)])
@@ -188,7 +188,7 @@ def test_an_overflow_comes_at_the_same_frame_whatever_the_blocks(argon):
     search = tight.__class__(**{**vars(tight), "capacity": full.capacity})
     runs = []
     for sizes in ([30, 30, 30], [1, 29, 13, 30, 30]):
-        made = engine(argon, start, search=search)
+        made = engine(argon, start, searches=(search, None))
         blocks, carry = [], made.start(start, jax.random.key(1))
         while sum(len(block.times) for block in blocks) < 60:
             blocks.append(made.advance(carry, sizes[len(blocks) % len(sizes)]))

@@ -26,8 +26,8 @@ class Settings:
             time, for crystals.
         potential: Folder of a potential (`ffmd train --kind potential`), reference:quartz or another prepared system,
             or none (None: the model's own, if it has one): gives the energies along the run, and what needs them.
-        energy_conservation: After each step, scale velocities so that the propagator leaves the total energy as it is
-            (None: wherever there is a potential).
+        energy_conservation: With a potential, scale velocities after each step so that the propagator leaves the total
+            energy as it is, before a thermostat acts.
         temperature: Temperature of nvt and of drawn velocities, K (None: 300 in nvt).
         temperature_end: Temperature at the end of nvt, K; it changes linearly.
         thermostat: csvr rescales all velocities; langevin acts on each atom.
@@ -68,7 +68,7 @@ class Settings:
     barostat_every: int = 10
     coupling: Literal["isotropic", "anisotropic"] = "isotropic"
     potential: str | None = None
-    energy_conservation: bool | None = None
+    energy_conservation: bool = True
     reversible: bool = False
     draw_velocities: bool = False
     every: int = 1

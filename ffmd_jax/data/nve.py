@@ -30,7 +30,7 @@ from ase.data import chemical_symbols
 
 from ffmd_jax.core import mechanics
 from ffmd_jax.core.state import State, System
-from ffmd_jax.formats import consistency
+from ffmd_jax.formats import common, consistency
 from ffmd_jax.formats.trajectory import Trajectory, frame_interval
 
 _SEGMENT = 64  # frames of one spectrum
@@ -42,6 +42,7 @@ def check(trajectory: Trajectory) -> None:
     positions, velocities, cell = (np.asarray(values) for values in trajectory.frames)
     interval = frame_interval(trajectory.times)
     _check_ensemble(trajectory.metadata)
+    common.check_cells(cell)
     mechanics.refuse_constraints(system)
     mechanics.check_freedom(system)
     _check_masses(system)

@@ -29,11 +29,13 @@ class Memory(NamedTuple):
 
     Attributes:
         change: largest change of the volume in a move, Å³.
+        limit: of ``change``, Å³; of the first volume: one that followed the volume would favour small ones.
         tried, accepted: moves since the size was last changed.
         moves, successes: since the start of the run.
     """
 
     change: Array
+    limit: Array
     tried: Array
     accepted: Array
     moves: Array
@@ -58,7 +60,7 @@ def start(state: State) -> Memory:
     """Before the first move."""
     none = jnp.zeros((), jnp.int32)
     volume = mechanics.volume(jnp.asarray(state.cell, jnp.result_type(float)))
-    return Memory(_FIRST_CHANGE * volume, none, none, none, none)
+    return Memory(_FIRST_CHANGE * volume, _LARGEST_CHANGE * volume, none, none, none, none)
 
 
 def act(
@@ -100,7 +102,7 @@ def act(
     state, energy_eV = jax.tree.map(
         lambda new, old: jnp.where(accepted, new, old), (trial, trial_energy), (state, energy_eV)
     )
-    return state, energy_eV, _adapted(memory, accepted, volume), extra
+    return state, energy_eV, _adapted(memory, accepted), extra
 
 
 def scaled(system: System, state: State, factors: Array, molecules: Molecules | None) -> State:
@@ -127,14 +129,15 @@ def scaled(system: System, state: State, factors: Array, molecules: Molecules | 
     return state._replace(positions=moved + turns @ jnp.asarray(cell, dtype), cell=cell)
 
 
-def _adapted(memory: Memory, accepted: Array, volume: Array) -> Memory:
+def _adapted(memory: Memory, accepted: Array) -> Memory:
     """The memory with one more move; every ten, its size becomes such that a good part of them is accepted."""
     tried, taken = memory.tried + 1, memory.accepted + accepted
     full = tried >= _TRIED
     factor = jnp.where(taken < _LOW * tried, 1 / _FACTOR, jnp.where(taken > _HIGH * tried, _FACTOR, 1.0))
-    change = jnp.where(full, jnp.minimum(memory.change * factor, _LARGEST_CHANGE * volume), memory.change)
+    change = jnp.where(full, jnp.minimum(memory.change * factor, memory.limit), memory.change)
     return Memory(
         change,
+        memory.limit,
         jnp.where(full, 0, tried),
         jnp.where(full, 0, taken),
         memory.moves + 1,

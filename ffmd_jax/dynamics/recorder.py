@@ -105,7 +105,7 @@ class Recorder:
             if self._writer is not None:
                 self._writer.close()
 
-    def write(self, block: Block, search: Any, by_fallback: bool = False) -> None:
+    def write(self, block: Block, searches: Any, by_fallback: bool = False) -> None:
         """Appends a block, of each replica up to where it ended, and saves where to continue, at most every second.
 
         Returns before it is written; what goes wrong is raised by the next call, or by `wait`.
@@ -114,7 +114,7 @@ class Recorder:
             by_fallback: the reference made the frames; they are counted, and saved at once.
         """
         self.wait()
-        self._pending = self._thread.submit(self._write, block, search, by_fallback)
+        self._pending = self._thread.submit(self._write, block, searches, by_fallback)
 
     def wait(self) -> None:
         """Returns when all blocks are in the file; raises what went wrong."""
@@ -123,7 +123,7 @@ class Recorder:
             pending, self._pending = self._pending, None
             pending.result()
 
-    def _write(self, block: Block, search: Any, by_fallback: bool) -> None:
+    def _write(self, block: Block, searches: Any, by_fallback: bool) -> None:
         counts = list(self.n_frames)
         for i in range(len(counts)):
             good = len(block.times) if not self._replicas else int(np.sum(np.asarray(block.valid)[:, i]))
@@ -136,7 +136,7 @@ class Recorder:
             else:
                 self._writer.append(frames, block.times[:good], seen, replica=i)
             counts[i] += good
-        self.n_frames, self._last = tuple(counts), (block.carry, search)
+        self.n_frames, self._last = tuple(counts), (block.carry, searches)
         self.notes["fallback_frames"] += by_fallback * len(block.times)
         if by_fallback or time.monotonic() - self._saved_at > _SAVE_EVERY_S:
             self._save()
@@ -148,9 +148,9 @@ class Recorder:
 
     def _save(self) -> None:
         if self._out is not None and self._last is not None and any(self.n_frames):
-            carry, search = self._last
+            carry, searches = self._last
             path = restart.path_of(self._out)
-            restart.save(path, carry, search, self._facts, self.notes, self.n_frames)
+            restart.save(path, carry, searches, self._facts, self.notes, self.n_frames)
             self._saved_at = time.monotonic()
 
     def annotate(self, found: dict[str, Any]) -> None:

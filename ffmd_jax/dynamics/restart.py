@@ -27,14 +27,14 @@ class Saved(NamedTuple):
         facts: what determines the trajectory, JSON-able; see `check_same`.
         notes: what else the run has to remember, JSON-able.
         n_frames: in the trajectory file, of each replica; what it holds beyond is torn.
-        search: of the neighbour tables, whose sizes fix the order of sums, and of a potential's own, if it has one.
+        searches: of the neighbour tables, whose sizes fix the order of sums, and of a potential's own, if it has one.
         leaves: of the carry.
     """
 
     facts: dict[str, Any]
     notes: dict[str, Any]
     n_frames: tuple[int, ...]
-    search: tuple[Search, Search | None]
+    searches: tuple[Search, Search | None]
     leaves: list[np.ndarray]
 
 
@@ -46,7 +46,7 @@ def path_of(trajectory: Path) -> Path:
 def save(
     path: Path,
     carry: Carry,
-    search: tuple[Search, Search | None],
+    searches: tuple[Search, Search | None],
     facts: dict,
     notes: dict,
     n_frames: tuple[int, ...],
@@ -58,7 +58,7 @@ def save(
         "facts": facts,
         "notes": notes,
         "n_frames": n_frames,
-        "search": [None if each is None else dataclasses.asdict(each) for each in search],
+        "searches": [None if each is None else dataclasses.asdict(each) for each in searches],
     }
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
@@ -77,7 +77,7 @@ def load(path: Path) -> Saved:
         head = json.loads(str(stored["head"]))
         leaves = [stored[f"leaf_{i}"] for i in range(len(stored) - 1)]
         if head["format"] == _FORMAT:
-            first, own = (None if each is None else _search(each) for each in head["search"])
+            first, own = (None if each is None else _search(each) for each in head["searches"])
             assert first is not None
             return Saved(head["facts"], head["notes"], tuple(head["n_frames"]), (first, own), leaves)
     except (OSError, ValueError, KeyError, TypeError, EOFError, AssertionError, zipfile.BadZipFile) as error:

@@ -68,7 +68,7 @@ class Engine:
 
     Args:
         system: species, masses; used in the precision of ``state``.
-        state: to plan the neighbour tables by, unless ``search`` is given; of replicas, with a leading axis.
+        state: to plan the neighbour tables by, unless ``searches`` are given; of replicas, with a leading axis.
         propagate: one step of ``time_step_fs``: a model's, or a reference integrator's.
         cutoff: Å, of the propagator.
         every: steps between two frames.
@@ -86,7 +86,7 @@ class Engine:
         potential: gives the energies of the run, and with them energy conservation and constant pressure; None: none.
         conserve_energy: scale velocities after each step so that the propagator leaves the total energy as it is.
         ahead: Å, how far atoms may go in a step, about; where the potential shares the propagator's table.
-        search: of an engine that is to be continued exactly: of its tables, and of the potential's own.
+        searches: of an engine that is to be continued exactly.
 
     Raises:
         ValueError: constant pressure or energy conservation without a potential.
@@ -113,21 +113,21 @@ class Engine:
         potential: Potential | None = None,
         conserve_energy: bool = False,
         ahead: float = 0.3,
-        search: tuple[neighbors.Search, neighbors.Search | None] | None = None,
+        searches: tuple[neighbors.Search, neighbors.Search | None] | None = None,
     ):
         if potential is None and (conserve_energy or isinstance(ensemble, NPT)):
             raise ValueError("energy conservation and constant pressure need a potential")
         self.system = cast(system, state.positions.dtype)
         shared = potential is not None and potential.cutoff <= cutoff
-        if search is None:
+        if searches is None:
             own = None
             if potential is not None and not shared:
                 own = neighbors.plan(self.system, state, potential.cutoff, skin, headroom=1.15)
             ahead = ahead if shared else 0.0
-            search = neighbors.plan(self.system, state, cutoff, skin, 1.15, select=select, ahead=ahead), own
+            searches = neighbors.plan(self.system, state, cutoff, skin, 1.15, select=select, ahead=ahead), own
         self.time_step_fs, self._replicas = time_step_fs, replicas
-        conserving = Conserving(search[1], conserve_energy)
-        self._shape = Shape(search[0], every, max(1, block_steps // every), replicas > 0, wrap, conserving)
+        conserving = Conserving(searches[1], conserve_energy)
+        self._shape = Shape(searches[0], every, max(1, block_steps // every), replicas > 0, wrap, conserving)
         self._run = Run(
             self.system,
             as_partial(propagate),
@@ -141,8 +141,13 @@ class Engine:
         )
 
     @property
-    def search(self) -> tuple[neighbors.Search, neighbors.Search | None]:
-        """Of the neighbour tables, whose sizes fix the order of sums, and of the potential's own."""
+    def search(self) -> neighbors.Search:
+        """Of the propagator's neighbour tables."""
+        return self._shape.search
+
+    @property
+    def searches(self) -> tuple[neighbors.Search, neighbors.Search | None]:
+        """Of the neighbour tables, whose sizes fix the order of sums, and of the potential's own, if it has one."""
         return self._shape.search, self._shape.conserving.search
 
     @property
@@ -174,12 +179,15 @@ class Engine:
 
         Fewer where the monitor ends the run (``carry.halted``) or where tables had to grow; none where it ends at once.
         """
+        repeats = 0
         while True:
             after, (states, (seen, images, halted)) = _advance(self._shape, self._run, carry, n_frames)
             overflow = bool(jnp.any(after.table.overflow))
             if overflow:
-                cells = after.state.cell * (barostats.SMALLEST if isinstance(self._run.ensemble, NPT) else 1)
-                grown = (None if each is None else neighbors.grow(each, self.system, cells) for each in self.search)
+                repeats += 1
+                smaller = barostats.SMALLEST**repeats if isinstance(self._run.ensemble, NPT) else 1
+                cells = after.state.cell * smaller  # it may have been a trial that was too small
+                grown = (None if each is None else neighbors.grow(each, self.system, cells) for each in self.searches)
                 self._shape = self._shape.with_search(*grown)
                 after = after._replace(table=_tables(self._shape, self._run, after.state))
                 if self._shape.conserving.search is not None:

@@ -25,7 +25,7 @@ def read(path: Path, hints: Hints) -> common.Trajectory:
     found = images(path, ":")
     if "update_velocities" in found[0].arrays:
         raise ValueError("the file holds pairs in TrajCast's format, no trajectory; `ffmd dataset` reads them")
-    system, cells = constant_system(found)
+    system, cells = same_atoms(found)
     positions = common.unwrap(system, np.array([atoms.positions for atoms in found]), cells)
     velocities = np.array([_velocities(atoms, hints.velocities == "stored") for atoms in found])
     observables = {}
@@ -184,10 +184,17 @@ def _say_what_is_missing(name_of_file: str, atoms: Any, text: xyz.Text | None) -
 
 
 def constant_system(found: list[Any]) -> tuple[System, np.ndarray]:
+    """As `same_atoms`, of structures with one cell; another one in some frame raises ValueError, too."""
+    system, cells = same_atoms(found)
+    common.check_cells(cells)
+    return system, cells
+
+
+def same_atoms(found: list[Any]) -> tuple[System, np.ndarray]:
     """The system of all structures, and their cells, Å ``[n_frames, 3, 3]``.
 
     Raises:
-        ValueError: other atoms, another order of atoms or another cell in some frame.
+        ValueError: other atoms, another order of atoms or other periodic directions in some frame.
     """
     system = _system(found[0])
     for i, atoms in enumerate(found):
@@ -196,10 +203,8 @@ def constant_system(found: list[Any]) -> tuple[System, np.ndarray]:
         if not np.allclose(atoms.get_masses(), system.masses, rtol=1e-6):
             raise ValueError(f"frame {i} has other masses than frame 0")
         if any(atoms.pbc != system.pbc):
-            raise ValueError(common.CHANGED_CELL.format(i))
-    cells = make_cell(np.array([atoms.cell.array for atoms in found]), system.pbc)
-    common.check_cells(cells)
-    return system, np.broadcast_to(cells[0], cells.shape)
+            raise ValueError(f"frame {i} is periodic in other directions than frame 0")
+    return system, make_cell(np.array([atoms.cell.array for atoms in found]), system.pbc)
 
 
 def _same_ids(atoms: Any, first: Any) -> bool:

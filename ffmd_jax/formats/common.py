@@ -20,7 +20,7 @@ NO_VELOCITIES = (
 ISOTOPES = {"D": ("H", 2.01410178), "T": ("H", 3.01604928)}  # symbol: element, u
 NO_CELL = "no cell was found: the atoms are taken as an isolated cluster, without a boundary"
 ALL = "all"  # the particle group of a file with one run
-CHANGED_CELL = "a changing cell (NPT) is not supported, first change at frame {}"
+CHANGED_CELL = "a changing cell (NPT) is not supported here, first change at frame {}"
 CHANGED_ATOMS = "frame {} holds other atoms, or in another order, than frame 0"
 
 
@@ -294,6 +294,7 @@ def check_elements(system: System) -> None:
 
 def check_cells(cells: np.ndarray) -> None:
     """Raises ValueError unless all cells, Å ``[n_frames, 3, 3]``, are the first."""
+    cells = np.asarray(cells)
     changed = abs(cells - cells[0]).reshape(len(cells), -1).max(axis=1) > 1e-6 * (1 + abs(cells[0]).max())
     if changed.any():
         raise ValueError(CHANGED_CELL.format(np.argmax(changed)))

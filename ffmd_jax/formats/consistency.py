@@ -100,8 +100,11 @@ def _intervals(trajectory: Trajectory) -> _Intervals:
     positions, velocities = (np.asarray(values) for values in trajectory.frames[:2])
     interval = frame_interval(trajectory.times)
     speeds = np.linalg.norm(velocities, axis=-1)
+    moved, cells = np.diff(positions, axis=0), np.asarray(trajectory.frames.cell)
+    if len(cells) and np.any(cells != cells[0]):  # a barostat carries the atoms with the cell
+        moved = np.diff(positions @ np.linalg.inv(cells), axis=0) @ cells[1:]
     return _Intervals(
-        np.diff(positions, axis=0),
+        moved,
         0.5 * interval * (velocities[1:] + velocities[:-1]),
         np.maximum(speeds[1:], speeds[:-1]),
         interval,

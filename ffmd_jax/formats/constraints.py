@@ -100,7 +100,7 @@ def _body(trajectory: Trajectory, atoms: np.ndarray) -> np.ndarray | None:
     chosen = np.linspace(0, len(positions) - 1, _SAMPLES).astype(int)
     vectors = positions[chosen][:, atoms] - positions[chosen][:, atoms[:1]]
     images = np.round(vectors[0] @ np.linalg.inv(cells[0])) * np.asarray(trajectory.system.pbc)
-    whole = vectors - images @ cells[0]  # molecules that the first frame has cut
+    whole = vectors - images @ cells[chosen]  # molecules that the first frame has cut
     lengths = np.linalg.norm(whole[:, :, None] - whole[:, None], axis=-1)
     return whole[0] if np.all(np.std(lengths, axis=0) < _SPREAD[0]) else None
 
@@ -123,14 +123,14 @@ def _rigid_pairs(trajectory: Trajectory, fixed: np.ndarray) -> tuple[np.ndarray,
     from ase.neighborlist import neighbor_list
 
     system, frames = trajectory.system, trajectory.frames
-    cell = np.asarray(frames.cell)[0]
-    atoms = Atoms(np.asarray(system.species), np.asarray(frames.positions)[0], cell=cell, pbc=system.pbc)
+    cells = np.asarray(frames.cell)
+    atoms = Atoms(np.asarray(system.species), np.asarray(frames.positions)[0], cell=cells[0], pbc=system.pbc)
     first, second, shifts = neighbor_list("ijS", atoms, _REACH)
     once = (first < second) & ~(fixed[first] & fixed[second])
     first, second, shifts = first[once], second[once], shifts[once]
     chosen = np.linspace(0, len(trajectory.times) - 1, _SAMPLES).astype(int)
     positions, velocities = (np.asarray(values)[chosen] for values in frames[:2])
-    vectors = positions[:, second] - positions[:, first] + shifts @ cell
+    vectors = positions[:, second] - positions[:, first] + shifts @ cells[chosen]
     lengths = np.linalg.norm(vectors, axis=-1)
     relative = velocities[:, second] - velocities[:, first]
     if np.any(velocities):

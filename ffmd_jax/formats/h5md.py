@@ -237,11 +237,15 @@ def _of_atoms(element: Any, chosen: slice, orders: np.ndarray | None, table: Any
 
 
 def _box(box: Any, chosen: slice) -> tuple[np.ndarray | None, Any]:
-    """Cell in Å, or None if the box has no edges, and pbc ``[3]``."""
+    """Cell in Å, of each chosen frame where it changes, or None if the box has no edges, and pbc ``[3]``."""
     pbc = np.array([_text(boundary) == "periodic" for boundary in np.broadcast_to(box.attrs["boundary"], 3)])
     if "edges" not in box:
         return None, pbc
-    return _constant(box["edges"], chosen, _LENGTHS), pbc
+    if hasattr(box["edges"], "shape"):  # a dataset, not a group
+        return _converted(box["edges"], _LENGTHS, ()), pbc
+    values: Any = _converted(box["edges"]["value"], _LENGTHS, chosen)
+    changes = abs(values - values[0]).max() > 1e-6 * abs(values).max()
+    return (values if changes else values[0]), pbc
 
 
 def _constant(element: Any, chosen: slice, table: dict[str, float] | None = None) -> np.ndarray:
@@ -251,8 +255,7 @@ def _constant(element: Any, chosen: slice, table: dict[str, float] | None = None
     values: Any = _converted(element["value"], table, chosen)
     changed = abs(values - values[0]).reshape(len(values), -1).max(axis=1) > 1e-6 * abs(values).max()
     if changed.any():
-        what = "a changing cell (NPT)" if element.name.endswith("edges") else f"a changing {element.name}"
-        raise ValueError(f"{what} is not supported, first change at frame {np.argmax(changed)}")
+        raise ValueError(f"a changing {element.name} is not supported, first change at frame {np.argmax(changed)}")
     return values[0]
 
 

@@ -133,7 +133,6 @@ def join(frames: Sequence[Trajectory], paths: Sequence[Any], hints: Hints = _NO_
     positions, velocities, cells = (
         np.concatenate([np.asarray(frame.frames[i]) for frame in ordered]) for i in range(3)
     )
-    common.check_cells(cells)
     forces = [frame.forces for frame in ordered if frame.forces is not None]
     names = set.intersection(*(set(frame.observables) for frame in ordered))
     found = Trajectory(

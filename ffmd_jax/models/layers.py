@@ -191,11 +191,13 @@ class RadialNetwork(nn.Module):
         widths: of the layers; the last is n_paths · channels.
         channels: of each path.
         span: Å, the distances that splines span.
+        smooth_end: value, slope and curvature of splines vanish at their end.
     """
 
     widths: tuple[int, ...]
     channels: int
     span: tuple[float, float]
+    smooth_end: bool = False
 
     @nn.compact
     def __call__(self, lengths: "Lengths") -> RadialWeights:
@@ -205,7 +207,7 @@ class RadialNetwork(nn.Module):
             functions, mix = _network(self, self.widths, lengths.waves)
             if not lengths.at_knots:
                 return Mixture(functions, mix)
-            coefficients = spline_coefficients(functions @ mix, self.channels)
+            coefficients = spline_coefficients(functions @ mix, self.channels, self.smooth_end)
         place = splines.locate(lengths.distances, *self.span, n_intervals=coefficients.shape[1] - 3)
         return Table(place, coefficients)
 
@@ -234,10 +236,16 @@ def lengths(distances: Array, mask: Array, roots: Array, sizes: Architecture, sp
     return Lengths(distances, jnp.where(mask[..., None], waves, 0.0), False)
 
 
-def spline_coefficients(values: Array, channels: int) -> Array:
-    """``[n_paths, n_intervals + 3, channels]`` of the splines through ``[n_intervals + 1, n_paths · channels]``."""
-    matrix = jnp.asarray(splines.fitting_matrix(len(values) - 1), values.dtype)
-    coefficients = matrix @ values
+def spline_coefficients(values: Array, channels: int, smooth_end: bool = False) -> Array:
+    """``[n_paths, n_intervals + 3, channels]`` of the splines through ``[n_intervals + 1, n_paths · channels]``.
+
+    ``smooth_end``: the last three coefficients are set to zero, where values and slopes nearly vanish: a force that
+    ends with a step, however small, would not conserve energy.
+    """
+    matrix = splines.fitting_matrix(len(values) - 1)
+    if smooth_end:
+        matrix[-3:] = 0
+    coefficients = jnp.asarray(matrix, values.dtype) @ values
     return jnp.swapaxes(coefficients.reshape(len(coefficients), -1, channels), 0, 1)
 
 

@@ -135,6 +135,12 @@ def isolate(config: ModelConfig, system: System, state: State) -> tuple[System, 
     return mechanics.on_a_line(system, np.asarray(whole.positions)), whole
 
 
+def check_propagator(model: Model) -> None:
+    """Raises ValueError for a model that is not a propagator."""
+    if model.kind != "propagator":
+        raise ValueError(f"{model.name or 'the model'} is a {model.kind}, not a propagator: it has no step")
+
+
 def check_potential(config: PotentialConfig, system: System) -> None:
     """Raises ValueError if the potential was not made for these elements or boundary conditions."""
     _check_elements(config.elements, system, "potential")

@@ -36,7 +36,7 @@ class Layer(nn.Module):
         width = sizes.channels
         paths = convolutions.coupling_paths(layers.ordered(features), sizes.lmax_harmonics, self.lmax, True)
         span = (self.config.splines_from, sizes.cutoff)
-        network = layers.RadialNetwork((*sizes.radial_hidden, len(paths) * width), width, span, name="radial")
+        network = layers.RadialNetwork((*sizes.radial_hidden, len(paths) * width), width, span, True, name="radial")
         message = self.convolution(features, edges, network(lengths), paths)
         message = {irrep: x / self.config.average_neighbors for irrep, x in message.items()}
         message = layers.Linear(dict.fromkeys(message, width), name="contract")(message)

@@ -15,12 +15,12 @@ import numpy as np
 from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import Array, State, cast, make_system
 from ffmd_jax.models import layers, splines, trajcast
-from ffmd_jax.models.config import Architecture, ModelConfig
+from ffmd_jax.models.config import Architecture, ModelConfig, PotentialConfig
 
 _MOST_NUMBERS = 2**23  # of a table: it should stay in a cache
 
 
-def tabulate(config: ModelConfig, params: Any, tolerance: float = 1e-5) -> Any:
+def tabulate(config: ModelConfig | PotentialConfig, params: Any, tolerance: float = 1e-5) -> Any:
     """The parameters with radial networks replaced by splines, in the precision of ``params``.
 
     Splines span the distances from ``config.splines_from`` to the cutoff and stay constant below.  A model that is
@@ -34,20 +34,22 @@ def tabulate(config: ModelConfig, params: Any, tolerance: float = 1e-5) -> Any:
     networks = {name: params[name]["radial"] for name in (f"layer{i}" for i in range(sizes.layers))}
     networks = {name: network for name, network in networks.items() if "spline" not in network}
     if sizes.radial_intervals:
-        tables = _through_knots(sizes, start, roots, networks)
+        tables = _through_knots(sizes, start, isinstance(config, PotentialConfig), roots, networks)
     else:
         tables = {name: resolved(sizes, start, roots, network, tolerance) for name, network in networks.items()}
     made = {name: params[name] | {"radial": {"spline": table}} for name, table in tables.items() if table is not None}
     return {**params, **made}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))  # one program: each operation alone would be compiled, too
-def _through_knots(sizes: Architecture, start: float, roots: Any, networks: dict[str, Any]) -> dict[str, Array]:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))  # one program: each operation alone would be compiled, too
+def _through_knots(
+    sizes: Architecture, start: float, smooth_end: bool, roots: Any, networks: dict[str, Any]
+) -> dict[str, Array]:
     """The splines that define the radial functions of a model with ``radial_intervals``."""
 
     def table(network: Any) -> Array:
         knots = jnp.linspace(start, sizes.cutoff, sizes.radial_intervals + 1, dtype=network["layer0"].dtype)
-        return layers.spline_coefficients(_network(sizes, roots, network, knots), sizes.channels)
+        return layers.spline_coefficients(_network(sizes, roots, network, knots), sizes.channels, smooth_end)
 
     return {name: table(network) for name, network in networks.items()}
 

@@ -12,6 +12,8 @@ from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.ensemble import NPT, NVE, NVT, Ensemble
 from ffmd_jax.dynamics.potentials import Potential, find_molecules
 from ffmd_jax.formats.stresses import observables_of
+from ffmd_jax.models import model as models
+from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import energies as energy_terms
 from ffmd_jax.reference_md import sampling
 from ffmd_jax.reference_md.energies import forces
@@ -61,6 +63,24 @@ def engine(reference: Reference, with_forces: bool = False) -> ReferenceEngine:
     """The prepared system as a `ReferenceEngine`, in double precision; its frames have forces, if asked for."""
     produce = functools.partial(run, reference, with_forces=with_forces)
     return ReferenceEngine(reference.name, reference.system, reference.state, reference.dt, produce)
+
+
+def of_model(model: Model, system: System, state: State, dt: float = 0.5) -> Reference:
+    """A trained potential as a force field, in double precision.
+
+    Args:
+        dt: fs, time step of the integrator.
+
+    Raises:
+        ValueError: elements or boundary conditions that the potential was not made for.
+    """
+    models.check_potential(model.config, system)
+    made = models.energy(model, jnp.float64)
+
+    def energy(system: System, state: State, graph: Graph) -> Array:  # hashable; a Partial is not
+        return made(system, state, graph)
+
+    return Reference(model.name, system, state, energy, model.config.architecture.cutoff, dt, skin=1.0)
 
 
 def run(

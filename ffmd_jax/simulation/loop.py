@@ -62,7 +62,7 @@ class Until(NamedTuple):
         return late or self.asked()
 
 
-def _make_engine(plan: Plan, search: Any) -> rollout.Engine:
+def _make_engine(plan: Plan, searches: Any) -> rollout.Engine:
     config, begin = plan.model.config, plan.begin
     once = models.propagator(plan.model, plan.dtype, tables=plan.tables)
     propagate = once
@@ -74,7 +74,7 @@ def _make_engine(plan: Plan, search: Any) -> rollout.Engine:
     return rollout.Engine(
         begin.system, cast(begin.state, plan.dtype), propagate, cutoff=config.architecture.cutoff,
         time_step_fs=config.time_step_fs, every=plan.every, ensemble=plan.ensemble, ramp_steps=plan.n_steps,
-        select=True, monitor=monitor, wrap=True, replicas=begin.replicas, search=search, potential=plan.potential,
+        select=True, monitor=monitor, wrap=True, replicas=begin.replicas, searches=searches, potential=plan.potential,
         conserve_energy=plan.conserve_energy, ahead=_AHEAD * config.displacement_rms,
     )  # fmt: skip
 
@@ -84,7 +84,7 @@ class _Progress:
 
     def __init__(self, plan: Plan, saved: restart.Saved | None, recorder: recorders.Recorder):
         self.plan, self.recorder = plan, recorder
-        self.engine = _make_engine(plan, None if saved is None else saved.search)
+        self.engine = _make_engine(plan, None if saved is None else saved.searches)
         self.carry = self.engine.start(cast(plan.begin.state, plan.dtype), plan.begin.key)
         if saved is not None:
             self.carry = restart.restore(saved, self.carry)
@@ -208,7 +208,7 @@ def _blocks(now: _Progress, until: Until) -> Iterator[rollout.Block]:
         left = (plan.n_steps - now.step) // plan.every
         block = now.engine.advance(now.carry, min(left, size))
         now.carry = block.carry
-        now.recorder.write(block, now.engine.search)
+        now.recorder.write(block, now.engine.searches)
         if len(block.times):
             yield block
         _log_alarms(now, warned)
@@ -238,7 +238,7 @@ def _fall_back(now: _Progress) -> Iterator[rollout.Block]:
     now.begin_anew(take(whole.frames, -1), key, now.step + n_frames * plan.every)
     unknown = {"round_trip_error": np.full(n_frames, np.nan)}
     block = rollout.Block(whole.frames, times, unknown, now.carry)
-    now.recorder.write(block, now.engine.search, by_fallback=True)
+    now.recorder.write(block, now.engine.searches, by_fallback=True)
     yield block
 
 

@@ -17,6 +17,7 @@ from ffmd_jax.dynamics import monitors as monitor_limits
 from ffmd_jax.dynamics import restart, rollout
 from ffmd_jax.dynamics.ensemble import NVT, Ensemble
 from ffmd_jax.formats import Hints
+from ffmd_jax.models import model as models
 from ffmd_jax.models import model_files
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import fallback as fallbacks
@@ -42,7 +43,7 @@ def simulate(
     replicas: int = 0,
     reversible: bool = False,
     potential: Model | str | Path | None = None,
-    energy_conservation: bool | None = None,
+    energy_conservation: bool = True,
     velocities: Literal["if absent", "draw", "stored"] = "if absent",
     draw_temperature_K: float | None = None,
     fields: Sequence[str] = ("positions", "velocities"),
@@ -79,8 +80,8 @@ def simulate(
             the cost; see `propagators.reversible`.
         potential: gives the energies along the run, energy conservation, and the barostat of `NPT` its energies: a
             potential, its folder, "reference:NAME" of a prepared system, "none", or None: the model's own, if any.
-        energy_conservation: after each step, scale velocities so that the propagator leaves the total energy as it is,
-            before a thermostat acts (default: wherever there is a potential).
+        energy_conservation: with a potential, scale velocities after each step so that the propagator leaves the total
+            energy as it is, before a thermostat acts.
         velocities: "if absent": drawn where the start has none; "draw": always; "stored": never.
         draw_temperature_K: of drawn velocities (default: that of the ensemble).
         fields: what to store of each frame: positions, velocities.
@@ -110,15 +111,14 @@ def simulate(
             files.check_output(Path(out), True, model, *many)
         _check_options(fields, check_every, alarm_factor, on_alarm, fallback, fallback_steps, monitors)
         used = model if isinstance(model, Model) else model_files.load(model)
+        models.check_propagator(used)
         config = used.config
         ensemble = ensembles.complete(ensemble, config.time_step_fs)
         begin = starts.begin(used, start, ensemble, seed, replicas, velocities, draw_temperature_K, hints)
         dtype = jnp.float64 if float64 else jnp.float32
         first = take(begin.state, 0) if begin.replicas else begin.state
         found = potentials.find(potential, used, begin.system, first, ensemble, dtype)
-        conserve = found is not None if energy_conservation is None else energy_conservation
-        if conserve and found is None:
-            raise ValueError("energy conservation needs a potential")
+        conserve = found is not None and energy_conservation
         limits = None
         if monitors:
             limits = monitor_limits.limits(
