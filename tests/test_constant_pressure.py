@@ -13,7 +13,8 @@ from ffmd_jax.core.state import State, make_system, take
 from ffmd_jax.dynamics import barostat, potentials, rollout
 from ffmd_jax.dynamics.ensemble import NPT, NVE
 from ffmd_jax.dynamics.potentials import Potential
-from ffmd_jax.formats import trajectory
+from ffmd_jax.formats import ase_files, trajectory
+from ffmd_jax.interop.ase import ForceFreeDynamics
 from ffmd_jax.models import config as configs
 from ffmd_jax.models import model_files, trajcast
 from ffmd_jax.models.model import Model
@@ -343,3 +344,16 @@ def test_argon_at_constant_pressure_has_the_volume_of_reference_md(tmp_path):
     assert abs(pressure.mean() - 500) < 5 * error, (pressure.mean(), error)
     assert error < 150
     assert json.dumps(found.metadata["settings"]["pressure_bar"]) == "500.0"
+
+
+def test_the_ase_driver_changes_the_cell_as_a_rollout_does(folder, start):
+    atoms = ase_files.to_atoms(ARGON.system, jax.tree.map(np.asarray, start))
+    ensemble = NPT(60.0, pressure_bar=200.0, barostat_every=3)
+    dynamics = ForceFreeDynamics(
+        atoms, model_files.load(folder / "model"), ensemble, potential="reference:argon", seed=5, on_alarm="ignore"
+    )
+    cells = []
+    dynamics.attach(lambda: cells.append(atoms.cell.array.copy()))
+    dynamics.run(40)
+    assert len(np.unique(np.round(cells, 6), axis=0)) > 4
+    assert dynamics.nsteps == 40 and np.isfinite(atoms.positions).all()

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 
+import ase.io
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,8 @@ from ffmd_jax.core import mechanics, neighbors, units
 from ffmd_jax.core.state import State, take
 from ffmd_jax.data import dataset_file, labelled
 from ffmd_jax.dynamics import rollout
-from ffmd_jax.formats import stresses, trajectory
+from ffmd_jax.formats import ase_files, stresses, trajectory
+from ffmd_jax.interop import ase as ase_interop
 from ffmd_jax.models import config, convolution, model_files, potential
 from ffmd_jax.models import model as models
 from ffmd_jax.models.model import Model
@@ -273,3 +275,34 @@ def test_reference_md_runs_with_a_trained_potential(trained):
     run = rollout.gather(production.run(prepared, start, n_steps=200, every=10, key=jax.random.key(1)))
     total, kinetic = run.observables["total_energy_eV"], mechanics.kinetic_energy(ARGON.system, run.frames.velocities)
     assert total.std() < 0.02 * kinetic.mean()
+
+
+def test_the_ase_calculator_gives_energy_forces_and_stress(trained, argon_files, capsys):
+    """Also where atoms move together, the cell shrinks, and a relaxation by ASE follows the forces."""
+    model = api.load(trained)
+    atoms = ase_files.to_atoms(ARGON.system, ARGON.state)
+    atoms.rattle(0.05, seed=1)
+    atoms.calc = ase_interop.Potential(model)
+    numbers, forces = atoms.get_potential_energy(), atoms.get_forces()
+    system, state = ase_files.from_atoms(atoms)
+    energy = models.energy(model, jnp.float64)
+    expected = potential.energy_forces_stress(energy, system, state, graph_of(system, state, 6.5))
+    np.testing.assert_allclose(numbers, expected[0], rtol=1e-10)
+    np.testing.assert_allclose(forces, expected[1], atol=1e-8)
+    np.testing.assert_allclose(atoms.get_stress(), expected[2], atol=1e-10)
+    atoms.set_cell(0.8 * atoms.cell.array, scale_atoms=True)
+    system, state = ase_files.from_atoms(atoms)
+    squeezed = energy(system, state, graph_of(system, state, 6.5))
+    np.testing.assert_allclose(atoms.get_potential_energy(), squeezed, rtol=1e-10)
+    atoms.set_cell(atoms.cell.array / 0.8, scale_atoms=True)
+    ase.io.write(argon_files[0] / "s.extxyz", atoms)
+    capsys.readouterr()
+    ffmd("energy", trained, argon_files[0] / "s.extxyz", "--json")
+    printed = json.loads(capsys.readouterr().out)
+    np.testing.assert_allclose(printed["energy_eV"], numbers, rtol=1e-6)
+    np.testing.assert_allclose(printed["stress_GPa"], units.EV_PER_A3_IN_GPA * expected[2], atol=1e-4)
+    with pytest.raises(ValueError, match="is a propagator without a potential"):
+        ase_interop.Potential("quartz")
+    atoms.numbers[0] = 10
+    with pytest.raises(ValueError, match="holds Ne, which the potential does not know"):
+        atoms.get_potential_energy()

@@ -21,6 +21,7 @@ from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
 from ffmd_jax.dynamics.potentials import Potential
 from ffmd_jax.dynamics.stepping import FASTEST, Carry, Conserving, Monitor, Run, make_step, scan
 
+AHEAD = 5.0  # RMS components of a model's step: how far the neighbour table of its end looks
 Observe = Callable[[System, State, Graph], dict[str, Array]]
 
 

@@ -1,5 +1,9 @@
-"""Force-free MD as an ASE `MolecularDynamics`: run, attach, trajectory and logfile as usual, and no calculator."""
+"""Force-free MD as an ASE `MolecularDynamics`, and trained potentials as ASE calculators.
 
+The dynamics run, attach, write trajectory and logfile as usual, and need no calculator.
+"""
+
+import functools
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -7,18 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
 from ase.md.md import MolecularDynamics
 from ase.parallel import world
 from ase.utils import IOContext
 
-from ffmd_jax.core import mechanics, units
-from ffmd_jax.core.state import State, cast
+from ffmd_jax.core import mechanics, neighbors, units
+from ffmd_jax.core.state import State, System, cast
 from ffmd_jax.dynamics import alarms, monitors, rollout
 from ffmd_jax.dynamics.ensemble import NVE, Ensemble
 from ffmd_jax.formats import ase_files
 from ffmd_jax.models import model as models
 from ffmd_jax.models import model_files
+from ffmd_jax.models import potential as potential_models
 from ffmd_jax.models.model import Model
+from ffmd_jax.reference_md import potentials
 
 
 class ForceFreeDynamics(MolecularDynamics):
@@ -36,8 +43,10 @@ class ForceFreeDynamics(MolecularDynamics):
     Args:
         atoms: of the model's elements; without constraints.
         model: from `ffmd_jax.load`, or a folder, or the name of a shipped model.
-        ensemble: NVE(), or NVT(…) of constant temperature.
+        ensemble: NVE(), NVT(…) of constant temperature, or NPT(…), which changes the cell of ``atoms``.
         reversible: time-symmetrised steps; as of ``ffmd rollout``.
+        potential: for energy conservation and NPT: as of `ffmd_jax.simulate`; None: the model's own, if it has one.
+        energy_conservation: with a potential, velocities are scaled so that a step leaves the total energy as it is.
         seed: of the thermostat.
         on_alarm: "stop" raises where a monitor alarms, before atoms are moved; "ignore" goes on, and `alarms` tells.
         trajectory: as in ASE.
@@ -57,6 +66,8 @@ class ForceFreeDynamics(MolecularDynamics):
         ensemble: Ensemble = NVE(),
         *,
         reversible: bool = False,
+        potential: Model | str | Path | None = None,
+        energy_conservation: bool = True,
         seed: int = 0,
         on_alarm: Literal["stop", "ignore"] = "stop",
         trajectory: Any = None,
@@ -73,10 +84,13 @@ class ForceFreeDynamics(MolecularDynamics):
         models.check_system(used.config, self._system, used.calibration)
         once = models.propagator(used)
         limits = monitors.limits(used.config, used.calibration, self._system, ensemble)
+        found = potentials.find(potential, used, self._system, state, ensemble, jnp.float32)
         self._engine = rollout.Engine(
             self._system, cast(state, jnp.float32), models.propagator(used, reversible=True) if reversible else once,
             cutoff=used.config.architecture.cutoff, time_step_fs=used.config.time_step_fs, ensemble=ensemble,
             monitor=alarms.monitor(once, limits, halt=on_alarm == "stop"), block_steps=1, select=True, wrap=True,
+            potential=found, conserve_energy=found is not None and energy_conservation,
+            ahead=rollout.AHEAD * used.config.displacement_rms,
         )  # fmt: skip
         interval = used.config.time_step_fs
         self._key, self._carry, self._last = jax.random.key(seed), None, state
@@ -99,6 +113,8 @@ class ForceFreeDynamics(MolecularDynamics):
             raise monitors.Stopped(f"{found[-1].text} (in the step after {self.nsteps} steps)")
         self._carry = block.carry
         frame = jax.tree.map(lambda values: np.asarray(values[0], np.float64), block.frames)
+        if not np.array_equal(frame.cell, self._last.cell):
+            self.atoms.set_cell(frame.cell)
         self.atoms.set_positions(frame.positions)
         self.atoms.set_velocities(frame.velocities / units.ASE_VELOCITY)
         self._last = self._of_atoms()
@@ -125,6 +141,59 @@ class ForceFreeDynamics(MolecularDynamics):
 
     def todict(self) -> dict[str, Any]:
         return {**super().todict(), "time_step_fs": self._config.time_step_fs}
+
+
+class Potential(Calculator):
+    """A trained potential as an ASE calculator: energy, forces and, of crystals and liquids, stress.
+
+        atoms.calc = Potential("mypotential")
+
+    Neighbour tables are made for every structure; programs are compiled once for each number of atoms.
+
+    Args:
+        model: potential from `ffmd_jax.load`, or a folder, or a model that has a potential.
+        kwargs: of ASE's `Calculator`.
+
+    Raises:
+        ValueError: no potential; in a calculation: elements or boundary conditions that it was not made for.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
+
+    def __init__(self, model: Model | str | Path, **kwargs: Any):
+        super().__init__(**kwargs)
+        used = model if isinstance(model, Model) else model_files.load_potential(model)
+        if used.kind != "potential" and used.potential is not None:
+            used = used.potential
+        if used.kind != "potential":
+            raise ValueError(f"{used.name or 'the model'} is a {used.kind} without a potential of its own")
+        self._model, self._search = used, None
+        with jax.enable_x64(True):
+            self._energy = models.energy(used, jnp.float64)
+
+    def calculate(self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = all_changes) -> None:
+        """Fills ``results``; as ASE calls it."""
+        super().calculate(atoms, properties, system_changes)
+        with jax.enable_x64(True):
+            system, state = ase_files.from_atoms(self.atoms)
+            models.check_potential(self._model.config, system)
+            cutoff = self._model.config.architecture.cutoff
+            if self._search is None or "numbers" in system_changes or "pbc" in system_changes:
+                self._search = neighbors.plan(system, state, cutoff, headroom=1.2)
+            while True:
+                value, forces, stress, overflow = _evaluate(self._search, self._energy, system, state)
+                if not overflow:
+                    break
+                self._search = neighbors.grow(self._search, system, state.cell)
+        self.results = {"energy": float(value), "free_energy": float(value), "forces": np.asarray(forces)}
+        if all(system.pbc):
+            self.results["stress"] = np.asarray(stress)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluate(search: neighbors.Search, energy: Any, system: System, state: State):
+    table = neighbors.build(search, system, state)
+    return *potential_models.energy_forces_stress(energy, system, state, table.graph), table.overflow
 
 
 class _KineticLogger(IOContext):

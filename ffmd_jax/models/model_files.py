@@ -121,6 +121,21 @@ def load(name: str | Path) -> Model:
     return Model(config, _unflatten(stored), calibration, str(name), kind, potential)
 
 
+def load_potential(name: str | Path) -> Model:
+    """A potential, or that of a propagator.
+
+    Raises:
+        FileNotFoundError: no such model.
+        ValueError: as `load`, or a propagator without a potential of its own.
+    """
+    found = load(name)
+    if found.kind == "potential":
+        return found
+    if found.potential is None:
+        raise ValueError(f"{name} is a propagator without a potential of its own (folder {POTENTIAL}/ in it)")
+    return found.potential
+
+
 def read_config(text: str) -> tuple[str, Any, Calibration | None]:
     """Kind, configuration and, from version 0.1, calibration in the text of a config.json.
 

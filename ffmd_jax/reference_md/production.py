@@ -123,6 +123,18 @@ def energy_and_forces(reference: Reference, state: State) -> tuple[Array, Array]
     return _energy_and_forces(reference.energy, search, reference.system, jax.tree.map(jnp.asarray, state))
 
 
+def stress(reference: Reference, state: State) -> Array:
+    """Stress, eV/Å³, of one structure as xx, yy, zz, yz, xz, xy; see `energies.stress`."""
+    search = neighbors.plan(reference.system, state, reference.cutoff)
+    return _stress(reference.energy, search, reference.system, jax.tree.map(jnp.asarray, state))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _stress(energy: Energy, search: neighbors.Search, system: System, state: State) -> Array:
+    graph = neighbors.build(search, system, state).graph
+    return energy_terms.stress(energy)(system, state, graph)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _energy_and_forces(energy: Energy, search: neighbors.Search, system: System, state: State):
     graph = neighbors.build(search, system, state).graph

@@ -28,7 +28,6 @@ from ffmd_jax.simulation.starts import Begin
 
 logger = logging.getLogger("ffmd_jax")
 
-_AHEAD = 5.0  # RMS components of a step: how far the neighbour table of the end of a step looks
 _BLOCK_S = 5.0  # of wall time, at most: a stop waits for the end of a block
 
 
@@ -75,7 +74,7 @@ def _make_engine(plan: Plan, searches: Any) -> rollout.Engine:
         begin.system, cast(begin.state, plan.dtype), propagate, cutoff=config.architecture.cutoff,
         time_step_fs=config.time_step_fs, every=plan.every, ensemble=plan.ensemble, ramp_steps=plan.n_steps,
         select=True, monitor=monitor, wrap=True, replicas=begin.replicas, searches=searches, potential=plan.potential,
-        conserve_energy=plan.conserve_energy, ahead=_AHEAD * config.displacement_rms,
+        conserve_energy=plan.conserve_energy, ahead=rollout.AHEAD * config.displacement_rms,
     )  # fmt: skip
 
 

@@ -21,7 +21,8 @@ from ffmd_jax.models import model as models
 from ffmd_jax.models import model_files
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import fallback as fallbacks
-from ffmd_jax.simulation import command, potentials, starts
+from ffmd_jax.reference_md import potentials
+from ffmd_jax.simulation import command, starts
 from ffmd_jax.simulation.loop import Plan, Until, produce
 from ffmd_jax.simulation.result import Run
 from ffmd_jax.simulation.starts import Begin, Start

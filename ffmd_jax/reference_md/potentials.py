@@ -59,11 +59,10 @@ def _energy(choice: Any, model: Model, system: System, state: State, dtype: Any)
         single = State(*(np.asarray(values, np.float64) for values in state))
         prepared = systems.get(name, structure=(system, single))
         return Potential(choice, prepared.energy, prepared.cutoff)
-    used = model.potential if choice is None else choice if isinstance(choice, Model) else model_files.load(choice)
-    assert used is not None
+    if choice is None:
+        choice = model.potential
+    used = choice if isinstance(choice, Model) else model_files.load_potential(choice)
     if used.kind != "potential":
-        if used.potential is None:
-            raise ValueError(f"{used.name} is a {used.kind} without a potential of its own")
-        used = used.potential
+        raise ValueError(f"{used.name or 'the model'} is a {used.kind}, not a potential")
     models.check_potential(used.config, system)
     return Potential(used.name, models.energy(used, dtype), used.config.architecture.cutoff)
