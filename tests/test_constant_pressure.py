@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from conftest import fails, ffmd, perturbed
 
+from ffmd_jax import api
+from ffmd_jax.analysis import properties
 from ffmd_jax.core import conservation, mechanics, units
 from ffmd_jax.core.state import State, make_system, take
 from ffmd_jax.dynamics import barostat, potentials, rollout
@@ -244,6 +246,12 @@ def test_a_run_at_constant_pressure_is_resumed_bit_for_bit(folder, tmp_path):
     assert len(np.unique(one.observables["volume_A3"])) > 10
     np.testing.assert_allclose(mechanics.volume(one.frames.cell), one.observables["volume_A3"], rtol=1e-5)
     assert one.metadata["ensemble"] == "npt" and one.metadata["pressure_bar"] == 200
+    summary = api.analyze(whole, reference=parts, progress=False)
+    assert "Isothermal compressibility" in summary._repr_html_()
+    density = np.sum(one.system.masses) * 1.66053906660 / one.observables["volume_A3"]
+    found = properties.summarize(properties.analyze(one))
+    np.testing.assert_allclose(found["density_g_per_cm3"], density.mean(), rtol=1e-4)
+    assert found["density_error_g_per_cm3"] > 0 and set(found["cell_length_A"]) == {"a", "b", "c"}
     assert "--pressure-bar 200" in one.metadata["command"] and "reference:argon" in one.metadata["command"]
 
 

@@ -250,6 +250,9 @@ def test_kinds_are_not_mixed_up(trained, argon_files, tmp_path, capsys):
     message = fails(capsys, "rollout", trained, "--start", argon_files[1][0], "--out", tmp_path / "r.h5", "--steps", 2)
     assert "is a potential, not a propagator" in message and not (tmp_path / "r.h5").exists()
     assert "only the step of a propagator" in fails(capsys, "evaluate", trained, data, "--reversible")
+    assert "is a potential, not a propagator" in fails(capsys, "export-trajcast", trained, "--out", tmp_path / "m.npz")
+    ffmd("info", trained)
+    assert "energies of the elements" in capsys.readouterr().out
 
 
 def test_a_model_folder_may_hold_its_potential(trained, tmp_path):

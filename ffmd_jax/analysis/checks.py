@@ -11,6 +11,7 @@ potential energy   3 standard errors                           2 % of 3/2 k_B T 
 vibrations         √2 × that between two equal runs            1 − overlap of 0.1
 torsions           2 × that between two equal runs             1 − overlap of 0.1
 structure          2 × that between two equal runs             5 % of the RMS of g(r)
+density            3 standard errors                           1 % of the density
 =================  ==========================================  ======================================================
 
 The difference d between two equal runs follows from those between the halves of each run, d² = (h² + h'²)/4: the
@@ -41,6 +42,7 @@ STANDARD_ERRORS = 3.0
 THERMAL_SHARE = 0.02  # of the temperature, and of the thermal part of the potential energy
 OVERLAP = 0.9
 STRUCTURE_SHARE = 0.05
+DENSITY_SHARE = 0.01
 
 Outcome = Literal["agrees", "differs", "cannot tell"]
 NOT_COMPARED = "not compared"
@@ -50,7 +52,7 @@ class Check(NamedTuple):
     """One quantity of the run beside the target temperature or the reference.
 
     Attributes:
-        quantity: temperature, vibrations, structure, torsions or potential energy.
+        quantity: temperature, vibrations, structure, torsions, density or potential energy.
         of: part of the system, such as an element.
         against: ``target`` or ``reference``.
         difference: run minus target or reference; for spectra and populations 1 − overlap; in ``unit``.
@@ -104,7 +106,7 @@ def checks(analysis: Analysis, reference: Analysis | None = None) -> list[Check]
         found += _temperatures(analysis, reference, scale)
     else:
         found.append(_not_compared("temperature", f"the run is {bath(analysis)}, the reference {bath(reference)}"))
-    return [*found, *_potential_energies(analysis, reference)]
+    return [*found, *_densities(analysis, reference), *_potential_energies(analysis, reference)]
 
 
 def decisive(found: list[Check]) -> list[Check]:
@@ -220,6 +222,21 @@ def _potential_energies(analysis: Analysis, reference: Analysis) -> list[Check]:
         return [_not_compared("potential energy", f"the {'reference' if known[0] else 'run'} has none")]
     wanted = THERMAL_SHARE * 1.5 * 1000 * units.BOLTZMANN * reference.temperatures.mean
     return [_of_means("potential energy", "all atoms", own, other, wanted, "meV/atom", analysis, reference)]
+
+
+def _densities(analysis: Analysis, reference: Analysis) -> list[Check]:
+    """The check of the density, where one of the runs is at constant pressure."""
+    own, other = analysis.volumes, reference.volumes
+    if own is None or other is None or not (own.changes or other.changes):
+        return []
+    if own.changes != other.changes:
+        return [_not_compared("density", "one of the two runs has a constant volume")]
+    wanted = DENSITY_SHARE * other.density_g_per_cm3[0]
+    return [
+        _of_means(
+            "density", "all atoms", own.density_g_per_cm3, other.density_g_per_cm3, wanted, "g/cm³", analysis, reference
+        )
+    ]
 
 
 def _not_compared(quantity: str, reason: str) -> Check:

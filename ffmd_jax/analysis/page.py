@@ -48,6 +48,9 @@ _FACTS = {
     "thermostat": ("Thermostat", ""),
     "tau_fs": ("Relaxation time of the thermostat", "fs"),
     "friction_tau_fs": ("Relaxation time of the friction, 1/γ", "fs"),
+    "pressure_bar": ("Pressure set", "bar"),
+    "barostat_every": ("Steps between two trial moves of the volume", ""),
+    "coupling": ("Coupling of the cell", ""),
     "seed": ("Random seed", ""),
     "fallback_frames": ("Frames by the fallback", ""),
     "ns_per_day": ("Speed", "ns/day"),
@@ -180,18 +183,22 @@ def _numbers(analysis: Analysis, reference: Analysis | None) -> str:
         ("Temperature", "temperature_K", "temperature_error_K", "K"),
         ("Temperature of {}", "temperature_by_species_K", "temperature_error_by_species_K", "K"),
         ("Potential energy", "potential_energy_meV_per_atom", "potential_energy_error_meV_per_atom", "meV/atom"),
+        ("Density", "density_g_per_cm3", "density_error_g_per_cm3", "g/cm³"),
+        ("Volume", "volume_A3", "volume_error_A3", "Å³"),
+        ("Length of lattice vector {}", "cell_length_A", "cell_length_error_A", "Å"),
+        ("Isothermal compressibility", "compressibility_per_GPa", None, "1/GPa"),
         ("Diffusion coefficient of {}", "diffusion_cm2_per_s", "diffusion_error_cm2_per_s", "cm²/s"),
         ("Momentum drift", "momentum_drift", None, "Σ m|v|"),
         ("Drift of the total energy", "energy_drift_meV_per_atom_per_ps", None, "meV/atom/ps"),
         ("Overlap of the spectra of the halves", "vdos_halves_overlap", None, ""),
         ("Difference between g(r) of the halves", "rdf_halves_rmse", None, "RMS"),
     ):
-        values = [(found[key], found.get(error or "")) for found in numbers]
-        if isinstance(values[0][0], dict):
+        values = [(found.get(key), found.get(error or "")) for found in numbers]
+        if any(isinstance(value, dict) for value, _ in values):
             if key == "diffusion_cm2_per_s" and all(is_isolated(run.system) for run in runs):
                 continue  # molecules only turn about their centre of mass
-            for part in values[0][0]:
-                cells = [text.number(value.get(part), (errors or {}).get(part)) for value, errors in values]
+            for part in next(value for value, _ in values if isinstance(value, dict)):
+                cells = [text.number((value or {}).get(part), (errors or {}).get(part)) for value, errors in values]
                 if key == "diffusion_cm2_per_s":
                     cells = ["not resolved" if cell == text.number(None) else cell for cell in cells]
                 rows.append([name.format(part), *cells, unit])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ffmd_jax.analysis import distributions, drifts, frames, spectra, temperatures, torsions
+from ffmd_jax.analysis import volumes as volume_analysis
 from ffmd_jax.analysis.diffusion import (
     MeanSquareDisplacement,
     diffusion_coefficient,
@@ -52,6 +53,7 @@ class Analysis(NamedTuple):
     torsion_surface_halves_overlap: dict[str, float]
     snapshots: frames.Snapshots
     metadata: dict[str, Any]
+    volumes: volume_analysis.Volumes | None = None
 
 
 def analyze(trajectory: Trajectory, segment_ps: float = SEGMENT_PS) -> Analysis:
@@ -93,6 +95,7 @@ def analyze(trajectory: Trajectory, segment_ps: float = SEGMENT_PS) -> Analysis:
         torsion_surface_halves_overlap=torsions.overlaps(surfaces_of_halves[0], surfaces_of_halves[1], equal),
         snapshots=frames.snapshots(trajectory),
         metadata=trajectory.metadata,
+        volumes=volume_analysis.volumes(trajectory, kelvins.mean),
     )
 
 
@@ -118,6 +121,7 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
             "energy_drift_meV_per_atom_per_ps": analysis.energy_drift_meV_per_atom_per_ps,
             "potential_energy_meV_per_atom": energy,
             "potential_energy_error_meV_per_atom": energy_error,
+            **volume_analysis.summarize(analysis.volumes),
             "diffusion_cm2_per_s": {symbol: value for symbol, (value, _) in diffusion.items()},
             "diffusion_error_cm2_per_s": {symbol: error for symbol, (_, error) in diffusion.items()},
             "alarms": alarm_texts(analysis.metadata),

@@ -70,9 +70,11 @@ def export_trajcast(model: Positional[str], /, out: Path, overwrite: bool = Fals
     files.check_output(out, overwrite, model)
     files.check_output(out.with_suffix(".json"), overwrite, model)
     from ffmd_jax.interop import trajcast
+    from ffmd_jax.models import model as models
     from ffmd_jax.models import model_files
 
     used = model_files.load(model)
+    models.check_propagator(used)
     reference_config, state_dict = trajcast.export_model(used.config, used.params)
     buffer = io.BytesIO()
     arrays: dict[str, Any] = dict(state_dict)

@@ -52,8 +52,12 @@ def _model_facts(subject: str) -> dict:
     from ffmd_jax.models import model, model_files, radial_tables
 
     used = model_files.load(subject)
-    facts = dataclasses.asdict(used.config)
+    facts, propagates = dataclasses.asdict(used.config), used.kind == "propagator"
     architecture = facts.pop("architecture")
+    if not propagates:
+        architecture = {
+            name: value for name, value in architecture.items() if not name.startswith(("speed", "velocity"))
+        }
     return {
         "kind": "model",
         "network": used.kind,
@@ -62,7 +66,8 @@ def _model_facts(subject: str) -> dict:
         "calibration": None if used.calibration is None else dataclasses.asdict(used.calibration),
         "weights": sum(int(values.size) for values in model_files.flatten(used.params).values()),
         **architecture,
-        "relative_error_of_tables": radial_tables.step_error(used.config, used.params),
+        "own_potential": True if used.potential is not None else None,
+        "relative_error_of_tables": radial_tables.step_error(used.config, used.params) if propagates else None,
     }
 
 

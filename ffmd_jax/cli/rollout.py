@@ -65,7 +65,7 @@ class Settings:
     tau_fs: float | None = None
     friction_tau_fs: float | None = None
     pressure_bar: float = 1.0
-    barostat_every: int = 10
+    barostat_every: int = 25
     coupling: Literal["isotropic", "anisotropic"] = "isotropic"
     potential: str | None = None
     energy_conservation: bool = True

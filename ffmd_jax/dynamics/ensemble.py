@@ -86,7 +86,7 @@ class NPT(NVT):
     """
 
     pressure_bar: Any = 1.0
-    barostat_every: Any = 10
+    barostat_every: Any = 25
     coupling: Literal["isotropic", "anisotropic"] = "isotropic"
 
     def __post_init__(self):

@@ -168,12 +168,14 @@ def make_step(
     system, ensemble, monitor = run.system, run.ensemble, run.monitor
     each: Any = jax.vmap if replicas else lambda function, in_axes=0: function
 
-    def move(key, state, table, step, memory, halted, kelvin, energies):
-        graph, too_many = neighbors.select(search, state, table)
+    def move(key, state, table, step, memory, halted, kelvin, energies, graph):
+        too_many = lost = jnp.zeros((), bool)
+        if not shares:
+            graph, too_many = neighbors.select(search, state, table)
         moved = after = run.propagate(system, state, graph)
-        lost = jnp.zeros((), bool)
+        ahead = graph
         if run.energy is not None:
-            energies, after, lost = _with_energy(run, search, conserving, state, moved, table, energies)
+            energies, after, ahead, lost = _with_energy(run, search, conserving, state, moved, table, energies)
         if not isinstance(ensemble, NVE):
             key, draw = jax.random.split(key)
             after = ensembles.apply(ensemble, draw, system, after, kelvin, run.time_step_fs)
@@ -181,12 +183,15 @@ def make_step(
             record = StepRecord(step, state, graph, moved, after, kelvin, energies)
             memory, halt, overflow = monitor.look(search, system, record, memory)
             halted, too_many, lost = halted | halt, too_many | overflow, lost & ~halt
-        return key, after, memory, halted, too_many | lost, energies
+        return key, after, memory, halted, too_many | lost, energies, ahead if shares else ()
 
     def on(done, halted):
         return (done < n_steps) & ~jnp.all(halted)
 
-    move_each = each(move, in_axes=(0, 0, 0, None, 0, 0, 0, 0))
+    # The pairs that the energy of one step has seen are those that the next one propagates with.
+    shares = run.energy is not None and conserving.search is None
+    move_each = each(move, in_axes=(0, 0, 0, None, 0, 0, 0, 0, 0))
+    select_each = each(lambda state, table: neighbors.select(search, state, table))
     stale_each = each(lambda state, table: neighbors.stale(search, state, table))
 
     def until_stale(loop):
@@ -200,15 +205,16 @@ def make_step(
         if isinstance(ensemble, NPT):
             carry = _change_volume(run, search, conserving, carry, each, kelvin_at(carry.step, carry.halted))
         table, cell = carry.table, carry.state.cell
+        graph, too_many = select_each(carry.state, table) if shares else ((), False)
 
         def again(inner):
-            done, key, positions, velocities, memory, halted, lost, energies = inner
+            done, key, positions, velocities, memory, halted, lost, energies, graph = inner
             step = carry.step + done - loop[0]
             state, kelvin = State(positions, velocities, cell), kelvin_at(step, halted)
-            key, state, memory, halted, too_many, energies = move_each(
-                key, state, table, step, memory, halted, kelvin, energies
+            key, state, memory, halted, too_many, energies, graph = move_each(
+                key, state, table, step, memory, halted, kelvin, energies, graph
             )
-            return done + 1, key, state.positions, state.velocities, memory, halted, lost | too_many, energies
+            return done + 1, key, state.positions, state.velocities, memory, halted, lost | too_many, energies, graph
 
         def go_on(inner):
             fresh = ~jnp.any(stale_each(State(inner[2], inner[3], cell), table))
@@ -218,10 +224,9 @@ def make_step(
             return on(inner[0], inner[5]) & fresh
 
         # At least one step: the table is fresh, and not stale at the positions that it was built from.
-        done, key, positions, velocities, memory, halted, lost, energies = jax.lax.while_loop(
-            go_on,
-            again,
-            (done, carry.key, *carry.state[:2], carry.memory, carry.halted, table.overflow, carry.energies),
+        begin = (done, carry.key, *carry.state[:2], carry.memory, carry.halted, table.overflow | too_many)
+        done, key, positions, velocities, memory, halted, lost, energies, _ = jax.lax.while_loop(
+            go_on, again, (*begin, carry.energies, graph)
         )
         return done, carry._replace(
             key=key, state=State(positions, velocities, cell), memory=memory, halted=halted,
@@ -244,10 +249,10 @@ def _with_energy(
     moved: State,
     table: neighbors.Neighbors,
     energies: Energies,
-) -> tuple[Energies, State, Array]:
-    """Energies after a step, the state, its total energy conserved if wished, and whether a pair may be missing."""
+) -> tuple[Energies, State, Graph, Array]:
+    """Energies after a step, the state, its energy conserved if wished, its pairs, and whether one may be missing."""
     precise = energies.potential.dtype
-    potential, own, lost = potential_energy(run, search, conserving, moved, table, energies.table)
+    potential, own, graph, lost = potential_energy(run, search, conserving, moved, table, energies.table)
     if conserving.search is None:
         far = jnp.max(jnp.abs(moved.positions - before.positions)) < FASTEST * run.time_step_fs
         lost |= neighbors.outrun(search, moved, table) & far  # what explodes is the monitors' business
@@ -257,13 +262,14 @@ def _with_energy(
     if conserving.conserve:
         state, rest = conservation.add_energy(run.system, moved, -(gain + owed))
         owed = -rest
-    return energies._replace(potential=potential, gained=energies.gained + gain, owed=owed, table=own), state, lost
+    energies = energies._replace(potential=potential, gained=energies.gained + gain, owed=owed, table=own)
+    return energies, state, graph, lost
 
 
 def potential_energy(
     run: Run, search: neighbors.Search, conserving: Conserving, state: State, table: neighbors.Neighbors, own: Any
-) -> tuple[Array, Any, Array]:
-    """Energy of a state, eV, its own table, if it has one, and whether a table was too small."""
+) -> tuple[Array, Any, Graph, Array]:
+    """Energy of a state, eV, its own table, if it has one, the pairs used, and whether a table was too small."""
     assert run.energy is not None
     if conserving.search is None:
         graph, lost = neighbors.select(search, state, table)
@@ -271,7 +277,7 @@ def potential_energy(
         own = neighbors.update(conserving.search, run.system, state, own)
         graph, lost = own.graph, own.overflow
     value = run.energy(run.system, state, graph)
-    return jnp.asarray(value, jnp.result_type(float)), own, lost
+    return jnp.asarray(value, jnp.result_type(float)), own, graph, lost
 
 
 def start_energies(
@@ -279,7 +285,7 @@ def start_energies(
 ) -> Energies:
     """The energies before the first step."""
     own = () if conserving.search is None else neighbors.build(conserving.search, run.system, state)
-    potential, own, _ = potential_energy(run, search, conserving, state, table, own)
+    potential, own, _, _ = potential_energy(run, search, conserving, state, table, own)
     kinetic = mechanics.kinetic_energy(run.system, jnp.asarray(state.velocities, potential.dtype))
     nothing = jnp.zeros_like(potential)
     return Energies(potential, potential + kinetic, nothing, nothing, own)
@@ -297,7 +303,7 @@ def _change_volume(
         def energy(trial: State) -> tuple[Array, Any]:
             fresh = neighbors.build(search, run.system, trial)
             own = () if conserving.search is None else neighbors.build(conserving.search, run.system, trial)
-            value, own, lost = potential_energy(run, search, conserving, trial, fresh, own)
+            value, own, _, lost = potential_energy(run, search, conserving, trial, fresh, own)
             return value, (fresh, own, lost | fresh.overflow)
 
         before = state.cell
