@@ -17,7 +17,7 @@ from ffmd_jax.data import dataset as datasets
 from ffmd_jax.data import dataset_file, labelled
 from ffmd_jax.data.dataset_file import Dataset
 from ffmd_jax.dynamics import ensemble as ensembles
-from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
+from ffmd_jax.dynamics.ensemble import NPT, NVE, NVT, Ensemble
 from ffmd_jax.formats import Hints, common, trajectory
 from ffmd_jax.formats.common import NoTimes
 from ffmd_jax.formats.trajectory import Trajectory
@@ -270,7 +270,7 @@ def reference(
     Args:
         system: a prepared system (quartz, water, paracetamol, silicon, argon), or "ase".
         out: H5MD file; of several runs, ``out_0.h5``, ``out_1.h5``, ….
-        ensemble: NVE(), or NVT(…) with CSVR.
+        ensemble: NVE(), or NVT(…) or, of prepared systems, NPT(…) with CSVR; its barostat acts every 25 fs.
         temperature_K: of the start states of NVE runs, K.
         length_ps: of each run, ps.
         frame_fs: interval of the stored frames, fs.
@@ -294,7 +294,9 @@ def reference(
     if isinstance(ensemble, NVT):
         if ensemble.thermostat != "csvr" or ensemble.end_K is not None:
             raise ValueError("reference runs have CSVR at one temperature")
-        bath = {"ensemble": "nvt", "friction_tau_fs": ensemble.friction_tau_fs}
+        bath = {"ensemble": ensembles.name(ensemble), "friction_tau_fs": ensemble.friction_tau_fs}
+        if isinstance(ensemble, NPT):
+            bath |= {"pressure_bar": ensemble.pressure_bar, "coupling": ensemble.coupling}
         bath |= {} if ensemble.tau_fs is None else {"tau_fs": ensemble.tau_fs}
     engine, named = None, {}
     if system == "ase" and (callable(calculator) or hasattr(start, "get_positions")):

@@ -151,8 +151,9 @@ def _bath(analysis: Analysis, reference: Analysis | None) -> str:
     bath = {"ensemble": checks.ensemble(analysis).lower(), "tau_fs": None, "friction_tau_fs": None}
     command = ""
     if bath["ensemble"] == "nve" or (facts.get("thermostat") == "csvr" and checks.target_temperature(analysis)):
-        if bath["ensemble"] == "nvt":
-            bath |= {name: facts.get(name) for name in ("tau_fs", "friction_tau_fs")}
+        if bath["ensemble"] != "nve":
+            names = ("tau_fs", "friction_tau_fs", "pressure_bar", "coupling")
+            bath |= {name: facts[name] for name in names if name in facts}
             bath |= {"temperature": checks.target_temperature(analysis)}
         command = _reference_command(reference, "same_bath", **bath)
     advised = "in the same ensemble, with the same thermostat and friction"

@@ -16,7 +16,7 @@ from ffmd_jax.core import commands, mechanics, neighbors, units
 from ffmd_jax.core.state import Array, Graph, State, System, make_cell, make_system, take
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import rollout
-from ffmd_jax.dynamics.ensemble import NVE, Ensemble
+from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
 from ffmd_jax.formats import ase_files, common, h5md, note, stresses, trajectory
 from ffmd_jax.reference_md.engine import FORCES, ReferenceEngine
 
@@ -152,6 +152,8 @@ def engine(
         start: State, *, n_steps: int, every: int, key: Array, ensemble: Ensemble = NVE()
     ) -> Iterator[rollout.Block]:
         ensemble = ensembles.complete(ensemble, step)
+        if isinstance(ensemble, NPT):
+            raise ValueError("ASE calculators run at constant volume here: npt is for prepared systems")
         if every < 1 or n_steps < 1 or n_steps % every:
             raise ValueError(f"the number of steps ({n_steps}) must be a positive multiple of every ({every})")
         moving = _prepared(atoms, make(), start)

@@ -15,7 +15,7 @@ from ffmd_jax.core.state import take
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import monitors as monitor_limits
 from ffmd_jax.dynamics import restart, rollout
-from ffmd_jax.dynamics.ensemble import NVT, Ensemble
+from ffmd_jax.dynamics.ensemble import NPT, NVT, Ensemble
 from ffmd_jax.formats import Hints
 from ffmd_jax.models import model as models
 from ffmd_jax.models import model_files
@@ -127,7 +127,7 @@ def simulate(
             )
         plan = Plan(
             used, begin, ensemble, limits, steps, every, on_alarm, check_every,
-            _make_fallback(fallback, fallback_args, fallback_steps, used, begin),
+            _make_fallback(fallback, fallback_args, fallback_steps, used, begin, ensemble),
             dtype, tables, reversible, found, conserve,
         )  # fmt: skip
         options = {
@@ -167,11 +167,15 @@ def _check_options(fields, check_every, alarm_factor, on_alarm, fallback, fallba
         raise ValueError("a fallback is used with on_alarm = fallback")
 
 
-def _make_fallback(name: str | None, arguments: dict[str, Any] | None, n_steps: int, model: Model, begin: Begin):
+def _make_fallback(
+    name: str | None, arguments: dict[str, Any] | None, n_steps: int, model: Model, begin: Begin, ensemble: Ensemble
+):
     if name is None:
         return None
     if begin.replicas:
         raise ValueError("a fallback is for one run: no replicas")
+    if isinstance(ensemble, NPT) and ":" in name:
+        raise ValueError("an ASE calculator as a fallback runs at constant volume: use nvt, or a prepared system")
     made = fallbacks.make(name, arguments or {}, begin.system, begin.state, model.config.time_step_fs)
     return made, n_steps
 
