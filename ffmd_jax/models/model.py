@@ -49,7 +49,7 @@ def describe(model: Model) -> list[tuple[str, str]]:
     n_weights = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(model.params))
     propagates = model.kind == "propagator"
     return [
-        ("kind", "propagator: a step of Δt" if propagates else "potential: energy, forces, stress"),
+        *([] if propagates else [("kind", "potential: energy, forces, stress")]),
         ("elements", " ".join(symbols(config.elements))),
         *([("Δt", f"{config.time_step_fs:g} fs")] if propagates else []),
         ("cutoff", f"{sizes.cutoff:g} Å"),

@@ -227,7 +227,7 @@ def check_converges(done: int, failed: int, found: np.ndarray, errors: Any) -> N
 
     One step without a finite gradient may be a bad pair; ``failed`` counts those in a row.
     """
-    if errors is not None and not np.isfinite(errors.mean_percent):
+    if errors is not None and not errors.finite:
         what = "the validation error is not finite"
     elif failed > 1:
         what = f"no finite gradient in the last {failed} steps"

@@ -56,6 +56,11 @@ class Errors(NamedTuple):
         return 0.5 * (self.displacement_percent + self.velocity_percent)
 
     @property
+    def finite(self) -> bool:
+        """False after a training that left the finite numbers."""
+        return bool(np.isfinite(self.displacement_mae + self.velocity_mae))
+
+    @property
     def brief(self) -> str:
         """For a progress bar."""
         return f"v {self.velocity_percent:.2f} %"

@@ -47,6 +47,11 @@ class PotentialErrors(NamedTuple):
         return self.force_percent if np.isfinite(self.force_mae_meV_per_A) else self.energy_mae_meV_per_atom
 
     @property
+    def finite(self) -> bool:
+        """False after a training that left the finite numbers."""
+        return bool(np.isfinite(self.energy_mae_meV_per_atom))
+
+    @property
     def brief(self) -> str:
         """For a progress bar."""
         if np.isfinite(self.force_mae_meV_per_A):
