@@ -187,7 +187,7 @@ def test_alarms_end_a_run_or_are_logged(model, start, caplog):
         ({"ensemble": ffmd.NVT((60.0, 70.0))}, "temperatures"),
         ({"ensemble": ffmd.NVE(), "velocities": "draw"}, "without a temperature"),
         ({"replicas": -1}, "must not be negative"),
-        ({"ensemble": "nvt"}, r"must be NVE\(\), NVT\(temperature_K, …\) or NPT\(…\), not 'nvt'"),
+        ({"ensemble": "nvt"}, r"must be NVE\(\), NVT\(temperature_K, …\) or NPT\(temperature_K, …\), not 'nvt'"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(model, start, tmp_path, options, message):
