@@ -31,7 +31,7 @@ _NVE_WINDOW = 200  # steps
 _UNKNOWN_DRIFT = 0.02
 _NEVER = 0.5  # a model that forgets the velocities reaches 0.7
 _ENERGY = 0.1  # of the kinetic energy: what a run without a thermostat may gain or lose
-_GAIN = 0.5  # of the kinetic energy, that a propagator may gain or lose in a window
+_GAIN = 1.0  # of the kinetic energy, that a propagator may gain or lose in a window
 _VOLUME = 1.02  # beyond the smallest and largest volume of the training data
 
 
