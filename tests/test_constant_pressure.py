@@ -109,6 +109,7 @@ def test_a_potential_with_a_larger_cutoff_has_a_table_of_its_own(start):
     assert np.ptp(one) > 0.01
 
 
+@pytest.mark.slow
 def test_steps_beyond_what_the_table_was_planned_for_are_noticed(start):
     """With no look ahead the table would miss pairs at the end of a step; it grows, and energies stay exact."""
 
@@ -233,6 +234,7 @@ def command(folder, out, *options):
 NPT_OPTIONS = ("--ensemble", "npt", "--pressure-bar", 200, "--potential", "reference:argon", "--barostat-every", 3)
 
 
+@pytest.mark.slow
 def test_a_run_at_constant_pressure_is_resumed_bit_for_bit(folder, tmp_path):
     whole, parts = tmp_path / "whole.h5", tmp_path / "parts.h5"
     ffmd(*command(folder, whole, "--steps", 120, *NPT_OPTIONS))
@@ -286,6 +288,7 @@ def test_energy_alarms_say_what_was_gained(folder, start):
     assert totals[1] < totals[0] and np.isfinite(kept.observables["total_energy_eV"]).all()
 
 
+@pytest.mark.slow
 def test_a_volume_beyond_the_training_data_is_an_alarm(folder, start):
     ensemble = NPT(60.0, pressure_bar=40_000.0, barostat_every=1)
     run = simulate(

@@ -159,6 +159,7 @@ def test_times_in_ps_as_32_bit_numbers_are_regular(cases, tmp_path, name, hints)
         trajectory.frame_interval(np.delete(times, 15_000))
 
 
+@pytest.mark.slow
 def test_hints_are_taken_wherever_a_file_is_read(cases, tmp_path, capsys):
     folder = cases / "advice-with-options-that-are-not-there"
     report = summary(capsys, "analyze", folder / "no_times.traj", "--out", tmp_path / "r", "--frame-interval-fs", 10)

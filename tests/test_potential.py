@@ -189,6 +189,7 @@ def trained(argon_files):
     return out
 
 
+@pytest.mark.slow
 def test_a_potential_learns_energies_forces_and_stresses(trained, argon_files, capsys):
     capsys.readouterr()
     ffmd("evaluate", trained, argon_files[0] / "data.h5", "--json")
@@ -238,6 +239,7 @@ def test_energies_alone_are_enough_to_train_on(argon_files, tmp_path):
     assert errors.energy_mae_meV_per_atom < 0.7 * spread
 
 
+@pytest.mark.slow
 def test_kinds_are_not_mixed_up(trained, argon_files, tmp_path, capsys):
     data = argon_files[0] / "data.h5"
     assert "is a potential: --kind propagator cannot start from it" in fails(
@@ -255,6 +257,7 @@ def test_kinds_are_not_mixed_up(trained, argon_files, tmp_path, capsys):
     assert "energies of the elements" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_model_folder_may_hold_its_potential(trained, tmp_path):
     sizes = config.Architecture.small(cutoff=6.5, channels=4, layers=1, lmax=1, radial_hidden=(4,), speed_hidden=(4,))
     step = config.ModelConfig((18,), (39.948,), 40.0, 0.04, 1e-3, 0.01, 12.0, shortest_distance=3.0, architecture=sizes)
@@ -271,6 +274,7 @@ def test_a_model_folder_may_hold_its_potential(trained, tmp_path):
         models.check_potential(CONFIG, ARGON.system)
 
 
+@pytest.mark.slow
 def test_reference_md_runs_with_a_trained_potential(trained):
     """Energy is conserved: the forces are the derivative of the energy, and the neighbour table loses no pair."""
     start = mechanics.maxwell_boltzmann(jax.random.key(0), ARGON.system, ARGON.state, 60.0)
@@ -280,6 +284,7 @@ def test_reference_md_runs_with_a_trained_potential(trained):
     assert total.std() < 0.02 * kinetic.mean()
 
 
+@pytest.mark.slow
 def test_the_ase_calculator_gives_energy_forces_and_stress(trained, argon_files, capsys):
     """Also where atoms move together, the cell shrinks, and a relaxation by ASE follows the forces."""
     model = api.load(trained)

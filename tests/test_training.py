@@ -146,6 +146,7 @@ def test_all_blocks_of_all_epochs_are_one_program_that_reuses_its_memory(data, m
     assert all(p.configurations_per_s > 0 for p in seen[1:])
 
 
+@pytest.mark.slow
 def test_newest_and_best_states_are_both_kept(data, tmp_path):
     state, step = loop.initial(losses.configure(data, SIZES), settings.Training(optimizer="adam"), 10), 0
     for kept, errors in (([2, 4], (3.0, 1.0, 2.0, 2.5)), ([2, 6], (4.0, 1.5)), ([7, 8], (0.5, None))):

@@ -4,13 +4,13 @@
     too fast         speed of an atom
     too close        closest pair of atoms
     too hot          temperature
-    temperature      of an element against the target, averaged over a window (with a target only)
+    temperature      of an element against the target, or without one against that of all atoms, averaged over a window
     kinetic drift    kinetic energy of a window against that of the first one (without a target only)
     momentum         change of the total momentum since the first step, relative to Σ m|v|
     round trip       time reversal, RMS over the atoms
     round trip of an atom
     total energy     change since the start, relative to the kinetic energy (with a potential, without a target)
-    propagator energy  what the propagator itself gains or loses in a window, likewise (with a potential)
+    propagator energy  what the propagator itself gains or loses in 200 steps, likewise (with a potential)
     volume           of an atom, beyond the volumes of the training data
 
 Round trip: Newton's equations run backwards as they run forwards, so F(R F(x)) = R x, where R turns velocities round.
@@ -48,6 +48,7 @@ KINDS = (
     "volume",
 )
 _FATAL = np.arange(len(KINDS)) == 0
+_GAIN_STEPS = 200
 _MOMENTUM_CAP = 0.01  # of Σ m|v|: beyond it nothing is rounding
 
 
@@ -68,7 +69,7 @@ class Limits(NamedTuple):
         displacement_rms: RMS component of a step, Å.
         velocity_rms: RMS component, Å/fs.
         energy: change of the total energy, relative to the kinetic energy.
-        gain: energy that the propagator gains in a window, relative to the kinetic energy.
+        gain: energy that the propagator gains in 200 steps, relative to the kinetic energy.
         volumes: of an atom, Å³, smallest and largest.
     """
 
@@ -244,8 +245,8 @@ def _found(limits: Limits, system: System, record: StepRecord, memory: Memory, t
     closest, near = _closest(state, record.graph)
     # A single atom has no temperature.
     kelvin = mechanics.temperature(system, state) if mechanics.degrees_of_freedom(system) else jnp.zeros_like(closest)
-    ratio, element, drift = _kinetic(limits, system, memory)
     targeted, full = ~jnp.isnan(record.temperature_K), memory.age >= limits.window
+    ratio, element, drift = _kinetic(limits, system, memory, targeted)
     momentum = mechanics.linear_momentum(system, state.velocities) - memory.momentum
     momentum = jnp.linalg.norm(momentum) / jnp.sum(system.masses * speeds)
     wall = jnp.minimum(limits.momentum_change * memory.age, _MOMENTUM_CAP)  # rounding errors add up
@@ -259,7 +260,7 @@ def _found(limits: Limits, system: System, record: StepRecord, memory: Memory, t
         (speeds[fastest] / allowed[fastest], speeds[fastest], allowed[fastest], fastest),
         (limits.distance / closest, closest, limits.distance, near),
         (kelvin / limits.hottest, kelvin, limits.hottest, -1),
-        (jnp.where(targeted & full, jnp.abs(ratio - 1) / tolerance, 0), ratio, tolerance, element),
+        (jnp.where(full, jnp.abs(ratio - 1) / tolerance, 0), ratio, tolerance, element),
         (jnp.where(full & ~targeted, jnp.abs(drift) / limits.kinetic_total, 0), drift, limits.kinetic_total, -1),
         (momentum / wall, momentum, wall, -1),
         (trip.mean / limits.round_trip, trip.mean, limits.round_trip, trip.atom),
@@ -272,13 +273,13 @@ def _found(limits: Limits, system: System, record: StepRecord, memory: Memory, t
 
 
 def _energies(limits: Limits, system: System, record: StepRecord, memory: Memory) -> tuple[Array, Array]:
-    """Change of the total energy since the start, and gain of the propagator in a window, of the kinetic energy."""
+    """Change of the total energy since the start, and gain of the propagator in 200 steps, of the kinetic energy."""
     kinetic = mechanics.kinetic_energy(system, record.after.velocities)
     if not record.energies:
         return jnp.zeros_like(kinetic), jnp.zeros_like(kinetic)
     change = (record.energies.potential - record.energies.start).astype(kinetic.dtype) + kinetic
     scale = jnp.where(kinetic > 0, kinetic, 1)
-    return change / scale, memory.gain / memory.weight * limits.window / scale
+    return change / scale, memory.gain / memory.weight * _GAIN_STEPS / scale
 
 
 def _closest(state: State, graph) -> tuple[Array, Array]:
@@ -289,13 +290,17 @@ def _closest(state: State, graph) -> tuple[Array, Array]:
     return jnp.sqrt(rows[atom]), atom
 
 
-def _kinetic(limits: Limits, system: System, memory: Memory) -> tuple[Array, Array, Array]:
+def _kinetic(limits: Limits, system: System, memory: Memory, targeted: Array) -> tuple[Array, Array, Array]:
     """Mean ratio of the element that is farthest beyond its limit, that element, and the drift of all atoms."""
     members = jnp.asarray(limits.elements)[:, None] == system.species
     counts = jnp.sum(members, axis=1)
     average = jnp.where(counts > 0, memory.average / memory.weight, 1)
+    whole = jnp.sum(counts * average) / jnp.sum(counts)
+    average = jnp.where(targeted | (counts == 0), average, average / jnp.where(whole > 0, whole, 1))
     element = jnp.argmax(jnp.abs(average - 1) / jnp.asarray(limits.kinetic))
-    now, first = (jnp.sum(jnp.where(counts > 0, counts * values, 0)) for values in (average, memory.first))
+    now, first = (
+        jnp.sum(jnp.where(counts > 0, counts * values, 0)) for values in (memory.average / memory.weight, memory.first)
+    )
     return average[element], element, jnp.log(now / first)
 
 

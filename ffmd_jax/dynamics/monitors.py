@@ -31,7 +31,7 @@ _NVE_WINDOW = 200  # steps
 _UNKNOWN_DRIFT = 0.02
 _NEVER = 0.5  # a model that forgets the velocities reaches 0.7
 _ENERGY = 0.1  # of the kinetic energy: what a run without a thermostat may gain or lose
-_GAIN = 1.0  # of the kinetic energy, that a propagator may gain or lose in a window
+_GAIN = 1.0  # of the kinetic energy, that a propagator may gain or lose in 200 steps
 _VOLUME = 1.02  # beyond the smallest and largest volume of the training data
 
 
@@ -137,7 +137,9 @@ def _text(kind: str, value: float, limit: float, place: int, config: ModelConfig
         return f"the trajectory diverged: {atom} {what}"
     if kind == "temperature":
         element = chemical_symbols[config.elements[place]]
-        return f"{element} is at {value:.3g} of the target temperature over a window, limit 1 ± {limit:.2g}"
+        return (
+            f"{element} is at {value:.3g} of the temperature set, or of all atoms, over a window, limit 1 ± {limit:.2g}"
+        )
     if kind == "kinetic drift":
         factors = np.exp(np.clip([value, limit], -99, 99))
         return "the kinetic energy has changed by a factor of {:.3g} since the first window, limit {:.3g}".format(
@@ -156,7 +158,7 @@ def _text(kind: str, value: float, limit: float, place: int, config: ModelConfig
         "round trip of an atom": f"a step backwards misses the start of {atom} by {value:.3g} of a step, "
         f"limit {limit:.3g}",
         "total energy": f"the total energy has changed by {value:.3g} of the kinetic energy, limit {limit:.3g}",
-        "propagator energy": f"the propagator changes the energy by {value:.3g} of the kinetic energy in a window, "
+        "propagator energy": f"the propagator changes the energy by {value:.3g} of the kinetic energy in 200 steps, "
         f"limit {limit:.3g}",
         "volume": f"the volume is {value:.4g} Å³ an atom, limit {limit:.4g}: beyond the training data",
     }[kind]
