@@ -72,6 +72,7 @@ def test_it_is_the_roll_out_of_the_library(folder, ensemble, reversible):
     np.testing.assert_array_equal(frames[-1].get_momenta(), atoms.get_momenta())
 
 
+@pytest.mark.slow
 def test_changed_atoms_are_taken_as_they_are(folder):
     atoms, other = crystal(), crystal()
     run = dynamics(folder, atoms, NVE())

@@ -101,6 +101,7 @@ def test_reversible_steps_are_a_setting_of_the_run_and_of_the_errors(chain, tmp_
     assert errors[0] != errors[1]
 
 
+@pytest.mark.slow
 def test_analysis_writes_a_report(chain, capsys):
     ffmd("analyze", chain / "run.h5", "--reference", chain / "ref.h5", "--out", chain / "report", "--json")
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -271,6 +272,7 @@ def test_other_bad_input_is_refused(untrained, chain, tmp_path, capsys):
     assert not (tmp_path / "a.h5").exists()
 
 
+@pytest.mark.slow
 def test_an_unstable_model_ends_with_a_clear_line(untrained, tmp_path, capsys):
     wild = model_files.load(untrained)
     wild.params["readout"]["1o"] = wild.params["readout"]["1o"] * 1e38

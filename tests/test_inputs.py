@@ -66,6 +66,7 @@ def test_ids_order_the_atoms_and_without_them_a_swap_is_noticed(cases, tmp_path,
     assert "between frames 29 and 30" in line and "changed places" in line
 
 
+@pytest.mark.slow
 def test_fixed_atoms_have_no_degrees_of_freedom_and_no_propagator(cases, tmp_path, capsys):
     slab = cases / "frozen-atoms" / "slab.traj"
     assert summary(capsys, "analyze", slab, "--out", tmp_path / "r")["temperature_K"] == pytest.approx(60.6, abs=0.05)
@@ -80,6 +81,7 @@ def test_fixed_atoms_have_no_degrees_of_freedom_and_no_propagator(cases, tmp_pat
     assert "fixed" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mass.extxyz", "masses.extxyz", "mass_energy.extxyz"])
 def test_columns_of_masses_count(cases, tmp_path, capsys, name):
     path = cases / "extxyz-mass-column" / name
@@ -376,6 +378,7 @@ def test_outputs_never_replace_inputs(small, tmp_path, capsys):
     assert data.read_bytes() == before and (model / "weights.npz").exists()
 
 
+@pytest.mark.slow
 def test_a_model_is_noted_to_have_seen_another_molecule(small, cases, tmp_path, capsys):
     start = cases / "frozen-atoms" / "slab.traj"
     atoms = ase.io.read(start)

@@ -216,6 +216,7 @@ def test_tables_vanish_smoothly_at_the_cutoff_and_stay_finite_at_zero_distance()
     np.testing.assert_allclose(values[4:], 0.0, atol=1e-9 * np.abs(values[3]).max())
 
 
+@pytest.mark.slow
 def test_a_model_of_splines_is_its_tables_and_tends_to_the_network():
     system, state = perturbed()
     errors = []

@@ -310,6 +310,7 @@ def test_the_report_repeats_the_alarms_of_the_monitors(runs):
     assert "alarm" not in Report(runs[0], runs[2]).verdict
 
 
+@pytest.mark.slow
 def test_a_saved_report_is_one_page_with_figures_and_summary(runs, growth, tmp_path):
     before = dict(matplotlib.rcParams)
     same, _, reference = runs
@@ -333,6 +334,7 @@ def test_a_saved_report_is_one_page_with_figures_and_summary(runs, growth, tmp_p
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_a_report_without_a_reference(runs, tmp_path):
     alone = Report(runs[0]._replace(potential_energy_eV=np.full(3000, np.nan)), title="Alone")
     page = alone.save(tmp_path).read_text(encoding="utf-8")
@@ -347,6 +349,7 @@ def test_a_notebook_shows_verdict_tables_and_figures(runs):
     assert "Water <test>" in repr(found) and found.outcome in repr(found)
 
 
+@pytest.mark.slow
 def test_a_failed_report_leaves_the_old_one(runs, tmp_path, monkeypatch):
     (tmp_path / "report.html").write_text("old")
     replace = os.replace
@@ -392,6 +395,7 @@ def test_the_torsion_of_a_molecule_is_judged(molecule):
     assert check.outcome == "differs"
 
 
+@pytest.mark.slow
 def test_the_movie_is_small_and_shows_forty_frames(runs):
     gif = movie.render(runs[0], runs[2])
     assert gif is not None and len(gif) <= movie.LARGEST_BYTES

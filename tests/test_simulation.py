@@ -119,6 +119,7 @@ def test_replicas_are_the_single_runs_of_their_seeds(folder, tmp_path, capsys):
     assert len(trajectory.read(f"{out}:1").times) == 16
 
 
+@pytest.mark.slow
 def test_a_dead_replica_does_not_stop_the_others():
     argon = systems.argon((2, 2, 2))
     exact = integrator.drift_kick_drift(argon.energy, 4.0)

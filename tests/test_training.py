@@ -117,6 +117,7 @@ def test_the_rate_falls_at_a_plateau_and_not_before(data, monkeypatch):
     assert [p.learning_rate for p in progress] == pytest.approx([0.0, 0.02, 0.02, 0.01, 0.01])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 def test_all_blocks_of_all_epochs_are_one_program_that_reuses_its_memory(data, monkeypatch, schedule):
     # 17 steps an epoch in blocks of 5: the last of each epoch has 2.

@@ -204,6 +204,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_other_settings_agree_with_the_plain_recomputation_and_survive_export(setting):
     sizes = {"cutoff": 3.0, "radial_hidden": (8,), "speed_hidden": (8,), **SETTINGS[setting]}
