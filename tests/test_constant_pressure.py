@@ -2,6 +2,7 @@
 
 import json
 
+import ase.build
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,7 @@ from ffmd_jax.formats import ase_files, trajectory
 from ffmd_jax.interop.ase import ForceFreeDynamics
 from ffmd_jax.models import config as configs
 from ffmd_jax.models import model_files, trajcast
+from ffmd_jax.models import potential as potential_models
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import integrator, systems
 from ffmd_jax.simulation.simulate import simulate
@@ -203,6 +205,26 @@ def test_crystals_and_atoms_have_no_molecules():
     quartz = systems.get("quartz", repeat=(2, 2, 2))
     assert potentials.find_molecules(quartz.system, quartz.state) is None
     assert potentials.find_molecules(ARGON.system, ARGON.state) is None
+    # Two atoms that are bonded through four images of the cell.
+    silicon = ase_files.from_atoms(ase.build.bulk("Si", "diamond", a=5.431))
+    assert potentials.find_molecules(*silicon) is None
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_only_with_its_own_potential(folder, tmp_path, capsys):
+    sizes = configs.Architecture.small(cutoff=5.0, channels=4, layers=1, lmax=1, radial_hidden=(4,))
+    config = configs.PotentialConfig((18,), (0.0,), 0.01, 12.0, shortest_distance=3.0, architecture=sizes)
+
+    def save(seed):
+        made = Model(config, potential_models.init(jax.random.key(seed), config), kind="potential")
+        model_files.save(tmp_path / "potential", made)
+
+    save(0)
+    given = command(folder, tmp_path / "r.h5", "--potential", tmp_path / "potential", "--ensemble", "nve")
+    ffmd(*given, "--steps", 4)
+    ffmd(*given, "--steps", 8, "--resume")
+    save(1)
+    assert "was made with another potential" in fails(capsys, *given, "--steps", 12, "--resume")
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ _NAMES = {
     "speeds": ("largest speeds", "Å/fs"),
 }
 _SUFFIXES = {"_fs": "fs", "_ps": "ps", "_K": "K", "_A": "Å", "_eV": "eV"}
-_HIDDEN = {"model", "start", "start_structure"}  # of settings: fingerprints
+_HIDDEN = {"model", "start", "start_structure", "potential_weights"}  # of settings: fingerprints
 _WORDS = {"nve": "NVE", "nvt": "NVT", "npt": "NPT", "csvr": "CSVR", "langevin": "Langevin"}
 
 

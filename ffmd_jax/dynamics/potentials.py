@@ -20,12 +20,14 @@ class Potential(NamedTuple):
         energy: a `jax.tree_util.Partial`, or any hashable function.
         cutoff: Å, of the neighbour table that it needs.
         molecules: what a barostat scales as rigid bodies; None: every atom by itself.
+        digest: of configuration and weights; empty for a force field, which its name tells.
     """
 
     name: str
     energy: Energy
     cutoff: float
     molecules: Molecules | None = None
+    digest: str = ""
 
 
 def find_molecules(system: System, state: State) -> Molecules | None:
@@ -42,10 +44,8 @@ def find_molecules(system: System, state: State) -> Molecules | None:
     reach = 2 * _BOND * float(radii.max())
     search = neighbors.plan(system, single, reach, skin=max(0.0, 6.0 - reach))
     graph = neighbors.build(search, system, single).graph
-    vectors, mask, senders = np.asarray(neighbors.vectors(single, graph)), np.asarray(graph.mask), graph.senders
-    senders = np.asarray(senders)
-    lengths = np.linalg.norm(vectors, axis=-1)
-    bonded = mask & (lengths < _BOND * (radii[:, None] + radii[senders]))
+    senders, lengths = np.asarray(graph.senders), np.linalg.norm(neighbors.vectors(single, graph), axis=-1)
+    bonded = np.asarray(graph.mask) & (lengths < _BOND * (radii[:, None] + radii[senders]))
     rows, columns = np.nonzero(bonded)
     ends = senders[rows, columns]
     matrix = coo_matrix((np.ones(len(rows)), (rows, ends)), (n_atoms, n_atoms)).tocsr()
@@ -62,8 +62,7 @@ def find_molecules(system: System, state: State) -> Molecules | None:
         for atom in order[1:]:
             turns[atom] = turns[before[atom]] + shifts[int(before[atom]), int(atom)]
     # A bond that does not agree with the walk through the others goes on beyond the cell.
-    closed = all(np.array_equal(turns[i] + shift, turns[j]) for (i, j), shift in shifts.items())
-    if not closed:
+    if np.any(turns[rows] + translations != turns[ends]):
         return None
     whole = single.positions + turns @ single.cell
     inverse = np.linalg.inv(single.cell)

@@ -120,8 +120,8 @@ def check_same(name: str, before: dict[str, Any] | None, now: dict[str, Any]) ->
     for fact, value in now.items():
         if before.get(fact) == value:
             continue
-        if fact in ("model", "start"):
-            raise ValueError(f"cannot resume: {name} was made with another {fact}")
+        if fact in ("model", "start", "potential_weights"):
+            raise ValueError(f"cannot resume: {name} was made with another {fact.removesuffix('_weights')}")
         option = f"`{fact}`"
         raise ValueError(f"cannot resume with {option} = {value}: {name} was made with {before.get(fact)}")
 

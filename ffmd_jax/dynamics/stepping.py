@@ -1,6 +1,6 @@
 """Steps of any propagator inside jit, and a scan over them.
 
-Neighbour table → propagate → energy conservation → thermostat → monitor, and in every so manieth step the barostat.
+Neighbour table → propagate → energy conservation → thermostat → monitor; at intervals, the barostat before these.
 
 Pure functions; `rollout` calls them block by block.
 """

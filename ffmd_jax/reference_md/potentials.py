@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ffmd_jax.core.state import State, System
-from ffmd_jax.dynamics import potentials
+from ffmd_jax.dynamics import potentials, restart
 from ffmd_jax.dynamics.ensemble import NPT, Ensemble
 from ffmd_jax.dynamics.potentials import Potential
 from ffmd_jax.models import model as models
@@ -65,4 +65,5 @@ def _energy(choice: Any, model: Model, system: System, state: State, dtype: Any)
     if used.kind != "potential":
         raise ValueError(f"{used.name or 'the model'} is a {used.kind}, not a potential")
     models.check_potential(used.config, system)
-    return Potential(used.name, models.energy(used, dtype), used.config.architecture.cutoff)
+    digest = restart.fingerprint(used.config, used.params)
+    return Potential(used.name, models.energy(used, dtype), used.config.architecture.cutoff, digest=digest)

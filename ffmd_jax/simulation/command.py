@@ -30,6 +30,7 @@ def rollout(
     impossible = (
         out is None
         or not model
+        or options.get("potential") == ""  # a potential in memory
         or not isinstance(start, str | Path)
         or (stated and kelvin is None)
         or (not stated and kelvin not in (None, 300.0))

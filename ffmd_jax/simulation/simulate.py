@@ -109,7 +109,7 @@ def simulate(
         rollout.check_steps(steps, every)
         if out is not None and not resume:
             many = start if isinstance(start, list | tuple) else [start]
-            files.check_output(Path(out), True, model, *many)
+            files.check_output(Path(out), True, model, potential, *many)
         _check_options(fields, check_every, alarm_factor, on_alarm, fallback, fallback_steps, monitors)
         used = model if isinstance(model, Model) else model_files.load(model)
         models.check_propagator(used)
@@ -137,7 +137,7 @@ def simulate(
             "fallback_args": fallback_args, "fallback_steps": fallback_steps, "float64": float64, "tables": tables,
         }  # fmt: skip
         if found is not None:
-            options |= {"potential": found.name, "energy_conservation": conserve}
+            options |= {"potential": found.name, "potential_weights": found.digest, "energy_conservation": conserve}
         facts = _facts(plan, options)
         metadata = {
             "source": "force-free", "model": used.name, **ensembles.metadata(ensemble), "reversible": reversible,
