@@ -47,7 +47,7 @@ def train(
         config: Sizes of the network; first of all try other cutoffs.
         kind: propagator: a step of Δt, learned from pairs of frames.  potential: energy, forces and stress, learned
             from frames with energies and, if known, forces and stresses (`ffmd reference --forces`), for runs at
-            constant pressure and constant energy.
+            constant pressure and constant energy; start from --config.layers 3 --batch-size 1.
         processes: Several processes, started by hand.
         time_step: Δt of the model, fs; a multiple of the frame interval (None: the dataset's).
         init: Model folder to start from: its weights, scales and sizes (then --config is not used).
