@@ -29,7 +29,7 @@ import numpy as np
 
 from ffmd_jax.core import mechanics, neighbors, units
 from ffmd_jax.core.state import Graph, State, cast
-from ffmd_jax.dynamics import stepping
+from ffmd_jax.dynamics import records, stepping
 from ffmd_jax.models import config, layers, model_files, radial_tables, trajcast
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.reference_md import integrator, systems
@@ -110,7 +110,7 @@ def measure(propagate, prepared, state, cutoff: float, select: bool, seconds: fl
     system = cast(prepared.system, state.positions.dtype)
     search = neighbors.plan(system, state, cutoff, neighbors.SKIN if select else prepared.skin, 1.15, select)
     build = jax.jit(neighbors.build, static_argnums=0)
-    step = stepping.make_step(stepping.Run(system, propagate), search)
+    step = stepping.make_step(records.Run(system, propagate), search)
     carry = stepping.start(search, system, state, jax.random.key(0))
 
     def block(carry, n_steps):

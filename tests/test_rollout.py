@@ -8,7 +8,7 @@ from conftest import random_params, small_config
 
 from ffmd_jax.core import mechanics, neighbors, propagators
 from ffmd_jax.core.state import State, cast, make_system, take
-from ffmd_jax.dynamics import rollout, stepping
+from ffmd_jax.dynamics import records, rollout, stepping
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.models import convolution, model_files, radial_tables, trajcast
 from ffmd_jax.reference_md import energies, integrator, production, systems
@@ -227,8 +227,8 @@ def test_a_step_rounds_no_operand_of_a_product_on_accelerators():
     propagate = trajcast.make_propagate(config, params, convolution.by_blocks, reversible=True)
     system, start = cast((reference.system, hot_start(reference)), jnp.float32)
     search = neighbors.plan(system, start, config.architecture.cutoff, skin=1.0, select=True)
-    step = stepping.make_step(stepping.Run(system, propagate, 7.0, NVT(300.0, 70.0)), search)
-    carry = stepping.Carry(jax.random.key(0), start, neighbors.build(search, system, start))
+    step = stepping.make_step(records.Run(system, propagate, 7.0, NVT(300.0, 70.0)), search)
+    carry = records.Carry(jax.random.key(0), start, neighbors.build(search, system, start))
     precisions = [
         equation.params["precision"]
         for equation in equations(jax.make_jaxpr(step)(carry).jaxpr)

@@ -30,7 +30,7 @@ from ffmd_jax.core.state import State, cast, take
 from ffmd_jax.data import dataset_file
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.dynamics import ensemble as ensembles
-from ffmd_jax.dynamics import stepping
+from ffmd_jax.dynamics import records, stepping
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory as trajectories
 from ffmd_jax.models import config, model
@@ -68,7 +68,7 @@ N_STARTS, N_FREE, N_REPLICAS, N_NVT = 16, 128, 4, 1500
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def advance(search: neighbors.Search, run: stepping.Run, starts: State, key, n_steps: int) -> State:
+def advance(search: neighbors.Search, run: records.Run, starts: State, key, n_steps: int) -> State:
     """The states after 1 … n_steps steps from each start, ``[n_starts, n_steps, …]``; one program for all weights."""
     step = stepping.make_step(run, search)
 
@@ -88,13 +88,13 @@ def judge(model_config: config.ModelConfig, params, run: trajectories.Trajectory
     windows = jax.tree.map(lambda x: np.stack([x[p : p + N_FREE + 1] for p in places]), run.frames)
     starts = jax.tree.map(lambda x: jnp.asarray(x[:, 0], jnp.float32), windows)
 
-    after = advance(search, stepping.Run(system, propagate, time_step), starts, jax.random.key(0), N_FREE)
+    after = advance(search, records.Run(system, propagate, time_step), starts, jax.random.key(0), N_FREE)
     free = jax.tree.map(lambda start, later: np.concatenate([start[:, None], later], axis=1), starts, after)
     growth = error_growth(free, windows, run.system)
 
     bath = ensembles.complete(NVT(300.0), time_step)  # τ = 10 Δt
     few = take(starts, slice(None, None, N_STARTS // N_REPLICAS))
-    frames = advance(search, stepping.Run(system, propagate, time_step, bath), few, jax.random.key(1), N_NVT)
+    frames = advance(search, records.Run(system, propagate, time_step, bath), few, jax.random.key(1), N_NVT)
     used = jax.tree.map(lambda x: x[:, N_NVT // 4 :: 5], frames)
     of_frames = jax.vmap(jax.vmap(lambda s: mechanics.temperature_by_species(system, s, model_config.elements)))
     temperatures = np.asarray(of_frames(used)).mean(axis=1)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import State, cast, take
-from ffmd_jax.dynamics import stepping
+from ffmd_jax.dynamics import records, stepping
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import model, model_files
 from ffmd_jax.reference_md import water
@@ -53,7 +53,7 @@ def main() -> None:
     starts = np.linspace(0, len(reference.times) - N_STEPS - 1, N_STARTS).astype(int)
     few = jax.tree.map(np.float32, take(frames, starts))
     search = neighbors.plan(system, few, used.config.architecture.cutoff, 0.5, 1.5, select=True)
-    step = stepping.make_step(stepping.Run(system, model.propagator(used), used.config.time_step_fs), search)
+    step = stepping.make_step(records.Run(system, model.propagator(used), used.config.time_step_fs), search)
 
     @jax.jit
     def free(start: State) -> tuple[jax.Array, State]:

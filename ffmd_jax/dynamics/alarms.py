@@ -31,7 +31,7 @@ import numpy as np
 from ffmd_jax.core import mechanics, neighbors
 from ffmd_jax.core.state import Array, Propagate, State, System
 from ffmd_jax.dynamics import rollout
-from ffmd_jax.dynamics.stepping import Monitor, StepRecord
+from ffmd_jax.dynamics.records import Monitor, StepRecord
 
 KINDS = (
     "not finite",

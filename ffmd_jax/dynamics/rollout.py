@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import mechanics, neighbors
+from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import Array, Graph, Propagate, State, System, cast, take
 from ffmd_jax.dynamics import barostat as barostats
+from ffmd_jax.dynamics import energetics
 from ffmd_jax.dynamics import ensemble as ensembles
-from ffmd_jax.dynamics import stepping
 from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
 from ffmd_jax.dynamics.potentials import Potential
-from ffmd_jax.dynamics.stepping import FASTEST, Carry, Conserving, Monitor, Run, make_step, scan
+from ffmd_jax.dynamics.records import FASTEST, Carry, Conserving, Monitor, Run
+from ffmd_jax.dynamics.stepping import make_step, scan
 
 AHEAD = 5.0  # RMS components of a model's step: how far the neighbour table of its end looks
 Observe = Callable[[System, State, Graph], dict[str, Array]]
@@ -231,26 +232,12 @@ def _advance(shape: Shape, run: Run, carry: Carry, wanted: Array):
         if monitor is not None:
             seen |= each(monitor.observe)(carry.memory)
         if run.energy is not None:
-            seen |= each(functools.partial(_energies_of, run.system))(carry.state, carry.energies)
+            seen |= each(functools.partial(energetics.observe, run.system))(carry.state, carry.energies)
         if isinstance(run.ensemble, NPT):
-            seen |= each(_volume_of)(carry.state, carry.barostat)
+            seen |= each(energetics.observe_volume)(carry.state, carry.barostat)
         return seen, carry.images, carry.halted
 
     return scan(step, carry, shape.block_frames, look, wanted)
-
-
-def _energies_of(system: System, state: State, energies: stepping.Energies) -> dict[str, Array]:
-    kinetic = mechanics.kinetic_energy(system, jnp.asarray(state.velocities, energies.potential.dtype))
-    return {
-        "potential_energy_eV": energies.potential,
-        "total_energy_eV": energies.potential + kinetic,
-        "propagator_gain_eV": energies.gained,
-    }
-
-
-def _volume_of(state: State, memory: barostats.Memory) -> dict[str, Array]:
-    moves = jnp.maximum(memory.moves, 1)
-    return {"volume_A3": mechanics.volume(state.cell), "barostat_acceptance": memory.successes / moves}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -273,7 +260,7 @@ def _start(shape: Shape, run: Run, state: State, key: Array, step: Array) -> Car
     images = jnp.zeros(state.positions.shape, jnp.int32) if shape.wrap else ()
     table, energies, barostat = _tables(shape, run, state), (), ()
     if run.energy is not None:
-        begin = functools.partial(stepping.start_energies, run, shape.search, shape.conserving)
+        begin = functools.partial(energetics.start, run, shape.search, shape.conserving)
         energies = _each(shape)(begin)(state, table)
     if isinstance(run.ensemble, NPT):
         barostat = _each(shape)(barostats.start)(state)

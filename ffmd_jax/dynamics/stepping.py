@@ -5,6 +5,7 @@ Neighbour table → propagate → energy conservation → thermostat → monitor
 Pure functions; `rollout` calls them block by block.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,139 +13,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import conservation, mechanics, neighbors
-from ffmd_jax.core.state import Array, Energy, Graph, Propagate, State, System, full_precision
-from ffmd_jax.dynamics import barostat as barostats
+from ffmd_jax.core import neighbors
+from ffmd_jax.core.state import Array, State, System, full_precision
+from ffmd_jax.dynamics import energetics
 from ffmd_jax.dynamics import ensemble as ensembles
-from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
-
-# Å/fs.  A hydrogen atom at 300 K has 0.03; at 1 it has 5 keV.  Single precision carries an exploded system for long.
-FASTEST = 1.0
+from ffmd_jax.dynamics.ensemble import NPT, NVE
+from ffmd_jax.dynamics.records import PLAIN, Carry, Conserving, Run, Step, StepRecord
 
 
-class Carry(NamedTuple):
-    """What a step needs and returns; of replicas, all but ``step`` with a leading axis.
+class _Moving(NamedTuple):
+    """What a step changes while the neighbour table and the cell stay as they are; see `Carry`.
 
     Attributes:
-        key: PRNG key.
-        state: of the atoms; positions may be wrapped.
-        table: neighbours.
-        step: steps taken.
-        images: lattice vectors taken off the positions, int32 ``[n_atoms, 3]``; () where nothing is wrapped.
-        memory: of the monitor, up to the step that ended the run.
-        energies: of a run with a potential; else ().
-        barostat: its memory; () where the volume is constant.
-        halted: True once the monitor ended the run; then the other fields are those of the last good frame.
+        lost: True where a pair may be missing.
+        graph: pairs of the state; () where they are chosen anew in every step.
     """
 
     key: Array
-    state: State
-    table: neighbors.Neighbors
-    step: Any = 0
-    images: Any = ()
-    memory: Any = ()
-    halted: Any = False
-    energies: Any = ()
-    barostat: Any = ()
-
-
-Step = Callable[[Carry], Carry]
-
-
-class Energies(NamedTuple):
-    """Energies of a run with a potential, eV; scalars, in double precision where that is enabled.
-
-    Attributes:
-        potential: of the state.
-        start: potential and kinetic energy at the start of the run.
-        gained: by the propagator since the start, before anything was conserved; a thermostat has no part in it.
-        owed: what energy conservation could not take out in the last step.
-        table: neighbours for an energy that has a table of its own; else ().
-    """
-
-    potential: Array
-    start: Array
-    gained: Array
-    owed: Array
-    table: Any = ()
-
-
-class StepRecord(NamedTuple):
-    """One step as a monitor sees it.
-
-    Attributes:
-        step: number of steps before this one.
-        before: state that was propagated, with ``graph``.
-        moved: what the propagator made of it.
-        after: ``moved`` with the thermostat applied.
-        temperature_K: target of the thermostat, or NaN.
-        energies: after the step; () in a run without a potential.
-    """
-
-    step: Array
-    before: State
-    graph: Graph
-    moved: State
-    after: State
-    temperature_K: Array
-    energies: Any = ()
-
-
-class Monitor(NamedTuple):
-    """What looks at every step, inside the compiled block; `jax.tree_util.Partial`s, whose arrays are its arguments.
-
-    Attributes:
-        start: ``(system, state) -> memory``.
-        look: ``(search, system, record, memory) -> (memory, halt, overflow)``; ``halt`` ends the run before this frame,
-            ``overflow`` says that a neighbour table that it built was too small.
-        observe: ``memory -> values`` to store with every frame.
-    """
-
-    start: Callable[[System, State], Any]
-    look: Callable[[neighbors.Search, System, StepRecord, Any], tuple[Any, Array, Array]]
-    observe: Callable[[Any], dict[str, Array]]
-
-
-class Run(NamedTuple):
-    """What a run is besides its state: arguments of the compiled program.
-
-    Attributes:
-        system: in the precision of the state.
-        propagate: one step; a `jax.tree_util.Partial` of a function and its arrays, so that models of the same shapes
-            share a program, or any hashable function.
-        time_step_fs: of a step, fs.
-        ensemble: complete, see `ensemble.complete`.
-        ramp_steps: over which the temperature changes.
-        monitor: looks at every step; None: nothing does.
-        observe: ``(system, state, graph) -> values`` to store with every frame; None: nothing.
-        energy: potential energy, a Partial as ``propagate``; None: there is none.
-        molecules: what the barostat scales as rigid bodies; None: every atom by itself.
-    """
-
-    system: System
-    propagate: Propagate
-    time_step_fs: Any = 1.0
-    ensemble: Ensemble = NVE()
-    ramp_steps: Any = 1
-    monitor: Monitor | None = None
-    observe: Callable[[System, State, Graph], dict[str, Array]] | None = None
-    energy: Energy | None = None
-    molecules: barostats.Molecules | None = None
-
-
-class Conserving(NamedTuple):
-    """How a run uses its potential; static.
-
-    Attributes:
-        search: of the energy's own neighbour table; None: it shares that of the propagator, whose search looks ahead.
-        conserve: scale velocities after each step so that the propagator leaves the total energy as it is.
-    """
-
-    search: neighbors.Search | None = None
-    conserve: bool = False
-
-
-_PLAIN = Conserving()
+    positions: Array
+    velocities: Array
+    memory: Any
+    halted: Array
+    lost: Array
+    energies: Any
+    graph: Any
 
 
 def make_step(
@@ -153,7 +45,7 @@ def make_step(
     n_steps: int = 1,
     *,
     replicas: bool = False,
-    conserving: Conserving = _PLAIN,
+    conserving: Conserving = PLAIN,
 ) -> Step:
     """Returns the body of the scan: ``n_steps`` times neighbour table → propagate → thermostat → monitor.
 
@@ -165,72 +57,47 @@ def make_step(
         replicas: the carry is one of replicas, whose tables are rebuilt together.
         conserving: how a potential is used.
     """
-    system, ensemble, monitor = run.system, run.ensemble, run.monitor
     each: Any = jax.vmap if replicas else lambda function, in_axes=0: function
-
-    def move(key, state, table, step, memory, halted, kelvin, energies, graph):
-        too_many = lost = jnp.zeros((), bool)
-        if not shares:
-            graph, too_many = neighbors.select(search, state, table)
-        moved = after = run.propagate(system, state, graph)
-        ahead = graph
-        if run.energy is not None:
-            energies, after, ahead, lost = _with_energy(run, search, conserving, state, moved, table, energies)
-        if not isinstance(ensemble, NVE):
-            key, draw = jax.random.split(key)
-            after = ensembles.apply(ensemble, draw, system, after, kelvin, run.time_step_fs)
-        if monitor is not None:
-            record = StepRecord(step, state, graph, moved, after, kelvin, energies)
-            memory, halt, overflow = monitor.look(search, system, record, memory)
-            halted, too_many, lost = halted | halt, too_many | overflow, lost & ~halt
-        return key, after, memory, halted, too_many | lost, energies, ahead if shares else ()
+    advance = each(functools.partial(_advance, run, search, conserving), in_axes=(0, 0, None, 0, 0))
+    select = each(lambda state, table: neighbors.select(search, state, table))
+    stale = each(lambda state, table: neighbors.stale(search, state, table))
 
     def on(done, halted):
         return (done < n_steps) & ~jnp.all(halted)
 
-    # The pairs that the energy of one step has seen are those that the next one propagates with.
-    shares = run.energy is not None and conserving.search is None
-    move_each = each(move, in_axes=(0, 0, 0, None, 0, 0, 0, 0, 0))
-    select_each = each(lambda state, table: neighbors.select(search, state, table))
-    stale_each = each(lambda state, table: neighbors.stale(search, state, table))
+    def kelvin_at(step, like):
+        kelvin = ensembles.temperature(run.ensemble, (step + 1) / run.ramp_steps)
+        return jnp.broadcast_to(jnp.asarray(kelvin, like.state.positions.dtype), like.halted.shape)
 
     def until_stale(loop):
         done, carry = loop
-        carry = _refresh(search, system, carry, each, stale_each)
-
-        def kelvin_at(step, like):
-            kelvin = ensembles.temperature(ensemble, (step + 1) / run.ramp_steps)
-            return jnp.broadcast_to(jnp.asarray(kelvin, carry.state.positions.dtype), like.shape)
-
-        if isinstance(ensemble, NPT):
-            carry = _change_volume(run, search, conserving, carry, each, kelvin_at(carry.step, carry.halted))
+        carry = _refresh(search, run.system, carry, each, stale)
+        if isinstance(run.ensemble, NPT):
+            carry = energetics.change_volume(run, search, conserving, carry, each, kelvin_at(carry.step, carry))
         table, cell = carry.table, carry.state.cell
-        graph, too_many = select_each(carry.state, table) if shares else ((), False)
+        graph, too_many = select(carry.state, table) if _shares(run, conserving) else ((), False)
 
         def again(inner):
-            done, key, positions, velocities, memory, halted, lost, energies, graph = inner
-            step = carry.step + done - loop[0]
-            state, kelvin = State(positions, velocities, cell), kelvin_at(step, halted)
-            key, state, memory, halted, too_many, energies, graph = move_each(
-                key, state, table, step, memory, halted, kelvin, energies, graph
-            )
-            return done + 1, key, state.positions, state.velocities, memory, halted, lost | too_many, energies, graph
+            taken, moving = inner
+            step = carry.step + taken
+            return taken + 1, advance(table, cell, step, kelvin_at(step, carry), moving)
 
         def go_on(inner):
-            fresh = ~jnp.any(stale_each(State(inner[2], inner[3], cell), table))
-            if isinstance(ensemble, NPT):  # the barostat acts before the table is looked at
-                steps = inner[0] - loop[0]
-                fresh &= (steps == 0) | ((carry.step + steps) % ensemble.barostat_every != 0)
-            return on(inner[0], inner[5]) & fresh
+            taken, moving = inner
+            fresh = ~jnp.any(stale(State(moving.positions, moving.velocities, cell), table))
+            if isinstance(run.ensemble, NPT):  # the barostat acts before the table is looked at
+                fresh &= (taken == 0) | ((carry.step + taken) % run.ensemble.barostat_every != 0)
+            return on(done + taken, moving.halted) & fresh
 
         # At least one step: the table is fresh, and not stale at the positions that it was built from.
-        begin = (done, carry.key, *carry.state[:2], carry.memory, carry.halted, table.overflow | too_many)
-        done, key, positions, velocities, memory, halted, lost, energies, _ = jax.lax.while_loop(
-            go_on, again, (*begin, carry.energies, graph)
+        moving = _Moving(
+            carry.key, *carry.state[:2], carry.memory, carry.halted, table.overflow | too_many, carry.energies, graph
         )
-        return done, carry._replace(
-            key=key, state=State(positions, velocities, cell), memory=memory, halted=halted,
-            table=table._replace(overflow=lost), step=carry.step + done - loop[0], energies=energies,
+        taken, moving = jax.lax.while_loop(go_on, again, (0, moving))
+        return done + taken, carry._replace(
+            key=moving.key, state=State(moving.positions, moving.velocities, cell), memory=moving.memory,
+            halted=moving.halted, table=table._replace(overflow=moving.lost), step=carry.step + taken,
+            energies=moving.energies,
         )  # fmt: skip
 
     @full_precision
@@ -241,88 +108,42 @@ def make_step(
     return step
 
 
-def _with_energy(
+def _shares(run: Run, conserving: Conserving) -> bool:
+    """True where the pairs that the energy of one step has seen are those that the next one propagates with."""
+    return run.energy is not None and conserving.search is None
+
+
+def _advance(
     run: Run,
     search: neighbors.Search,
     conserving: Conserving,
-    before: State,
-    moved: State,
     table: neighbors.Neighbors,
-    energies: Energies,
-) -> tuple[Energies, State, Graph, Array]:
-    """Energies after a step, the state, its energy conserved if wished, its pairs, and whether one may be missing."""
-    precise = energies.potential.dtype
-    potential, own, graph, lost = potential_energy(run, search, conserving, moved, table, energies.table)
-    if conserving.search is None:
-        far = jnp.max(jnp.abs(moved.positions - before.positions)) < FASTEST * run.time_step_fs
-        lost |= neighbors.outrun(search, moved, table) & far  # what explodes is the monitors' business
-    kinetic, after = (mechanics.kinetic_energy(run.system, jnp.asarray(x.velocities, precise)) for x in (before, moved))
-    gain = (potential - energies.potential) + (after - kinetic)
-    state, owed = moved, energies.owed
-    if conserving.conserve:
-        state, rest = conservation.add_energy(run.system, moved, -(gain + owed))
-        owed = -rest
-    energies = energies._replace(potential=potential, gained=energies.gained + gain, owed=owed, table=own)
-    return energies, state, graph, lost
-
-
-def potential_energy(
-    run: Run, search: neighbors.Search, conserving: Conserving, state: State, table: neighbors.Neighbors, own: Any
-) -> tuple[Array, Any, Graph, Array]:
-    """Energy of a state, eV, its own table, if it has one, the pairs used, and whether a table was too small."""
-    assert run.energy is not None
-    if conserving.search is None:
-        graph, lost = neighbors.select(search, state, table)
-    else:
-        own = neighbors.update(conserving.search, run.system, state, own)
-        graph, lost = own.graph, own.overflow
-    value = run.energy(run.system, state, graph)
-    return jnp.asarray(value, jnp.result_type(float)), own, graph, lost
-
-
-def start_energies(
-    run: Run, search: neighbors.Search, conserving: Conserving, state: State, table: neighbors.Neighbors
-) -> Energies:
-    """The energies before the first step."""
-    own = () if conserving.search is None else neighbors.build(conserving.search, run.system, state)
-    potential, own, _, _ = potential_energy(run, search, conserving, state, table, own)
-    kinetic = mechanics.kinetic_energy(run.system, jnp.asarray(state.velocities, potential.dtype))
-    nothing = jnp.zeros_like(potential)
-    return Energies(potential, potential + kinetic, nothing, nothing, own)
-
-
-def _change_volume(
-    run: Run, search: neighbors.Search, conserving: Conserving, carry: Carry, each: Any, kelvin: Array
-) -> Carry:
-    """The carry after a trial move of the barostat, if it is due."""
-    ensemble: Any = run.ensemble
-
-    def act(key, state, table, energies, memory, kelvin):
+    cell: Array,
+    step: Array,
+    kelvin: Array,
+    moving: _Moving,
+) -> _Moving:
+    """One step of one system."""
+    system, ensemble, monitor = run.system, run.ensemble, run.monitor
+    state, graph, lost = State(moving.positions, moving.velocities, cell), moving.graph, moving.lost
+    key, energies, memory, halted = moving.key, moving.energies, moving.memory, moving.halted
+    may_miss = jnp.zeros((), bool)
+    if not _shares(run, conserving):
+        graph, too_many = neighbors.select(search, state, table)
+        lost |= too_many
+    moved = after = run.propagate(system, state, graph)
+    ahead: Any = ()
+    if run.energy is not None:
+        energies, after, ahead, may_miss = energetics.after_step(run, search, conserving, state, moved, table, energies)
+    if not isinstance(ensemble, NVE):
         key, draw = jax.random.split(key)
-
-        def energy(trial: State) -> tuple[Array, Any]:
-            fresh = neighbors.build(search, run.system, trial)
-            own = () if conserving.search is None else neighbors.build(conserving.search, run.system, trial)
-            value, own, _, lost = potential_energy(run, search, conserving, trial, fresh, own)
-            return value, (fresh, own, lost | fresh.overflow)
-
-        before = state.cell
-        state, potential, memory, (fresh, own, lost) = barostats.act(
-            draw, ensemble, run.system, state, energies.potential, energy, kelvin, memory, run.molecules
-        )
-        changed = jnp.any(state.cell != before)
-        overflow = table.overflow | lost
-        table, own = jax.tree.map(lambda new, old: jnp.where(changed, new, old), (fresh, own), (table, energies.table))
-        energies = energies._replace(potential=potential, table=own)
-        return key, state, table._replace(overflow=overflow), energies, memory
-
-    def tried():
-        return each(act)(carry.key, carry.state, carry.table, carry.energies, carry.barostat, kelvin)
-
-    due = (carry.step % ensemble.barostat_every == 0) & (carry.step > 0)
-    kept = (carry.key, carry.state, carry.table, carry.energies, carry.barostat)
-    key, state, table, energies, memory = jax.lax.cond(due, tried, lambda: kept)
-    return carry._replace(key=key, state=state, table=table, energies=energies, barostat=memory)
+        after = ensembles.apply(ensemble, draw, system, after, kelvin, run.time_step_fs)
+    if monitor is not None:
+        record = StepRecord(step, state, graph, moved, after, kelvin, energies)
+        memory, halt, overflow = monitor.look(search, system, record, memory)
+        halted, lost, may_miss = halted | halt, lost | overflow, may_miss & ~halt
+    pairs = ahead if _shares(run, conserving) else ()
+    return _Moving(key, after.positions, after.velocities, memory, halted, lost | may_miss, energies, pairs)
 
 
 def _refresh(search: neighbors.Search, system: System, carry: Carry, each, stale_each) -> Carry:

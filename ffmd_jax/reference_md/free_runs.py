@@ -10,7 +10,7 @@ import numpy as np
 from ffmd_jax.analysis.error_growth import ErrorGrowth, error_growth
 from ffmd_jax.core import neighbors, progress
 from ffmd_jax.core.state import Propagate, State, System, cast, take
-from ffmd_jax.dynamics import stepping
+from ffmd_jax.dynamics import records, stepping
 from ffmd_jax.models.config import ModelConfig
 from ffmd_jax.reference_md import integrator
 from ffmd_jax.reference_md.systems import Reference
@@ -55,7 +55,7 @@ def free_run(
     None for a run that explodes: atoms crowd together beyond the neighbour table, or numbers are not finite.
     """
     system = cast(system, dtype)
-    step = stepping.make_step(stepping.Run(system, propagate), search, n_steps)
+    step = stepping.make_step(records.Run(system, propagate), search, n_steps)
     advance = jax.jit(
         lambda state: stepping.scan(step, stepping.start(search, system, state, jax.random.key(0)), N_STEPS)
     )

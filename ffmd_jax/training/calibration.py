@@ -10,7 +10,7 @@ import numpy as np
 from ffmd_jax.core import mechanics, neighbors
 from ffmd_jax.core.state import Array, State, System, cast, take
 from ffmd_jax.data.pairs import Pairs
-from ffmd_jax.dynamics import alarms, monitors, stepping
+from ffmd_jax.dynamics import alarms, monitors, records, stepping
 from ffmd_jax.models import model as models
 from ffmd_jax.models import radial_tables, trajcast
 from ffmd_jax.models.config import Calibration, ModelConfig
@@ -66,7 +66,7 @@ def _make_look(config: ModelConfig, params: Any, system: System, states: State):
     """Returns ``start -> (round trip, of its worst atom, momentum change, temperatures [64, n_elements])``."""
     propagate = trajcast.make_propagate(config, cast(radial_tables.tabulate(config, params), jnp.float32))
     search = neighbors.plan(system, states, config.architecture.cutoff, neighbors.SKIN, 1.5, select=True)
-    step, scales = stepping.make_step(stepping.Run(system, propagate), search), monitors.limits(config, None, system)
+    step, scales = stepping.make_step(records.Run(system, propagate), search), monitors.limits(config, None, system)
 
     def look(start: State) -> tuple[Array, Array, Array, Array]:
         carry = stepping.start(search, system, start, jax.random.key(0))
