@@ -61,6 +61,7 @@ def measure(name: str, network: str, formulation: str, seconds: float) -> dict:
     import jax
     import numpy as np
 
+    from ffmd_jax.data import pairs
     from ffmd_jax.models import config, convolution, trajcast
     from ffmd_jax.training import batches, loop, losses, optimizer, parallel, settings
 
@@ -68,24 +69,24 @@ def measure(name: str, network: str, formulation: str, seconds: float) -> dict:
     batch, cutoff = SYSTEMS[name][2] * devices.size, SYSTEMS[name][3]
     data = pairs_of(name, batch * BLOCK_STEPS)
     model_config = losses.configure(
-        data, config.Architecture(cutoff=cutoff, radial_intervals=128 * (formulation == "fast"), **NETWORKS[network])
+        [data], config.Architecture(cutoff=cutoff, radial_intervals=128 * (formulation == "fast"), **NETWORKS[network])
     )
     training = settings.Training(batch_size=batch, optimizer="adam", learning_rate=1e-4)
     together = formulation == "e3nn" or trajcast.batches_together(model_config)
-    system = losses.single(data.system)
-    search = batches.search(data.system, data.train, cutoff)
-    loss = losses.make_loss(model_config, system, search, getattr(convolution, FORMULATIONS[formulation]))
-    step = loop.make_train_step(loss, training, optimizer.make(training, 10_000), devices, together)
+    (bucket,) = batches.buckets([data.system], [data.train], pairs.padded)
+    search, product = batches.pair_search(bucket, cutoff), getattr(convolution, FORMULATIONS[formulation])
+    loss = losses.make_loss(model_config, search, product, losses.mean_inverse_mass([data]))
+    step = loop.make_train_step([loss], training, optimizer.make(training, 10_000), devices, together)
     state = loop.initial(model_config, training, 10_000)
-    block = next(batches.blocks(data.train, training, 0, BLOCK_STEPS, devices))
+    block = next(batches.blocks([bucket], training, 0, BLOCK_STEPS, devices))
     began = time.perf_counter()
-    run = loop.make_block(step, devices).lower(state, block.batches, np.int32(1)).compile()
+    run = loop.make_block(step, devices).lower(state, block.batches, block.order, np.int32(1)).compile()
     compile_s = time.perf_counter() - began
     n_weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
     def timed(state, n_steps):
         began = time.perf_counter()
-        state, values = jax.block_until_ready(run(state, block.batches, np.int32(n_steps)))
+        state, values = jax.block_until_ready(run(state, block.batches, block.order, np.int32(n_steps)))
         if not np.isfinite(values[:n_steps]).all():
             raise FloatingPointError("the timed steps gave no finite numbers")
         return state, (time.perf_counter() - began) / n_steps

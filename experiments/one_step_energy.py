@@ -29,11 +29,12 @@ def main() -> None:
     parser.add_argument("data", help="dataset made by `ffmd dataset`")
     options = parser.parse_args()
     used = model_files.load(options.model)
-    data = pair_sets.form(dataset_file.read(options.data), used.config.time_step_fs)
+    (data,) = pair_sets.form(dataset_file.read(options.data), used.config.time_step_fs)
     losses.check_fits(used.config, data)
     pairs = take(data.validation, slice(N_PAIRS))
-    search = batches.search(data.system, pairs, used.config.architecture.cutoff)
-    propagate, system = model.propagator(used), losses.single(data.system)
+    (bucket,) = batches.buckets([data.system], [pairs], pair_sets.padded)
+    search = batches.pair_search(bucket, used.config.architecture.cutoff)
+    propagate, system = model.propagator(used), take(bucket.systems, 0)
 
     def one(state):
         return propagate(system, state, neighbors.build(search, system, state).graph)

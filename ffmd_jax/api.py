@@ -240,13 +240,13 @@ def evaluate(
     if isinstance(data, str | Path) and Path(data).is_file() and not dataset_file.recognises(data):
         data = trajectory.read(data, hints=hints, check=True)
     if isinstance(data, Trajectory) and used.kind == "propagator":
-        formed = datasets.pairs_of(data, used.config.time_step_fs)
+        formed = (datasets.pairs_of(data, used.config.time_step_fs),)
     elif isinstance(data, Trajectory):
-        formed = labelled.form(datasets.all_of(data), used.config.atomic_energies_eV)
+        formed = labelled.form(datasets.all_of(data), used.config.elements, used.config.atomic_energies_eV)
     else:
         held = data if isinstance(data, Dataset) else dataset_file.read(data)
         formed = tasks.of(used.config).form(held, None, used.config)
-    return tasks.evaluate(used.config, used.params, formed, formed.test, reversible)
+    return tasks.evaluate(used.config, used.params, formed, reversible=reversible)
 
 
 def reference(

@@ -768,7 +768,7 @@ def of_options(run: Run) -> Iterator[Case]:
     yield Case("dataset, files: out is the input", onto)
     yield Case("dataset, files: out is a link to the input", linked)
     yield Case("dataset, files: out exists", exists)
-    yield Case("dataset, files: two systems", two)
+    yield Case("dataset, files: two systems", two, lambda folder, printed: "2 systems" in printed)
     yield Case("dataset, files: missing", lambda folder: dataset(folder / "none.h5"))
     yield Case("dataset, files: a folder", lambda folder: dataset(folder))
     yield Case("dataset, files: out in no folder", lambda folder: (

@@ -218,14 +218,16 @@ def test_a_molecule_in_a_thermostat_may_be_hotter_than_its_data_of_constant_ener
 
 def test_a_calibration_looks_at_each_state_in_its_own_cell():
     data = springs(n_validation=6)
-    sets = pair_sets.form(data)
+    (sets,) = pair_sets.form(data)
     sizes = config.Architecture(cutoff=4.5, lmax=1, channels=4, layers=1, radial_hidden=(4,), speed_hidden=(4,))
     with jax.enable_x64(False):
-        model_config = losses.configure(sets, sizes)
+        model_config = losses.configure([sets], sizes)
         params = trajcast.init(jax.random.key(0), model_config)
 
         def calibrated(states):
-            return calibration.calibrate(model_config, params, sets.validation._replace(state=states), sets.system)
+            return calibration.calibrate(
+                model_config, params, [sets._replace(validation=sets.validation._replace(state=states))]
+            )
 
         states = sets.validation.state
         wider = states._replace(cell=np.float32(1.2) * states.cell)

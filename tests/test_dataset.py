@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import ase
 import ase.io
@@ -89,33 +90,33 @@ def test_pairs_hold_what_happens_in_one_time_step(run):
 
 
 def test_one_trajectory_is_cut_in_time_with_gaps(run):
-    data = pair_sets.form(dataset.make([run], 20.0, 10.0))
+    data = pair_sets.form(dataset.make([run], 20.0, 10.0))[0]
     ends = {"train": (0, 480), "validation": (480 + 15, 540), "test": (540 + 15, 600)}  # 2.5 % of 600 frames
     for split, (first, last) in ends.items():
         part = getattr(data, split)
         assert len(part.displacements) == last - first - 2
         np.testing.assert_allclose(part.state.velocities[0], run.frames.velocities[first], rtol=1e-6)
         np.testing.assert_allclose(part.velocities[-1], run.frames.velocities[last - 1], rtol=1e-6)
-    short = pair_sets.form(dataset.make([run], 10.0))  # 10 Δt is less than 2.5 %
+    short = pair_sets.form(dataset.make([run], 10.0))[0]  # 10 Δt is less than 2.5 %
     np.testing.assert_allclose(short.test.state.velocities[0], run.frames.velocities[550], rtol=1e-6)
 
 
 def test_three_trajectories_are_split_by_trajectory():
     runs = [oscillators(n_frames=100, seed=seed) for seed in (1, 2, 3, 4)]
     data = dataset.make(runs, 40.0, 10.0, names=["a", "b", "c", "d"])
-    sets = pair_sets.form(data)
+    sets = pair_sets.form(data)[0]
     for split, run in (("validation", runs[2]), ("test", runs[3])):
         np.testing.assert_allclose(getattr(sets, split).state.velocities[0], run.frames.velocities[0], rtol=1e-6)
     assert len(sets.train.displacements) == 2 * 96
     assert data.metadata["sources"] == ["a", "b", "c", "d"]
-    few = pair_sets.form(dataset.thinned(data, 50))
+    few = pair_sets.form(dataset.thinned(data, 50))[0]
     assert len(few.train.displacements) == 50
     assert len(few.test.displacements) == 96
     # Even: both trajectories give half.
     from_first = [any(np.array_equal(v, w) for w in sets.train.velocities[:96]) for v in few.train.velocities]
     assert sum(from_first) == 25
-    assert len(pair_sets.form(dataset.thinned(data, 1000, 1000)).train.displacements) == 192
-    fewer = pair_sets.form(dataset.thinned(data, None, 12))
+    assert len(pair_sets.form(dataset.thinned(data, 1000, 1000))[0].train.displacements) == 192
+    fewer = pair_sets.form(dataset.thinned(data, None, 12))[0]
     counts = [len(getattr(fewer, split).displacements) for split in dataset.SPLITS]
     assert counts == [192, 12, 12]
     np.testing.assert_array_equal(fewer.test.velocities, sets.test.velocities[::8])
@@ -216,15 +217,10 @@ def no_velocities(run):
     return replaced(run, velocities=0 * run.frames.velocities)
 
 
-def changed_order(run):
-    return run._replace(system=dataclasses.replace(SYSTEM, species=np.array([36, *[18] * (N_ATOMS - 1)])))
-
-
 BAD_RUNS = {
     "zero velocities": (no_velocities, "all velocities are zero"),
     "nvt by its own word": (lambda run: run._replace(metadata={"ensemble": "nvt"}), "ensemble is NVT"),
     "atoms at rest": (lambda run: replaced(run, positions=0 * run.frames.positions), "do not move"),
-    "other order": (changed_order, "second has other atoms, or another order"),
     "other boundaries": (
         lambda run: run._replace(system=dataclasses.replace(SYSTEM, pbc=(True, True, False))),
         "periodic in",
@@ -252,17 +248,17 @@ def test_the_same_atoms_in_two_cells_make_one_dataset(run, tmp_path):
     cells = CELL, 41 * np.eye(3)
     runs = [run._replace(frames=run.frames._replace(cell=np.tile(cell, (len(run.times), 1, 1)))) for cell in cells]
     data, path = dataset.make(runs, 40.0), tmp_path / "data.h5"
-    sets = pair_sets.form(data)
+    sets = pair_sets.form(data)[0]
     for half, cell in zip(np.split(sets.train.state.cell, 2), cells, strict=True):
         np.testing.assert_array_equal(half, np.broadcast_to(np.float32(cell), half.shape))
     dataset.write(path, data)
-    again = pair_sets.form(dataset_file.read(path))
+    again = pair_sets.form(dataset_file.read(path))[0]
     np.testing.assert_array_equal(again.train.state.cell, sets.train.state.cell)
     assert dataset_file.facts(path)["cells"] == 2
-    assert pair_sets.fingerprint(again) == pair_sets.fingerprint(sets)
+    assert pair_sets.fingerprint([again]) == pair_sets.fingerprint([sets])
     state = sets.train.state._replace(cell=sets.train.state.cell[::-1])
     other = sets._replace(train=sets.train._replace(state=state))
-    assert pair_sets.fingerprint(other) != pair_sets.fingerprint(sets)
+    assert pair_sets.fingerprint([other]) != pair_sets.fingerprint([sets])
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -280,7 +276,7 @@ def test_one_file_gives_pairs_at_any_time_step_that_its_frames_allow(run, tmp_pa
     dataset.write(tmp_path / "data.h5", dataset.make([run], 40.0))
     data = dataset_file.read(tmp_path / "data.h5")
     for step in (10.0, 20.0, 40.0, 70.0):
-        sets = pair_sets.form(data, step)
+        sets = pair_sets.form(data, step)[0]
         assert sets.time_step_fs == step
         first, n = sets.train, round(step / 10)
         np.testing.assert_allclose(first.velocities[:5], run.frames.velocities[n : 6 * n : n], rtol=1e-6)
@@ -288,7 +284,7 @@ def test_one_file_gives_pairs_at_any_time_step_that_its_frames_allow(run, tmp_pa
             first.displacements[1], run.frames.positions[2 * n] - run.frames.positions[n], atol=1e-7
         )
     with pytest.raises(ValueError, match="not a multiple of the 10 fs"):
-        pair_sets.form(data, 25.0)
+        pair_sets.form(data, 25.0)[0]
 
 
 def test_energies_and_forces_are_kept_where_all_frames_have_them(run, tmp_path):
@@ -308,16 +304,39 @@ def test_energies_and_forces_are_kept_where_all_frames_have_them(run, tmp_path):
     )
 
 
-def test_several_systems_in_one_dataset_are_named_but_not_trained_together(run, tmp_path):
-    one = dataset.make([run], 40.0)
-    krypton = dataclasses.replace(SYSTEM, species=np.full(N_ATOMS, 36))
-    both = dataclasses.replace(one, groups=(*one.groups, one.groups[0]._replace(system=krypton)))
-    dataset.write(tmp_path / "data.h5", both)
+def test_trajectories_of_different_systems_are_groups_of_one_dataset(run, tmp_path, caplog):
+    mixed = np.array([36, *[18] * (N_ATOMS - 1)])
+    krypton, turned = (
+        run._replace(system=dataclasses.replace(SYSTEM, species=species)) for species in (mixed, mixed[::-1])
+    )
+    names = ["ar_0.h5", "kr_0.h5", "ar_1.h5", "isomer.h5", "ar_2.h5"]
+    made = dataset.make([run, krypton, run, turned, run], 40.0, names=names)
+    assert "isomer.h5 has the atoms of kr_0.h5 in another order" in caplog.text
+    dataset.write(tmp_path / "data.h5", made)
     again = dataset_file.read(tmp_path / "data.h5")
-    assert [int(group.system.species[0]) for group in again.groups] == [18, 36]
-    assert [group["elements"] for group in dataset_file.facts(tmp_path / "data.h5")["groups"]] == [[18], [36]]
-    with pytest.raises(ValueError, match="holds 2 systems"):
-        pair_sets.form(again)
+    assert [group.system.species.tolist() for group in again.groups] == [[18] * N_ATOMS, [*mixed], [*mixed[::-1]]]
+    assert [run.split for run in again.groups[0].runs] == ["train", "validation", "test"]
+    facts = dataset_file.facts(tmp_path / "data.h5")
+    assert [(group["name"], group["elements"]) for group in facts["groups"]] == [
+        ("ar", [18]), ("kr_0", [18, 36]), ("isomer", [18, 36]),
+    ]  # fmt: skip
+    assert facts["train_pairs"] == sum(group["train_pairs"] for group in facts["groups"])
+    few = pair_sets.form(dataset.thinned(again, 30))
+    assert sum(len(sets.train.displacements) for sets in few) == 30
+    assert all(len(sets.train.displacements) > 4 for sets in few)
+
+
+def test_a_folder_stands_for_its_files(run, tmp_path):
+    folder = tmp_path / "runs" / "further"
+    folder.mkdir(parents=True)
+    (folder / ".hidden").write_text("no trajectory")
+    for path in (folder.parent / "b.h5", folder / "a.h5"):
+        trajectory.write(path, run)
+    found = dataset.from_files([folder.parent], 40.0)
+    assert [Path(source).name for source in found.metadata["sources"]] == ["b.h5", "a.h5"]
+    with pytest.raises(ValueError, match="a folder without files"):
+        (tmp_path / "empty").mkdir()
+        dataset.from_files([tmp_path / "empty"], 40.0)
 
 
 def test_no_trajectories_are_refused():
@@ -329,16 +348,16 @@ def test_dataset_file_round_trip_and_damage(run, tmp_path):
     path, data = tmp_path / "data.h5", dataset.make([run], 40.0, names=["run.h5"])
     dataset.write(path, data)
     again = dataset_file.read(path)
-    for before, after in zip(*(jax.tree.leaves(pair_sets.form(x)) for x in (data, again)), strict=True):
+    for before, after in zip(*(jax.tree.leaves(pair_sets.form(x)[0]) for x in (data, again)), strict=True):
         np.testing.assert_array_equal(before, after)
     for before, after in zip(data.groups[0].runs, again.groups[0].runs, strict=True):
         np.testing.assert_array_equal(before.frames.positions, after.frames.positions)  # all digits
     assert again.time_step_fs == 40.0
     assert again.metadata == {"sources": ["run.h5"]}
-    facts, train = dataset_file.facts(path), pair_sets.form(data).train
-    assert facts["velocity_rms"] == pytest.approx(pair_sets.statistics(train).velocity_rms, rel=1e-12)
+    facts, sets = dataset_file.facts(path), pair_sets.form(data)[0]
+    assert facts["velocity_rms"] == pytest.approx(pair_sets.statistics([sets]).velocity_rms, rel=1e-12)
     assert facts["train_pairs"] == 119
-    assert facts["speed_limits"] == pair_sets.speed_limits(train, SYSTEM.species, (18,))
+    assert facts["speed_limits"] == pair_sets.speed_limits([sets], (18,))
     with pytest.raises(FileExistsError):
         dataset.write(path, data)
     path.write_bytes(path.read_bytes()[:3000])
@@ -369,7 +388,7 @@ def test_trajcast_pairs_are_read_as_they_are(run, tmp_path, n_files):
     order = np.random.default_rng(0).permutation(590)  # their frames are independent
     rows = [order[per_file * i : per_file * (i + 1)] for i in range(n_files)]
     paths = [trajcast_file(tmp_path / f"{i}.extxyz", pairs, rows[i]) for i in range(n_files)]
-    data = pair_sets.form(dataset.make_from_pairs(paths, 40.0))
+    data = pair_sets.form(dataset.make_from_pairs(paths, 40.0))[0]
     expected = rows if n_files == 3 else [rows[0][:16], rows[0][16:18], rows[0][18:]]
     for split, chosen in zip(dataset.SPLITS, expected, strict=True):
         part = getattr(data, split)
@@ -443,7 +462,7 @@ def test_the_command_makes_datasets_of_dumps_and_pairs(run, tmp_path, capsys):
     dump = lammps_dump(tmp_path / "run.dump", run)
     options = ("--lammps-units", "metal", "--lammps-timestep-fs", 0.5, "--elements", "Ar", "--time-step", 40)
     ffmd("dataset", dump, "--out", tmp_path / "a.h5", "--train-pairs", 60, *options)
-    data = pair_sets.form(dataset_file.read(tmp_path / "a.h5"))
+    data = pair_sets.form(dataset_file.read(tmp_path / "a.h5"))[0]
     assert [len(getattr(data, split).displacements) for split in dataset.SPLITS] == [60, 11, 11]  # stride Δt
     first = pairs_of(run, 40.0, 40.0)
     np.testing.assert_allclose(data.train.velocities[0], first.velocities[0], rtol=1e-5)
@@ -470,7 +489,7 @@ def test_the_command_estimates_velocities_only_when_asked(run, tmp_path, capsys)
     assert "inaccurate by about 2 %" in capsys.readouterr().out  # (0.05 · 10)²/6 is 4 %, the mean over all ω is less
     data = dataset_file.read(tmp_path / "a.h5")
     assert "central differences over ±10 fs" in data.metadata["velocities"]
-    velocities = pair_sets.form(data).train.velocities[0]
+    velocities = pair_sets.form(data)[0].train.velocities[0]
     np.testing.assert_allclose(velocities, run.frames.velocities[5], rtol=0.05, atol=3e-5)
 
 

@@ -20,7 +20,7 @@ SIZES = config.Architecture(cutoff=CUTOFF, lmax=1, channels=4, layers=1, radial_
 
 @pytest.fixture(scope="module")
 def sets():
-    return pair_sets.form(springs(150, 2))
+    return pair_sets.form(springs(150, 2))[0]
 
 
 def test_reversed_pairs_run_backwards(sets):
@@ -48,14 +48,19 @@ def expected_loss(model_config, params, system, pair, weights=1.0):
     return 0.5 * np.mean(weights * squares) / 3, graph
 
 
+def bucket_of(sets, pairs):
+    return batches.buckets([sets.system], [pairs], pair_sets.padded)[0]
+
+
 @pytest.mark.slow
 def test_pairs_of_different_cells_are_learned_each_in_its_own(sets):
     pairs, wider = take(sets.train, slice(4)), np.float32([1.0, 1.1, 1.0, 1.2])[:, None, None]
     pairs = pairs._replace(state=pairs.state._replace(cell=pairs.state.cell * wider))
-    model_config, system = losses.configure(sets, SIZES), losses.single(sets.system)
+    model_config, bucket = losses.configure([sets], SIZES), bucket_of(sets, pairs)
+    system = take(bucket.systems, 0)
     params = jax.tree.map(lambda x: 5 * x, trajcast.init(jax.random.key(0), model_config))  # messages matter
-    loss = losses.make_loss(model_config, system, batches.search(system, pairs, CUTOFF), mass_weighting=False)
-    found, n_edges = jax.vmap(loss, (None, 0))(params, pairs)[0], []
+    loss = losses.make_loss(model_config, batches.pair_search(bucket, CUTOFF))
+    found, n_edges = jax.vmap(loss, (None, None, 0))(params, system, pairs)[0], []
     for i in range(4):
         expected, graph = expected_loss(model_config, params, system, jax.tree.map(jnp.asarray, take(pairs, i)))
         np.testing.assert_allclose(found[i], expected, rtol=1e-4)
@@ -66,21 +71,25 @@ def test_pairs_of_different_cells_are_learned_each_in_its_own(sets):
 @pytest.mark.slow
 def test_squared_errors_count_by_the_masses_of_the_atoms(sets):
     masses = np.tile(np.float32([1.0, 16.0, 4.0]), len(sets.system.masses))[: len(sets.system.masses)]
-    system = losses.single(dataclasses.replace(sets.system, masses=masses))
-    model_config = dataclasses.replace(losses.configure(sets, SIZES), masses=(4.0,))
+    model_config = dataclasses.replace(losses.configure([sets], SIZES), masses=(4.0,))
+    sets = sets._replace(system=dataclasses.replace(sets.system, masses=masses))
+    bucket = bucket_of(sets, sets.validation)
+    system = take(bucket.systems, 0)
     pair = jax.tree.map(jnp.asarray, take(sets.validation, 0))
     params = loop.initial(model_config, settings.Training(optimizer="adam"), 10).params
-    search = batches.search(system, sets.validation, CUTOFF)
-    for weighted, weights in ((True, masses * np.mean(1 / masses)), (False, np.ones_like(masses))):
-        loss = jax.jit(losses.make_loss(model_config, system, search, mass_weighting=weighted))
+    search = batches.pair_search(bucket, CUTOFF)
+    mean = losses.mean_inverse_mass([sets])
+    np.testing.assert_allclose(mean, np.mean(1 / masses), rtol=1e-6)
+    for inverse_mass, weights in ((mean, masses * np.mean(1 / masses)), (None, np.ones_like(masses))):
+        loss = jax.jit(losses.make_loss(model_config, search, inverse_mass=inverse_mass))
         expected, _ = expected_loss(model_config, params, system, pair, weights)
-        np.testing.assert_allclose(loss(params, pair)[0], expected, rtol=1e-4)
+        np.testing.assert_allclose(loss(params, system, pair)[0], expected, rtol=1e-4)
 
 
 def test_the_search_of_a_training_has_room_for_every_state_that_may_come(sets):
     """Both ends of every pair: a neighbour that does not fit would be left out in silence."""
-    system = losses.single(sets.system)
-    search = batches.search(system, sets.train, CUTOFF)
+    bucket = bucket_of(sets, sets.train)
+    system, search = take(bucket.systems, 0), batches.pair_search(bucket, CUTOFF)
     build = jax.jit(jax.vmap(lambda state: neighbors.build(search, system, state)))
     back = batches.reverse(sets.train)
     tables = [build(jax.tree.map(jnp.asarray, states)) for states in (sets.train.state, back.state)]
@@ -96,5 +105,5 @@ def test_noise_of_rounding_does_not_enter_displacements():
         run._replace(frames=run.frames._replace(positions=run.frames.positions + 1e4)) for run in data.groups[0].runs
     ]
     moved = dataclasses.replace(data, groups=(data.groups[0]._replace(runs=tuple(far)),))
-    expected, found = (pair_sets.form(one).train.displacements for one in (data, moved))
+    expected, found = (pair_sets.form(one)[0].train.displacements for one in (data, moved))
     np.testing.assert_allclose(found, expected, atol=1e-8)

@@ -20,12 +20,13 @@ def test_padding_counts_nothing(n_devices):
 
 
 def test_an_epoch_sees_every_pair_once_in_any_blocks():
-    pairs, training = pair_sets.form(springs(12, 2)).train, settings.Training(batch_size=4, seed=3)
-    seen = {}
+    sets, training = pair_sets.form(springs(12, 2))[0], settings.Training(batch_size=4, seed=3)
+    pairs, seen = sets.train, {}
+    buckets = batches.buckets([sets.system], [pairs], pair_sets.padded)
     for length, done in ((1, 0), (2, 0), (7, 0), (7, 2)):
-        feed = batches.blocks(pairs, training, done, length, parallel.mesh())
+        feed = batches.blocks(buckets, training, done, length, parallel.mesh())
         blocks = (block for block, _ in zip(feed, range(6), strict=False))
-        seen[length, done] = np.concatenate([x.batches.pairs.displacements[: x.n_steps] for x in blocks])
+        seen[length, done] = np.concatenate([x.batches[0].pairs.displacements[: x.n_steps] for x in blocks])
     for (_, done), found in seen.items():
         np.testing.assert_array_equal(found[: 6 - done], seen[1, 0][done:])
     first, second = (np.sort(seen[1, 0][i : i + 3].ravel()) for i in (0, 3))

@@ -159,7 +159,7 @@ def test_reference_runs_store_the_stress_of_their_volume(argon_files):
 
 def test_labelled_frames_are_those_of_the_dataset_without_the_constants(argon_files):
     data = api.make_dataset([argon_files[1][0]], 80.0, progress=False)
-    sets = labelled.form(data)
+    (sets,) = labelled.form(data)
     assert sets.known == ("energies", "forces", "stresses")
     run = trajectory.read(argon_files[1][0])
     energies_there = run.observables["potential_energy_eV"][:40]
@@ -168,7 +168,7 @@ def test_labelled_frames_are_those_of_the_dataset_without_the_constants(argon_fi
     without = dataclasses.replace(
         data, groups=(data.groups[0]._replace(runs=tuple(r._replace(forces=None) for r in data.groups[0].runs)),)
     )
-    assert labelled.form(without).known == ("energies", "stresses")
+    assert labelled.form(without)[0].known == ("energies", "stresses")
     none = dataclasses.replace(
         data,
         groups=(data.groups[0]._replace(runs=tuple(r._replace(potential_energies=None) for r in data.groups[0].runs)),),
@@ -234,7 +234,7 @@ def test_energies_alone_are_enough_to_train_on(argon_files, tmp_path):
     made = api.train(bare, tmp_path / "m", kind="potential", architecture=sizes, training=how, progress=False)
     errors = api.evaluate(made, bare)
     assert set(errors.as_dict()) == {"energy_mae_meV_per_atom"}
-    sets = labelled.form(bare, made.config.atomic_energies_eV)
+    sets = labelled.form(bare, made.config.elements, made.config.atomic_energies_eV)[0]
     spread = 1e3 * np.abs(sets.test.energies - np.mean(sets.train.energies)).mean() / 32
     assert errors.energy_mae_meV_per_atom < 0.7 * spread
 

@@ -18,7 +18,7 @@ from ffmd_jax.models import config, model_files, trajcast
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import production, systems
-from ffmd_jax.training import batches, loop, losses, optimizer, parallel, settings
+from ffmd_jax.training import batches, loop, losses, optimizer, parallel, settings, tasks
 from ffmd_jax.training import states as states_module
 
 ARGON = systems.argon((2, 2, 2))
@@ -52,12 +52,14 @@ def fit(data, training, state=None, **options):
 
 
 def loss_of(model_config, sets, pairs, **options):
-    system = losses.single(sets.system)
-    return losses.make_loss(model_config, system, batches.search(system, pairs, SIZES.cutoff), **options)
+    bucket = batches.buckets([sets.system], [pairs], pair_sets.padded)[0]
+    return losses.make_loss(model_config, batches.pair_search(bucket, SIZES.cutoff), **options)
 
 
-def as_batch(pairs, backwards, weights):
-    return batches.Batch(jax.tree.map(jnp.asarray, pairs), jnp.asarray(backwards), jnp.float32(weights))
+def as_batch(sets, pairs, backwards, weights):
+    systems = batches.buckets([sets.system], [pairs], pair_sets.padded)[0].of_examples()
+    arrays = jax.tree.map(jnp.asarray, (systems, pairs))
+    return batches.Batch(*arrays, jnp.asarray(backwards), jnp.float32(weights))
 
 
 @pytest.mark.slow
@@ -91,7 +93,7 @@ def test_training_resumes_bit_for_bit(data, tmp_path, options, monkeypatch):
     with states_module.TrainingStates(tmp_path / "states") as states:
         states.save(int(stopped.step), stopped, best=1.5, validation=2.0)
     with states_module.TrainingStates(tmp_path / "states") as states:
-        steps = 2 * batches.n_batches(len(data.train.displacements), training)
+        steps = 2 * batches.n_batches(tasks.buckets(model_config, data, "train"), training)
         restored, best = states.restore(loop.initial(model_config, training, steps))
     assert best == 1.5
     _, rest = fit(data, training, restored, block_steps=6)
@@ -171,18 +173,18 @@ def test_a_state_with_other_parts_is_refused_in_one_line(tmp_path):
 
 def test_a_step_without_finite_gradient_changes_nothing(data):
     model_config, training = losses.configure(data, SIZES), settings.Training(batch_size=1, optimizer="adam")
-    few = jax.tree.map(lambda x: x[:1], data.validation)
-    batch = as_batch(few, [False], [1.0])
+    few = jax.tree.map(lambda x: x[:1], data[0].validation)
+    batch = as_batch(data[0], few, [False], [1.0])
     state, rule = loop.initial(model_config, training, 10), optimizer.make(training, 10)
-    loss = loss_of(model_config, data, few)
-    step = jax.jit(loop.make_train_step(loss, training, rule, parallel.mesh(), together=False))
+    loss = loss_of(model_config, data[0], few)
+    step = jax.jit(loop.make_train_step([loss], training, rule, parallel.mesh(), together=False))
     displacements = batch.pairs.displacements.at[0, 0, 0].set(jnp.nan)
-    after, _ = step(state, batch._replace(pairs=batch.pairs._replace(displacements=displacements)))
+    after, _ = step(state, [batch._replace(pairs=batch.pairs._replace(displacements=displacements))])
     assert int(after.skipped) == 1
     for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_array_equal(a, b)
-    good, _ = step(state, batch)
-    good, _ = step(good, batch)  # the first has learning rate zero
+    good, _ = step(state, [batch])
+    good, _ = step(good, [batch])  # the first has learning rate zero
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (good.params, state.params)), strict=True))
 
 
@@ -201,15 +203,16 @@ def test_the_decay_of_weights_fades_with_the_rate():
 @pytest.mark.slow
 def test_pairs_together_and_one_by_one_give_the_same_step(data):
     model_config, training = losses.configure(data, SIZES), settings.Training(optimizer="adam", warmup_steps=0)
-    few, devices = jax.tree.map(lambda x: x[:3], data.validation), parallel.mesh()
-    loss, batch = loss_of(model_config, data, few), as_batch(few, [True, False, True], [0.5, 0.3, 0.2])
+    few, devices = jax.tree.map(lambda x: x[:3], data[0].validation), parallel.mesh()
+    loss = loss_of(model_config, data[0], few)
+    batch = as_batch(data[0], few, [True, False, True], [0.5, 0.3, 0.2])
     state = loop.initial(model_config, training, 10)
     found = []
     for together in (False, True):
-        step = loop.make_train_step(loss, training, optimizer.make(training, 10), devices, together)
-        evaluate = losses.make_evaluate(loss, devices, 2 if together else 1)
-        errors = evaluate(state.params, (batch.pairs, batch.weights))
-        found.append((jax.jit(step)(state, batch)[1], errors))
+        step = loop.make_train_step([loss], training, optimizer.make(training, 10), devices, together)
+        evaluate = losses.make_evaluate(loss, 1, devices, 2 if together else 1)
+        errors = evaluate(state.params, (batch.systems, batch.pairs, jnp.zeros(3, int), batch.weights))
+        found.append((jax.jit(step)(state, [batch])[1], errors))
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
 

@@ -108,13 +108,15 @@ def judge(model_config: config.ModelConfig, params, run: trajectories.Trajectory
     }
 
 
-def run_one(name: str, seed: int, n_steps: int, data: pair_sets.PairSets, test: trajectories.Trajectory) -> dict:
+def run_one(
+    name: str, seed: int, n_steps: int, data: tuple[pair_sets.PairSets, ...], test: trajectories.Trajectory
+) -> dict:
     """One training, judged."""
     sizes, changes = VARIANTS[name]
     settings = {**TRAINING, **changes}
     # The same number of pairs seen, whatever the batch.
     n_steps = n_steps * TRAINING["batch_size"] // settings["batch_size"]
-    per_epoch = len(data.train.displacements) // settings["batch_size"]
+    per_epoch = len(data[0].train.displacements) // settings["batch_size"]
     training = settings_module.Training(epochs=max(1, round(n_steps / per_epoch)), seed=seed, **settings)
     model_config = losses.configure(data, config.Architecture(**{**SIZES, **sizes}))
     last = None
@@ -123,7 +125,7 @@ def run_one(name: str, seed: int, n_steps: int, data: pair_sets.PairSets, test: 
             bar.update(round(last.epoch - bar.n, 3))
     assert last is not None
     params = jax.tree.map(np.asarray, last.state.average)
-    errors = tasks.evaluate(model_config, params, data, data.test)
+    errors = tasks.evaluate(model_config, params, data)
     facts = {"variant": name, "seed": seed, "epochs": training.epochs}
     facts |= {"velocity_percent": errors.velocity_percent, "displacement_percent": errors.displacement_percent}
     return facts | judge(model_config, params, test)

@@ -32,8 +32,11 @@ def dataset(
     displacements, thermostatted runs, changing cells, lost, repeated or damaged frames, a Δt that the frame interval
     does not divide.
 
-    Three or more files: the last becomes the test set, the one before it the validation set.  One or two: each is cut
-    in time, 80/10/10, with gaps of 10 Δt (at most 2.5 % of the run) before validation and test.
+    Three or more files of a system: the last becomes the test set, the one before it the validation set.  One or two:
+    each is cut in time, 80/10/10, with gaps of 10 Δt (at most 2.5 % of the run) before validation and test.
+
+    Files of different atoms are different systems, which one model learns together: molecules of any size and
+    composition, or crystals of several, not both.  A folder stands for all files in it.
 
     Files in TrajCast's extxyz format (columns displacements, update_velocities) are taken as the pairs that they are;
     --time-step states their Δt.  They are split by file in the same way, or 80/10/10 in their order.
@@ -42,7 +45,7 @@ def dataset(
     some wave vectors, and a model that has seen no other may heat vibrations at the others in a larger cell.
 
     Args:
-        trajectories: Files of the same atoms in the same order; every file may have its own cell.
+        trajectories: Files or folders; of a system, files have the same atoms in the same order.  Cells may differ.
         out: HDF5 file to write.
         time_step: Δt of the model, fs; a multiple of the frame interval.
         stride_fs: Time between the starts of two pairs, fs (None: Δt, so that no two pairs share an interval).
@@ -64,10 +67,13 @@ def dataset(
     if train_pairs is None and test_pairs is None and counts[0] < counts[1] + counts[2]:
         print("note: fewer pairs to train on than to validate and test; of three files one trains, of five three")
     sizes = ", ".join(f"{count} {split}" for count, split in zip(counts, datasets.SPLITS, strict=True))
-    cells = f"; {facts['cells']} cells" if facts["cells"] > 1 else ""
+    if "groups" in facts:
+        more = f"; {len(facts['groups']):,} systems, which ffmd info lists"
+    else:
+        more = f"; {facts['cells']} cells" if facts["cells"] > 1 else ""
     print(
         f"{out}: {sizes} pairs at Δt = {time_step:g} fs; RMS Δr {facts['displacement_rms']:.4g} Å, "
-        f"v {facts['velocity_rms']:.4g} Å/fs per component{cells}"
+        f"v {facts['velocity_rms']:.4g} Å/fs per component{more}"
     )
     if "velocity_relative_error" in data.metadata:
         error = 100 * data.metadata["velocity_relative_error"]

@@ -77,10 +77,9 @@ def _dataset_facts(subject: str) -> dict:
 
     facts = dataset_file.facts(subject)
     metadata = facts.pop("metadata")
-    for group in facts.get("groups", [facts]):
-        symbols = model.symbols(group["elements"])
-        group["speed_limits"] = dict(zip(symbols, group["speed_limits"], strict=True))
-        group["elements"] = " ".join(symbols)
+    symbols = model.symbols(facts["elements"])
+    facts["speed_limits"] = dict(zip(symbols, facts.get("speed_limits", []), strict=False))
+    facts["elements"] = " ".join(symbols)
     return {"kind": "dataset", **facts, **metadata}
 
 

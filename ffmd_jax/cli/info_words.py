@@ -54,6 +54,7 @@ _NAMES = {
     "momentum_change": ("change of the momentum", "Σ m|v|"),
     "speeds": ("largest speeds", "Å/fs"),
 }
+_SHOWN = 24  # values of a list
 _SUFFIXES = {"_fs": "fs", "_ps": "ps", "_K": "K", "_A": "Å", "_eV": "eV"}
 _HIDDEN = {"model", "start", "start_structure", "potential_weights"}  # of settings: fingerprints
 _WORDS = {"nve": "NVE", "nvt": "NVT", "npt": "NPT", "csvr": "CSVR", "langevin": "Langevin"}
@@ -94,12 +95,17 @@ def _rows(facts: dict[str, Any], elements: list[str], indent: str = "") -> list[
         elif isinstance(value, dict):
             rows += [(f"{indent}{name}", ""), *_rows(value, elements, indent + "  ")]
         elif key == "groups":
-            for i, group in enumerate(value):
-                of = str(group.get("elements", "")).split()
-                rows += [(f"{indent}system {i}", ""), *_rows(group, of, indent + "  ")]
+            rows += [("systems", f"{len(value):,}"), *(_group_row(group) for group in value)]
         else:
             rows.append((f"{indent}{name}", " ".join(part for part in (_value(key, value, elements), unit) if part)))
     return rows
+
+
+def _group_row(group: dict[str, Any]) -> tuple[str, str]:
+    """A system of a dataset."""
+    pairs = ", ".join(f"{group[f'{split}_pairs']:,} {split}" for split in ("train", "validation", "test"))
+    cells = f", {group['cells']:,} cells" if group["cells"] > 1 else ""
+    return f"  {group['name']}", f"{group['formula']}, {group['n_atoms']} atoms{cells}; pairs: {pairs}"
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -115,16 +121,22 @@ def _value(key: str, value: Any, elements: list[str]) -> str:
     if key == "periodic":
         return " ".join(name for name, periodic in zip("xyz", value, strict=True) if periodic) or "nothing (isolated)"
     if key in ("observables", "sources", "alarms"):
-        return ", ".join(map(str, value)) or "none"
+        return _some(list(map(str, value))) or "none"
     if isinstance(value, list | tuple):
         numbers = [text.number(one) for one in value]
         if len(value) == len(elements) and isinstance(value[0], float):
             numbers = [f"{element} {number}" for element, number in zip(elements, numbers, strict=True)]
             return ", ".join(numbers)
-        return " ".join(numbers)
+        return _some(numbers, " ")
     if isinstance(value, int) and not isinstance(value, bool) and key != "seed":
         return f"{value:,}"
     return _WORDS.get(str(value), text.number(value))
+
+
+def _some(values: list[str], between: str = ", ") -> str:
+    """The values; of many, the first."""
+    more = f"{between}… ({len(values):,} in all)" if len(values) > _SHOWN else ""
+    return between.join(values[:_SHOWN]) + more
 
 
 def _cell(vectors: list[list[float]]) -> str:

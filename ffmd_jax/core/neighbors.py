@@ -85,6 +85,7 @@ def plan(
     """Returns the `Search` for a system, with room for the neighbours in ``states``, one or many, in any cells.
 
     Args:
+        system: of all states; or padded systems, one for each: species ``[n_states, n_atoms]``.
         states: positions, Å, ``[..., n_atoms, 3]``, and cells, Å, ``[..., 3, 3]``, or one for all.
         headroom: the capacity is the largest count found times this, rounded up to a multiple of 4.
         select: plan for `select`, too.
@@ -95,15 +96,16 @@ def plan(
     """
     if not (np.isfinite(cutoff) and cutoff > 0 and skin >= 0):
         raise ValueError(f"the cutoff must be positive and the skin not negative, not {cutoff} and {skin} Å")
-    frames = np.reshape(np.asarray(states.positions), (-1, len(system.species), 3))
+    n_atoms, padded = np.shape(system.species)[-1], np.ndim(system.species) > 1
+    frames = np.reshape(np.asarray(states.positions), (-1, n_atoms, 3))
     cells = np.broadcast_to(np.reshape(np.asarray(states.cell), (-1, 3, 3)), (len(frames), 3, 3))
     search = Search(float(cutoff), float(skin + 2 * ahead), 0, ahead=float(ahead))
     first, second, third = _translations(search, system, heights(np.unique(cells, axis=0)).min(axis=0)).tolist()
     search = dataclasses.replace(search, translations=(first, second, third))
-    search = _plan_bins(search, system, frames, cells, headroom)
+    search = search if padded else _plan_bins(search, system, frames, cells, headroom)
     counts = _count(search, system, State(frames, frames, cells.astype(frames.dtype)))
     most, most_inside = (int(count) for count in np.max(counts, axis=0))
-    if most == 0 and len(system.species) > 1:
+    if most == 0 and n_atoms > 1:
         raise ValueError(f"no atom has a neighbour within {search.radius:g} Å: is the unit of the positions Å?")
     return dataclasses.replace(
         search,
@@ -180,6 +182,7 @@ def _images_suffice(search: Search, system: System, cell: Array) -> Array:
 def build(search: Search, system: System, state: State) -> Neighbors:
     """The neighbour table of a state: of its positions (Å, ``[n_atoms, 3]``) in its cell.
 
+    Atoms of element 0, which pad a system, have no neighbours and are none; a search with bins does not know them.
     Costs atoms² × translations, or with bins atoms × (27 times the atoms in a bin).
     """
     positions, cell = state.positions, jnp.asarray(state.cell, state.positions.dtype)
@@ -271,7 +274,8 @@ def _all_pairs(search: Search, system: System, positions: Array, cell: Array) ->
     shifts = first[:, None] + images[None, :, None]  # i, image, j, 3
     squared = jnp.sum((difference[:, None] + shifts @ cell) ** 2, axis=-1)
     own = jnp.eye(n_atoms, dtype=bool)[:, None] & jnp.all(shifts == 0, axis=-1)
-    within = (squared < search.radius**2) & ~own
+    real = jnp.asarray(system.species) > 0
+    within = (squared < search.radius**2) & ~own & real[:, None, None] & real
     return within.reshape(n_atoms, -1), shifts.astype(jnp.int8).reshape(n_atoms, -1, 3)
 
 
@@ -331,7 +335,8 @@ def _build_from_bins(search: Search, system: System, positions: Array, cell: Arr
 def _count(search: Search, system: System, states: State) -> Array:
     """Largest numbers of neighbours of any atom within radius and cutoff, ``[n_frames, 2]``, uncapped with bins."""
 
-    def count(state):
+    def count(given):
+        system, state = given
         if search.bins:
             full = dataclasses.replace(search, capacity=27 * search.bin_capacity)
             graph = _build_from_bins(full, system, state.positions, state.cell)[0]
@@ -342,4 +347,6 @@ def _count(search: Search, system: System, states: State) -> Array:
             masks = (_all_pairs(each, system, state.positions, state.cell)[0] for each in skins)
         return jnp.stack([jnp.max(jnp.sum(mask, axis=1)) for mask in masks])
 
-    return jax.lax.map(count, states)
+    if np.ndim(system.species) > 1:
+        return jax.lax.map(count, (system, states))
+    return jax.lax.map(lambda state: count((system, state)), states)

@@ -12,7 +12,7 @@ from ffmd_jax.core.state import State, System, take
 from ffmd_jax.data import dataset_file, nve, pairs
 from ffmd_jax.data.dataset_file import SPLITS, Dataset, Group, Run
 from ffmd_jax.data.pairs import PairSets
-from ffmd_jax.formats import Hints, stresses, trajcast_pairs, trajectory
+from ffmd_jax.formats import Hints, common, note, stresses, trajcast_pairs, trajectory
 from ffmd_jax.formats.trajectory import Trajectory, frame_interval
 
 NO_HINTS = Hints()
@@ -25,7 +25,7 @@ def from_files(
     hints: Hints = NO_HINTS,
     tick: Callable[[], object] = lambda: None,
 ) -> Dataset:
-    """The dataset of trajectory files, or of files with TrajCast's pairs.
+    """The dataset of trajectory files, or of files with TrajCast's pairs; of folders, all files in them.
 
     Args:
         tick: called after every file that was read.
@@ -33,6 +33,7 @@ def from_files(
     Raises:
         ValueError: as `make` and `make_from_pairs`; both kinds of files, or hints for pairs.
     """
+    files = [file for path in files for file in _in_folder(Path(path))]
     if not files:
         raise ValueError("give at least one trajectory")
     ready = [trajcast_pairs.recognises(path) for path in files]
@@ -51,14 +52,25 @@ def from_files(
     return make(found, time_step_fs, stride_fs, files)
 
 
+def _in_folder(path: Path) -> list[Path]:
+    """The files of a folder and of those in it, in the order of their names; a file itself."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    if not found:
+        raise ValueError(f"{path} is a folder without files")
+    return found
+
+
 def make(
     trajectories: Sequence[Trajectory], time_step_fs: float, stride_fs: float | None = None, names: Sequence[Any] = ()
 ) -> Dataset:
-    """The dataset of some NVE trajectories of the same atoms, in cells that may differ.
+    """The dataset of some NVE trajectories, of one system or several, in cells that may differ.
 
-    With three or more, the last is the test set and the one before it the validation set, so that both are independent
-    of the training set.  With one or two, each is cut in time, 80 % train, 10 % validation, 10 % test, with gaps of
-    10 Δt, at most 2.5 % of the run, before validation and test.
+    Trajectories of the same atoms in the same order are of one system.  With three or more of a system, the last is
+    for the test set and the one before it for the validation set, so that both are independent of the training set.
+    With one or two, each is cut in time, 80 % train, 10 % validation, 10 % test, with gaps of 10 Δt, at most 2.5 % of
+    the run, before validation and test.
 
     Args:
         trajectories: at frame intervals that divide Δt.
@@ -67,37 +79,49 @@ def make(
         names: of the trajectories, for messages and metadata.
 
     Raises:
-        ValueError: trajectories of different systems, that `nve.check` refuses, or too short.
+        ValueError: trajectories that do not go together, that `nve.check` refuses, or too short.
     """
     if not trajectories:
         raise ValueError("no trajectories given")
     names = [str(name) for name in names] or [f"trajectory {i + 1}" for i in range(len(trajectories))]
+    systems: list[list[tuple[str, Trajectory]]] = []
     for name, given in zip(names, trajectories, strict=True):
-        _check_same_system(name, trajectories[0].system, given.system)
         try:
             nve.check(trajectory.checked(given))
             pairs.steps_per_interval(frame_interval(given.times), time_step_fs)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    runs: list[Run] = []
-    intervals = [frame_interval(given.times) for given in trajectories]
-    if len(trajectories) >= 3:
-        splits = ["train"] * (len(names) - 2) + ["validation", "test"]
-        runs = [_run(*given) for given in zip(trajectories, splits, names, intervals, strict=True)]
-    else:
-        windows = ((0, 0.8, 0), (0.8, 0.9, 10 * time_step_fs), (0.9, 1, 10 * time_step_fs))
-        for split, window in zip(SPLITS, windows, strict=True):
-            parts = [_cut(given, *window) for given in trajectories]
-            runs += [
-                _run(part, split, name, interval) for part, name, interval in zip(parts, names, intervals, strict=True)
-            ]
+        _check_goes_with(name, trajectories[0].system, given.system)
+        same = [own for own in systems if np.array_equal(own[0][1].system.species, given.system.species)]
+        if same:
+            same[0].append((name, given))
+        else:
+            _note_another_order(name, given, systems)
+            systems.append([(name, given)])
+    groups = tuple(Group(own[0][1].system, _split(own, time_step_fs)) for own in systems)
     metadata: dict[str, Any] = {"sources": names}
     for key in ("velocities", "velocity_relative_error"):
         if any(key in given.metadata for given in trajectories):
             metadata[key] = max(given.metadata[key] for given in trajectories if key in given.metadata)
-    found = Dataset((Group(trajectories[0].system, tuple(runs)),), float(time_step_fs), stride_fs, metadata=metadata)
+    found = Dataset(groups, float(time_step_fs), stride_fs, metadata=metadata)
     pairs.form(found)  # raises what is too short
     return found
+
+
+def _split(own: Sequence[tuple[str, Trajectory]], time_step_fs: float) -> tuple[Run, ...]:
+    """The runs of one system, by what they are for."""
+    if len(own) >= 3:
+        splits = ["train"] * (len(own) - 2) + ["validation", "test"]
+        return tuple(
+            _run(given, split, name, frame_interval(given.times))
+            for (name, given), split in zip(own, splits, strict=True)
+        )
+    windows = ((0, 0.8, 0), (0.8, 0.9, 10 * time_step_fs), (0.9, 1, 10 * time_step_fs))
+    return tuple(
+        _run(_cut(given, *window), split, name, frame_interval(given.times))
+        for split, window in zip(SPLITS, windows, strict=True)
+        for name, given in own
+    )
 
 
 def pairs_of(given: Trajectory, time_step_fs: float) -> PairSets:
@@ -179,28 +203,36 @@ def write(path, data: Dataset, *, overwrite: bool = False) -> None:
 
 
 def facts(data: Dataset) -> dict[str, Any]:
-    """Sizes and statistics of the pairs of a dataset, JSON-able; of several systems, a list in ``groups``."""
-    of_groups = [_facts_of_group(data, group) for group in data.groups]
+    """Sizes and statistics of the pairs of a dataset, JSON-able; of several systems, also a list in ``groups``."""
+    formed = pairs.form(data)
+    elements = tuple(int(z) for z in np.unique(np.concatenate([sets.system.species for sets in formed])))
+    counts = {f"{split}_pairs": sum(pairs.count(getattr(sets, split)) for sets in formed) for split in SPLITS}
+    found = {"elements": elements, **counts, **_labels([run for group in data.groups for run in group.runs])}
+    if counts["train_pairs"]:
+        limits = pairs.speed_limits([sets for sets in formed if pairs.count(sets.train)], elements)
+        found |= {**pairs.statistics(formed)._asdict(), "speed_limits": limits}
     head = {"time_step_fs": data.time_step_fs}
-    if len(of_groups) == 1:
-        return {**head, **of_groups[0], "metadata": data.metadata}
-    return {**head, "groups": of_groups, "metadata": data.metadata}
+    if len(formed) == 1:
+        n_atoms = len(data.groups[0].system.species)
+        return {**head, "n_atoms": n_atoms, "cells": n_cells(data.groups[0]), **found, "metadata": data.metadata}
+    groups = [_facts_of_group(*both) for both in zip(data.groups, formed, strict=True)]
+    return {**head, **found, "groups": groups, "metadata": data.metadata}
 
 
-def _facts_of_group(data: Dataset, group: Group) -> dict[str, Any]:
-    sets, species = pairs.form_group(data, group), np.asarray(group.system.species)
-    elements = tuple(int(z) for z in np.unique(species))
+def _facts_of_group(group: Group, sets: PairSets) -> dict[str, Any]:
     return {
-        "n_atoms": len(species),
-        "elements": elements,
+        "name": sets.name,
+        "formula": common.formula(group.system),
+        "n_atoms": len(group.system.species),
+        "elements": tuple(int(z) for z in np.unique(group.system.species)),
         "cells": n_cells(group),
-        **{f"{split}_pairs": len(getattr(sets, split).displacements) for split in SPLITS},
-        **pairs.statistics(sets.train)._asdict(),
-        "speed_limits": pairs.speed_limits(sets.train, species, elements),
-        "energies": all(run.potential_energies is not None for run in group.runs),
-        "forces": all(run.forces is not None for run in group.runs),
-        "stresses": all(run.stresses is not None for run in group.runs),
+        **{f"{split}_pairs": pairs.count(getattr(sets, split)) for split in SPLITS},
     }
+
+
+def _labels(runs: Sequence[Run]) -> dict[str, bool]:
+    names = {"energies": "potential_energies", "forces": "forces", "stresses": "stresses"}
+    return {label: all(getattr(run, field) is not None for run in runs) for label, field in names.items()}
 
 
 def n_cells(group: Group) -> int:
@@ -217,6 +249,24 @@ def _check_same_system(name: str, first: System, other: System) -> None:
         raise ValueError(f"{name} has other masses than the first file")
     if first.pbc != other.pbc:
         raise ValueError(f"{name} is periodic in other directions than the first file")
+
+
+def _check_goes_with(name: str, first: System, other: System) -> None:
+    """Raises ValueError for systems that no model can learn together: other directions, other masses of an element."""
+    if first.pbc != other.pbc:
+        raise ValueError(f"{name} is periodic in other directions than the first file")
+    masses = dict(zip(np.asarray(first.species).tolist(), first.masses, strict=True))
+    for z, mass in zip(np.asarray(other.species).tolist(), other.masses, strict=True):
+        if abs(masses.get(z, mass) - mass) > 1e-3 * mass:
+            raise ValueError(f"{name} has other masses than the first file")
+
+
+def _note_another_order(name: str, given: Trajectory, systems: Sequence[Sequence[tuple[str, Trajectory]]]) -> None:
+    """Says so where another file has the same atoms in another order: isomers, or a mistake."""
+    for other, before in (own[0] for own in systems):
+        if np.array_equal(np.sort(before.system.species), np.sort(given.system.species)):
+            note(f"{name} has the atoms of {other} in another order: taken as another system, an isomer")
+            return
 
 
 def _run(given: Trajectory, split: str, name: str, interval_fs: float) -> Run:

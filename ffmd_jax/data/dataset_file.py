@@ -10,6 +10,7 @@ and ``facts``, a JSON string, what they are like.
 import dataclasses
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from ffmd_jax.formats import common
 
 SPLITS = ("train", "validation", "test")
 _FORMAT = "ffmd_jax dataset 3"
+_SHOWN = 12  # systems, in what a dataset says of itself
 _OF_FRAME = ("potential_energies", "forces", "stresses")
 
 
@@ -84,6 +86,9 @@ class Dataset:
 
     def _rows(self) -> list[tuple[str, str]]:
         rows = [("Δt", f"{self.time_step_fs:g} fs")]
+        if len(self.groups) > _SHOWN:
+            n_frames = sum(len(run.frames.positions) for group in self.groups for run in group.runs)
+            return [*rows, ("systems", f"{len(self.groups):,} with {n_frames:,} frames")]
         for group in self.groups:
             frames = {split: sum(len(r.frames.positions) for r in group.runs if r.split == split) for split in SPLITS}
             parts = ", ".join(f"{number:,} {split}" for split, number in frames.items())
@@ -92,6 +97,26 @@ class Dataset:
             what = f"{display.count(len(group.runs), 'run')} with {sum(frames.values()):,} frames ({parts})"
             rows.append((common.formula(group.system), what + (f", {' and '.join(known)}" if known else "")))
         return rows
+
+
+def names(dataset: Dataset) -> list[str]:
+    """A name for each group: what the names of its files have in common, or its formula; none twice."""
+    found = []
+    for group in dataset.groups:
+        stems = {Path(run.source).stem for run in group.runs}
+        shared = stems.pop() if len(stems) == 1 else _common_start(min(stems), max(stems)).rstrip("_-. 0123456789")
+        found.append(shared or common.formula(group.system))
+    seen: Counter[str] = Counter()
+    repeated = {name for name, number in Counter(found).items() if number > 1}
+    for i, name in enumerate(found):
+        seen[name] += 1
+        found[i] = f"{name} ({seen[name]})" if name in repeated else name
+    return found
+
+
+def _common_start(first: str, last: str) -> str:
+    different = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return first[: next(different, min(len(first), len(last)))]
 
 
 def write(path, dataset: Dataset, facts: dict[str, Any], *, overwrite: bool = False) -> None:

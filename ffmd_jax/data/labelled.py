@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ffmd_jax.core.state import Array, State, System, take
-from ffmd_jax.data import pairs
-from ffmd_jax.data.dataset_file import SPLITS, Dataset, Run
+from ffmd_jax.core.state import Array, State, System
+from ffmd_jax.data import dataset_file, pairs
+from ffmd_jax.data.dataset_file import Dataset, Group, Run
 
 
 class Frames(NamedTuple):
@@ -40,45 +40,74 @@ class FrameSets(NamedTuple):
     test: Frames
     atomic_energies_eV: tuple[float, ...]
     known: tuple[str, ...]
+    name: str = ""
 
 
-def form(dataset: Dataset, atomic_energies_eV: tuple[float, ...] | None = None) -> FrameSets:
-    """The labelled frames of a dataset of one system; forces and stresses count where all its frames have them.
+def form(
+    dataset: Dataset, elements: tuple[int, ...] = (), atomic_energies_eV: tuple[float, ...] | None = None
+) -> tuple[FrameSets, ...]:
+    """The labelled frames of each system of a dataset; forces and stresses count where all its frames have them.
 
     Args:
-        atomic_energies_eV: constants to take off the energies, of a potential that is there already.
+        elements: atomic numbers of a potential that is there already.
+        atomic_energies_eV: its constants, to take off the energies.
 
     Raises:
-        ValueError: several systems, or frames without potential energies.
+        ValueError: frames without potential energies, or of elements that the potential does not know.
     """
-    group = pairs.only_group(dataset)
+    runs = [run for group in dataset.groups for run in group.runs]
     known = tuple(
         name
         for name, field in (("energies", "potential_energies"), ("forces", "forces"), ("stresses", "stresses"))
-        if all(getattr(run, field) is not None for run in group.runs)
+        if all(getattr(run, field) is not None for run in runs)
     )
     if "energies" not in known:
         raise ValueError(
             "a potential is trained on frames with potential energies, and forces if possible; not all runs of the "
             "dataset have energies (`ffmd reference --forces` stores both)"
         )
-    counts = np.array([np.sum(group.system.species == z) for z in np.unique(group.system.species)], np.float64)
-    runs = {split: [run for run in group.runs if run.split == split] for split in SPLITS}
-    for split in SPLITS:
-        if not runs[split]:
-            raise ValueError(f"the dataset holds no runs to {'train' if split == 'train' else f'{split} with'}")
     if atomic_energies_eV is None:
-        mean = np.mean(np.concatenate([np.asarray(run.potential_energies) for run in runs["train"]]))
-        # One formula fixes one sum of the constants alone: the shortest vector of them.
-        atomic_energies_eV = tuple((mean * counts / (counts @ counts)).tolist())
-    constant = float(counts @ np.array(atomic_energies_eV))
-    sets = []
-    for split, n_most in zip(SPLITS, (dataset.n_train, dataset.n_test, dataset.n_test), strict=True):
-        parts = [_of_run(run, constant, known) for run in runs[split]]
-        joined = jax.tree.map(lambda *values: np.concatenate(values), *parts)
-        sets.append(joined if n_most is None else take(joined, pairs.evenly(len(joined.energies), n_most)))
-    train, validation, test = sets
-    return FrameSets(group.system, train, validation, test, atomic_energies_eV, known)
+        elements = tuple(np.unique(np.concatenate([group.system.species for group in dataset.groups])).tolist())
+        atomic_energies_eV = _constants(dataset, elements)
+    constants = np.array(atomic_energies_eV)
+
+    def of_run(group: Group, run: Run) -> Frames:
+        return _of_run(run, float(_formula(group, elements) @ constants), known)
+
+    parts = pairs.by_split(dataset, of_run)
+    named = zip(dataset.groups, parts, dataset_file.names(dataset), strict=True)
+    return tuple(
+        FrameSets(group.system, *sets, atomic_energies_eV=atomic_energies_eV, known=known, name=name)
+        for group, sets, name in named
+    )
+
+
+def padded(frames: Frames, n_atoms: int) -> Frames:
+    """The frames with atoms at the origin added, up to ``n_atoms``."""
+    positions, velocities = (pairs.pad_atoms(x, n_atoms) for x in (frames.state.positions, frames.state.velocities))
+    state = State(positions, velocities, frames.state.cell)
+    return frames._replace(state=state, forces=pairs.pad_atoms(frames.forces, n_atoms))
+
+
+def _formula(group: Group, elements: tuple[int, ...]) -> np.ndarray:
+    """How many atoms of each element a system has."""
+    return np.array([np.sum(group.system.species == z) for z in elements], np.float64)
+
+
+def _constants(dataset: Dataset, elements: tuple[int, ...]) -> tuple[float, ...]:
+    """Constants of the elements, eV, by least squares over the mean energies of the systems in training frames.
+
+    Where formulas do not fix them all (one formula fixes one sum of them), the shortest vector of them.
+    """
+    counts, means = [], []
+    for group in dataset.groups:
+        energies = [np.asarray(run.potential_energies) for run in group.runs if run.split == "train"]
+        if energies:
+            counts.append(_formula(group, elements))
+            means.append(np.mean(np.concatenate(energies)))
+    if not counts:
+        raise ValueError("the dataset holds no runs to train")
+    return tuple(np.linalg.lstsq(np.array(counts), np.array(means), rcond=None)[0].tolist())
 
 
 def _of_run(run: Run, constant: float, known: tuple[str, ...]) -> Frames:

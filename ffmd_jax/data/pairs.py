@@ -1,6 +1,7 @@
 """Training pairs: states of a run an interval Δt apart, formed from the frames of a dataset."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 
 from ffmd_jax.core.state import Array, State, System, take
+from ffmd_jax.data import dataset_file
 from ffmd_jax.data.dataset_file import SPLITS, Dataset, Group, Run
 
 
@@ -26,13 +28,14 @@ class Pairs(NamedTuple):
 
 
 class PairSets(NamedTuple):
-    """The pairs of one system, by what they are for."""
+    """The pairs of one system, by what they are for; any may be none."""
 
     system: System
     time_step_fs: float
     train: Pairs
     validation: Pairs
     test: Pairs
+    name: str = ""
 
 
 class Statistics(NamedTuple):
@@ -43,37 +46,63 @@ class Statistics(NamedTuple):
     speed_max: float
 
 
-def form(dataset: Dataset, time_step_fs: float | None = None) -> PairSets:
-    """The pairs of a dataset of one system, Δt apart (default: the dataset's).
+def form(dataset: Dataset, time_step_fs: float | None = None) -> tuple[PairSets, ...]:
+    """The pairs of each system of a dataset, Δt apart (default: the dataset's).
 
     Raises:
-        ValueError: several systems; a Δt that the interval of frames does not divide; runs that are too short.
+        ValueError: a Δt that the interval of frames does not divide; runs that are too short.
     """
-    return form_group(dataset, only_group(dataset), time_step_fs)
-
-
-def only_group(dataset: Dataset) -> Group:
-    """The one group of a dataset; raises ValueError if it holds several systems."""
-    if len(dataset.groups) != 1:
-        raise ValueError(
-            f"the dataset holds {len(dataset.groups)} systems; a model is trained on one: make a dataset of each"
-        )
-    return dataset.groups[0]
-
-
-def form_group(dataset: Dataset, group: Group, time_step_fs: float | None = None) -> PairSets:
-    """As `form`, of one of the groups of a dataset."""
     step = dataset.time_step_fs if time_step_fs is None else time_step_fs
     stride = step if dataset.stride_fs is None else dataset.stride_fs
-    sets = []
-    for split, n_most in zip(SPLITS, (dataset.n_train, dataset.n_test, dataset.n_test), strict=True):
-        parts = [of_run(run, step, stride) for run in group.runs if run.split == split]
-        if not parts:
-            raise ValueError(f"the dataset holds no runs to {'train' if split == 'train' else f'{split} with'}")
-        joined = jax.tree.map(lambda *values: np.concatenate(values), *parts)
-        n_pairs = len(joined.displacements)
-        sets.append(joined if n_most is None or n_most >= n_pairs else take(joined, evenly(n_pairs, n_most)))
-    return PairSets(group.system, float(step), *sets)
+    parts = by_split(dataset, lambda group, run: of_run(run, step, stride))
+    named = zip(dataset.groups, parts, dataset_file.names(dataset), strict=True)
+    return tuple(PairSets(group.system, float(step), *sets, name=name) for group, sets, name in named)
+
+
+def by_split(dataset: Dataset, examples_of: Callable[[Group, Run], Any]) -> list[list[Any]]:
+    """For each system of a dataset what its runs to train, to validate and to test with hold.
+
+    The most that the dataset asks for are chosen evenly from those of all systems together.
+    """
+    found = []
+    for group in dataset.groups:
+        of_runs = [(run.split, examples_of(group, run)) for run in group.runs]
+        sets = []
+        for split in SPLITS:
+            parts = [examples for of, examples in of_runs if of == split] or [take(of_runs[0][1], slice(0, 0))]
+            sets.append(jax.tree.map(lambda *values: np.concatenate(values), *parts))
+        found.append(sets)
+    for k, n_most in enumerate((dataset.n_train, dataset.n_test, dataset.n_test)):
+        ends = np.cumsum([count(sets[k]) for sets in found])
+        if n_most is not None and n_most < ends[-1]:
+            chosen = evenly(int(ends[-1]), n_most)
+            for sets, low, high in zip(found, np.append(0, ends), ends, strict=False):
+                sets[k] = take(sets[k], chosen[(chosen >= low) & (chosen < high)] - low)
+    return found
+
+
+def check_split(groups: Sequence[Any], split: str) -> None:
+    """Raises ValueError if no system has anything to train, to validate or to test with."""
+    if not any(count(getattr(sets, split)) for sets in groups):
+        raise ValueError(f"the dataset holds no runs to {'train' if split == 'train' else f'{split} with'}")
+
+
+def count(examples: Any) -> int:
+    """How many pairs, or labelled frames, there are."""
+    return len(jax.tree.leaves(examples)[0])
+
+
+def padded(pairs: Pairs, n_atoms: int) -> Pairs:
+    """The pairs with atoms at rest at the origin added, up to ``n_atoms``."""
+    positions, velocities = (pad_atoms(x, n_atoms) for x in (pairs.state.positions, pairs.state.velocities))
+    state = State(positions, velocities, pairs.state.cell)
+    return Pairs(state, pad_atoms(pairs.displacements, n_atoms), pad_atoms(pairs.velocities, n_atoms))
+
+
+def pad_atoms(values: Array, n_atoms: int) -> np.ndarray:
+    """Zeros after the values of the atoms, ``[n, n_real, …]``, up to ``n_atoms``."""
+    widths = [(0, 0), (0, n_atoms - values.shape[1])] + [(0, 0)] * (values.ndim - 2)
+    return np.pad(values, widths)
 
 
 def of_run(run: Run, time_step_fs: float, stride_fs: float) -> Pairs:
@@ -117,24 +146,32 @@ def steps_per_interval(interval_fs: float, time_step_fs: float) -> int:
     return steps
 
 
-def statistics(train: Pairs) -> Statistics:
-    """RMS scales and largest speed of the training pairs."""
-    speed = np.sqrt(np.max(np.sum(np.square(train.state.velocities), axis=-1)))
-    return Statistics(_rms(train.displacements), _rms(train.velocities), float(speed))
+def statistics(groups: Sequence[PairSets]) -> Statistics:
+    """RMS scales and largest speed of the training pairs of some systems."""
+    trains = [sets.train for sets in groups if count(sets.train)]
+    speed = max(np.sqrt(np.max(np.sum(np.square(train.state.velocities), axis=-1))) for train in trains)
+    rms = (_rms([train.displacements for train in trains]), _rms([train.velocities for train in trains]))
+    return Statistics(*rms, float(speed))
 
 
-def speed_limits(train: Pairs, species: np.ndarray, elements: tuple[int, ...]) -> list[float]:
+def speed_limits(groups: Sequence[PairSets], elements: tuple[int, ...]) -> list[float]:
     """Speed, Å/fs, of each element that one in 10,000 atoms of the training pairs exceeds: the end of dense data."""
-    speeds = np.linalg.norm(train.state.velocities, axis=-1)
-    return [float(np.quantile(speeds[:, species == element], 0.9999)) for element in elements]
+    speeds: dict[int, list[np.ndarray]] = {element: [] for element in elements}
+    for sets in groups:
+        found, species = np.linalg.norm(sets.train.state.velocities, axis=-1), np.asarray(sets.system.species)
+        for element in set(species.tolist()):
+            speeds[element].append(found[:, species == element].ravel())
+    return [float(np.quantile(np.concatenate(speeds[element]), 0.9999)) for element in elements]
 
 
-def fingerprint(sets: Any) -> str:
-    """SHA-256 of system, Δt and pairs or frames: what tells one dataset from another, wherever their files are."""
-    facts = (sets.time_step_fs, sets.system.pbc) if isinstance(sets, PairSets) else (sets.known, sets.system.pbc)
-    digest = hashlib.sha256(repr(facts).encode())
-    for values in jax.tree.leaves((sets.system, sets.train, sets.validation, sets.test)):
-        digest.update(np.ascontiguousarray(values).tobytes())
+def fingerprint(groups: Sequence[Any]) -> str:
+    """SHA-256 of systems, Δt and pairs or frames: what tells one dataset from another, wherever their files are."""
+    digest = hashlib.sha256()
+    for sets in groups:
+        what = sets.time_step_fs if isinstance(sets, PairSets) else sets.known
+        digest.update(repr((what, sets.system.pbc)).encode())
+        for values in jax.tree.leaves((sets.system, sets.train, sets.validation, sets.test)):
+            digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()
 
 
@@ -144,5 +181,6 @@ def evenly(n: int, n_chosen: int) -> np.ndarray:
     return np.arange(n_chosen) * n // n_chosen
 
 
-def _rms(values: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+def _rms(parts: list[Array]) -> float:
+    total = sum(np.sum(np.square(values, dtype=np.float64)) for values in parts)
+    return float(np.sqrt(total / sum(values.size for values in parts)))

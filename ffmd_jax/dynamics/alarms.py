@@ -22,7 +22,7 @@ It costs one more step in every k-th.  It sees errors that do not cancel on the 
 reversible themselves, such as a force field that is a little wrong.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -203,17 +203,26 @@ def round_trip(
     system: System,
     before: State,
     moved: State,
-    limits: Limits,
+    scales: Any,
 ) -> RoundTrip:
-    """Time-reversal error of the step from ``before`` to ``moved``."""
+    """Time-reversal error of the step from ``before`` to ``moved``, in units of the RMS components in ``scales``.
+
+    Atoms that pad the system do not count.
+
+    Args:
+        scales: has ``displacement_rms``, Å, and ``velocity_rms``, Å/fs: limits, or the configuration of a model.
+    """
     table = neighbors.build(search, system, moved)
     graph, too_many = neighbors.select(search, moved, table)
     back = propagate(system, moved._replace(velocities=-moved.velocities), graph)
-    error_r = jnp.sum((back.positions - before.positions) ** 2, axis=-1) / (3 * limits.displacement_rms**2)
-    error_v = jnp.sum((back.velocities + before.velocities) ** 2, axis=-1) / (3 * limits.velocity_rms**2)
-    squares = 0.5 * (error_r + error_v)
+    error_r = jnp.sum((back.positions - before.positions) ** 2, axis=-1) / (3 * scales.displacement_rms**2)
+    error_v = jnp.sum((back.velocities + before.velocities) ** 2, axis=-1) / (3 * scales.velocity_rms**2)
+    real = jnp.asarray(system.species) > 0
+    squares = jnp.where(real, 0.5 * (error_r + error_v), 0.0)
     worst = jnp.argmax(squares)
-    return RoundTrip(jnp.sqrt(jnp.mean(squares)), jnp.sqrt(squares[worst]), worst, table.overflow | too_many)
+    return RoundTrip(
+        jnp.sqrt(jnp.sum(squares) / jnp.sum(real)), jnp.sqrt(squares[worst]), worst, table.overflow | too_many
+    )
 
 
 def _remember(limits: Limits, system: System, record: StepRecord, memory: Memory) -> Memory:

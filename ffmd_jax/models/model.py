@@ -55,7 +55,7 @@ def describe(model: Model) -> list[tuple[str, str]]:
         ("cutoff", f"{sizes.cutoff:g} Å"),
         ("weights", f"{n_weights:,}"),
         ("layers", f"{sizes.layers}"),
-        ("trained on", f"{' '.join(seen)} {where}".strip()),
+        ("trained on", f"{_some(seen)} {where}".strip()),
         *([("monitors", "calibrated" if model.calibration is not None else "not calibrated")] if propagates else []),
         *([("potential", "its own")] if model.potential is not None else []),
     ]
@@ -155,6 +155,10 @@ def _check_elements(elements: tuple[int, ...], system: System, kind: str) -> Non
         raise ValueError(f"the structure holds {names}, which the {kind} does not know; it was trained on {known}")
 
 
+def _some(formulas: tuple[str, ...]) -> str:
+    return ", ".join(formulas) if len(formulas) <= 8 else f"{len(formulas):,} formulas"
+
+
 def check_system(config: ModelConfig, system: System, calibration: Calibration | None = None) -> None:
     """Raises ValueError if the model was not made for these elements, masses, constraints or boundary conditions.
 
@@ -175,6 +179,6 @@ def check_system(config: ModelConfig, system: System, calibration: Calibration |
     seen = () if calibration is None else calibration.formulas
     if seen and formula(system) not in seen:
         note(
-            f"the model was trained on {', '.join(seen)} and has not seen {formula(system)}: its errors there are "
+            f"the model was trained on {_some(seen)} and has not seen {formula(system)}: its errors there are "
             f"unknown, and monitors do not see all of them"
         )

@@ -1,12 +1,14 @@
 """Batches of training pairs, and the order in which a training sees them.
 
+Systems of different sizes are padded to a few, the buckets; a step learns from pairs of one of them.
 Pairs stay in the memory of the host, so that a dataset need not fit a device: of every block of batches, a process
 places what its devices need.  Neighbour tables are built on the devices, where they are used.  The order depends on
 seed and step alone, so that a resumed training repeats what an uninterrupted one would have done, on any number of
 devices.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,23 +17,48 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ffmd_jax.core import neighbors
-from ffmd_jax.core.state import Array, State, System
-from ffmd_jax.data.pairs import Pairs
+from ffmd_jax.core.state import Array, State, System, cast, take
+from ffmd_jax.data.pairs import Pairs, count
 from ffmd_jax.training import parallel
 from ffmd_jax.training.settings import Training
 
 _BLOCK_BYTES = 2**28  # of the batches on a device at a time, at most
 
 
+_MOST_BUCKETS, _WASTE = 4, 1.25  # of systems of different sizes: how many at most, and what padding may cost
+
+
+class Bucket(NamedTuple):
+    """Examples of systems of similar size, padded to one; on the host.
+
+    Attributes:
+        systems: single precision, ``[n_systems, n_atoms]``; padding is of element and mass 0.
+        groups: which group of the dataset each of them is.
+        which: of the systems is that of each example, ``[n_examples]``.
+        examples: `Pairs`, or the labelled frames of a potential, ``[n_examples, …]``.
+    """
+
+    systems: System
+    groups: np.ndarray
+    which: np.ndarray
+    examples: Any
+
+    def of_examples(self) -> System:
+        """The system of each example."""
+        return jax.tree.map(lambda values: values[self.which], self.systems)
+
+
 class Batch(NamedTuple):
     """What an optimizer step learns from, ``[n_pairs, …]``.
 
     Attributes:
-        pairs: `Pairs`, or the labelled frames of a potential, as they are in the dataset.
+        systems: of each pair.
+        pairs: `Pairs`, or the labelled frames of a potential.
         backwards: which to reverse in time, bool.
         weights: in the mean; they sum to 1, and padding has 0.
     """
 
+    systems: System
     pairs: Any
     backwards: Array
     weights: Array
@@ -41,27 +68,88 @@ class Block(NamedTuple):
     """Batches of successive optimizer steps of one epoch.
 
     Attributes:
-        batches: ``[block_steps, n_pairs, …]``, on the devices.
+        batches: of each bucket, ``[block_steps, n_pairs, …]``, on the devices.
+        order: which of the buckets a step takes its batch from, ``[block_steps]``.
         n_steps: how many of them to use; the others are padding.
         ends_epoch: True for the last block of an epoch.
     """
 
-    batches: Batch
+    batches: tuple[Batch, ...]
+    order: np.ndarray
     n_steps: int
     ends_epoch: bool
 
 
-def count(examples: Any) -> int:
-    """How many pairs, or frames, there are."""
-    return len(jax.tree.leaves(examples)[0])
+def buckets(systems: Sequence[System], examples: Sequence[Any], pad: Callable[[Any, int], Any]) -> tuple[Bucket, ...]:
+    """The examples of some systems in few buckets, each of one size; a linear molecule is not with others.
+
+    Args:
+        examples: of each system; perhaps none.
+        pad: ``(examples, n_atoms) -> examples`` with atoms added.
+    """
+    kinds: dict[Any, list[int]] = {}
+    for i, system in enumerate(systems):
+        if count(examples[i]):
+            kinds.setdefault((system.pbc, system.linear), []).append(i)
+    found = []
+    for members in kinds.values():
+        sizes = [len(systems[i].species) for i in members]
+        low = 0
+        for high in _sizes(np.array(sizes), np.array([count(examples[i]) for i in members])):
+            own = [i for i, size in zip(members, sizes, strict=True) if low < size <= high]
+            found.append(_bucket([systems[i] for i in own], [examples[i] for i in own], own, high, pad))
+            low = high
+    return tuple(found)
 
 
-def search(system: System, pairs: Pairs, cutoff: float) -> neighbors.Search:
+def _sizes(sizes: np.ndarray, counts: np.ndarray) -> tuple[int, ...]:
+    """Numbers of atoms to pad systems to: as few as waste no more than a quarter; work grows as atoms × neighbours."""
+
+    def work(padded: tuple[int, ...]) -> float:
+        return float(np.sum(counts * np.array(padded, np.float64)[np.searchsorted(padded, sizes)] ** 1.5))
+
+    different = np.unique(sizes)
+    least, best = work(tuple(different)), (int(different[-1]),)
+    for n in range(1, _MOST_BUCKETS + 1):
+        if n > len(different) or work(best) <= _WASTE * least:
+            break
+        inner = itertools.combinations(different[:-1].tolist(), n - 1)
+        best = min(((*chosen, int(different[-1])) for chosen in inner), key=work)
+    return best
+
+
+def _bucket(systems: list[System], examples: list[Any], groups: list[int], size: int, pad: Callable) -> Bucket:
+    singles = [jax.tree.map(np.asarray, cast(system, jnp.float32)) for system in systems]
+    stacked = jax.tree.map(lambda *x: np.stack([np.pad(values, (0, size - len(values))) for values in x]), *singles)
+    filled = [x if len(s.species) == size else pad(x, size) for x, s in zip(examples, systems, strict=True)]
+    joined = filled[0] if len(filled) == 1 else jax.tree.map(lambda *x: np.concatenate(x), *filled)
+    which = np.repeat(np.arange(len(systems)), [count(x) for x in examples])
+    return Bucket(stacked, np.array(groups), which, joined)
+
+
+def search(bucket: Bucket, states: State, cutoff: float, *margins: float, select: bool = False) -> neighbors.Search:
+    """The neighbour search that has room for some states of each example of a bucket, ``[n·n_examples, …]``.
+
+    Cutoff in Å; ``margins`` and ``select`` as `neighbors.plan`.
+    """
+    n_systems, n = len(bucket.groups), len(states.positions) // len(bucket.which)
+    if n_systems == 1:
+        system = take(bucket.systems, 0)
+    else:
+        system = jax.tree.map(lambda values: np.concatenate([values] * n), bucket.of_examples())
+    return neighbors.plan(system, states, cutoff, *margins, select=select)
+
+
+def pair_search(bucket: Bucket, cutoff: float) -> neighbors.Search:
     """The neighbour search that has room for both ends of all pairs; cutoff in Å."""
-    ends = (pairs.state.positions, pairs.state.positions + pairs.displacements)
-    cells = np.concatenate([pairs.state.cell, pairs.state.cell])
-    positions = np.concatenate(ends)
-    return neighbors.plan(system, State(positions, positions, cells), cutoff)
+    pairs = bucket.examples
+    positions = np.concatenate([pairs.state.positions, pairs.state.positions + pairs.displacements])
+    return search(bucket, State(positions, positions, np.concatenate([pairs.state.cell] * 2)), cutoff)
+
+
+def state_search(bucket: Bucket, cutoff: float) -> neighbors.Search:
+    """The neighbour search that has room for all states; cutoff in Å."""
+    return search(bucket, bucket.examples.state, cutoff)
 
 
 def reverse(pair: Pairs) -> Pairs:
@@ -70,55 +158,93 @@ def reverse(pair: Pairs) -> Pairs:
     return Pairs(end, -pair.displacements, -pair.state.velocities)
 
 
-def n_batches(n_pairs: int, training: Training) -> int:
-    """Optimizer steps of an epoch of so many pairs; the remainder of a shuffled epoch waits for the next."""
-    return max(1, n_pairs // training.batch_size)
+def n_batches(of_epoch: Sequence[Bucket], training: Training) -> int:
+    """Optimizer steps of an epoch; what remains of a shuffled bucket waits for the next."""
+    return sum(_n_batches(count(bucket.examples), training) for bucket in of_epoch)
 
 
-def whole(pairs: Any, devices: Mesh) -> tuple[Any, Array]:
-    """All pairs, divided over the devices, with their weights in the mean."""
-    rows, weights = parallel.padded(np.arange(count(pairs)), devices.size)
-    return parallel.divide(pairs, rows, devices), parallel.divide(weights, np.arange(len(rows)), devices)
+def _n_batches(n_examples: int, training: Training) -> int:
+    return max(1, n_examples // training.batch_size)
 
 
-def blocks(pairs: Any, training: Training, done: int, block_steps: int, devices: Mesh) -> Iterator[Block]:
+def whole(bucket: Bucket, devices: Mesh) -> tuple[System, Any, Array, Array]:
+    """All of a bucket, divided over the devices: systems, examples, their places in the bucket, weights.
+
+    Weights are those in the mean of each system.
+    """
+    rows, real = parallel.padded(np.arange(count(bucket.examples)), devices.size)
+    weights = ((real > 0) / np.bincount(bucket.which)[bucket.which[rows]]).astype(np.float32)
+    which = bucket.which[rows]
+    places = parallel.divide((which, weights), np.arange(len(rows)), devices)
+    return (parallel.divide(bucket.systems, which, devices), parallel.divide(bucket.examples, rows, devices), *places)
+
+
+def blocks(
+    of_epoch: Sequence[Bucket], training: Training, done: int, block_steps: int, devices: Mesh
+) -> Iterator[Block]:
     """The batches after ``done`` steps, in blocks of one length; without end."""
-    n_pairs = count(pairs)
-    per_epoch = n_batches(n_pairs, training)
-    size = block_length(pairs, -(-min(training.batch_size, n_pairs) // devices.size), per_epoch, block_steps)
+    per_epoch = n_batches(of_epoch, training)
+    size = block_length(of_epoch, training, devices.size, block_steps)
     while True:
         epoch, place = divmod(done, per_epoch)
-        order, backwards = _order(training, epoch, n_pairs)
+        order, batches = _order(of_epoch, training, epoch)
         for first in range(place, per_epoch, size):
-            used = slice(first, min(first + size, per_epoch))
-            batches = _place(pairs, order[used], backwards[used], size, devices)
-            yield Block(batches, used.stop - used.start, used.stop == per_epoch)
+            steps = np.minimum(np.arange(first, first + size), per_epoch - 1)
+            n_steps = min(size, per_epoch - first)
+            placed = [
+                _place(bucket, rows[steps], backwards[steps], devices)
+                for bucket, (rows, backwards) in zip(of_epoch, batches, strict=True)
+            ]
+            yield Block(tuple(placed), order[steps], n_steps, first + n_steps == per_epoch)
         done = (epoch + 1) * per_epoch
 
 
-def block_length(pairs: Any, pairs_on_device: int, per_epoch: int, block_steps: int) -> int:
+def block_length(of_epoch: Sequence[Bucket], training: Training, n_devices: int, block_steps: int) -> int:
     """Steps of a block: about ``block_steps``, fewer where they would fill a device, in equal parts of the epoch."""
-    bytes_of_pair = sum(np.asarray(leaf)[0].nbytes for leaf in jax.tree.leaves(pairs))
-    most = _BLOCK_BYTES // max(1, pairs_on_device * bytes_of_pair)
+    bytes_of_step = 0
+    for bucket in of_epoch:
+        of_example = sum(np.asarray(leaf)[0].nbytes for leaf in jax.tree.leaves(bucket.examples))
+        bytes_of_step += of_example * -(-min(training.batch_size, count(bucket.examples)) // n_devices)
+    most = _BLOCK_BYTES // max(1, bytes_of_step)
+    per_epoch = n_batches(of_epoch, training)
     return -(-per_epoch // -(-per_epoch // max(1, min(block_steps, most))))
 
 
-def _order(training: Training, epoch: int, n_pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which pairs the steps of an epoch see, and which of them backwards, ``[n_steps, batch_size]``."""
+def _order(
+    of_epoch: Sequence[Bucket], training: Training, epoch: int
+) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """Which bucket each step of an epoch sees, ``[n_steps]``, and of each bucket, which examples and which backwards.
+
+    The latter are ``[n_steps, batch_size]``; steps of other buckets hold the first batch.
+    """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(training.seed), 1), epoch)
+    sizes = [_n_batches(count(bucket.examples), training) for bucket in of_epoch]
+    order = np.repeat(np.arange(len(sizes)), sizes)
+    if len(sizes) > 1:
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(key, 0), order))
+    batches = []
+    for i, bucket in enumerate(of_epoch):
+        rows, backwards = _shuffled(key if i == 0 else jax.random.fold_in(key, i), count(bucket.examples), training)
+        place = np.where(order == i, np.cumsum(order == i) - 1, 0)
+        batches.append((rows[place], backwards[place]))
+    return order.astype(np.int32), batches
+
+
+def _shuffled(key: Array, n_examples: int, training: Training) -> tuple[np.ndarray, np.ndarray]:
+    """The batches of a bucket in an epoch, and which of their examples are backwards, ``[n_batches, batch_size]``."""
     key_order, key_time = jax.random.split(key)
-    per_epoch, batch_size = n_batches(n_pairs, training), min(training.batch_size, n_pairs)
-    order = jax.random.permutation(key_order, n_pairs)[: per_epoch * batch_size].reshape(per_epoch, batch_size)
+    n, batch_size = _n_batches(n_examples, training), min(training.batch_size, n_examples)
+    order = jax.random.permutation(key_order, n_examples)[: n * batch_size].reshape(n, batch_size)
     half = jnp.float32(0.5)  # a Python number would draw other bits in double precision
     backwards = jax.random.bernoulli(key_time, half, order.shape) & training.time_reversal
     return np.asarray(order), np.asarray(backwards)
 
 
-def _place(pairs: Any, order: np.ndarray, backwards: np.ndarray, size: int, devices: Mesh) -> Batch:
-    """The batches of some steps on the devices, padded to ``size`` steps and to equal shares of pairs."""
-    steps = np.minimum(np.arange(size), len(order) - 1)
-    order, weights = parallel.padded(order[steps], devices.size)
-    turned = parallel.padded(backwards[steps], devices.size)[0].reshape(-1)
-    flat = np.arange(order.size).reshape(order.shape)
-    turned, weights = parallel.divide((turned, np.tile(weights, size)), flat, devices)
-    return Batch(parallel.divide(pairs, order, devices), turned, weights)
+def _place(bucket: Bucket, order: np.ndarray, backwards: np.ndarray, devices: Mesh) -> Batch:
+    """The batches of some steps on the devices, padded to equal shares of pairs."""
+    rows, weights = parallel.padded(order, devices.size)
+    turned = parallel.padded(backwards, devices.size)[0].reshape(-1)
+    flat = np.arange(rows.size).reshape(rows.shape)
+    turned, weights = parallel.divide((turned, np.tile(weights, len(rows))), flat, devices)
+    systems = parallel.divide(bucket.systems, bucket.which[rows], devices)
+    return Batch(systems, parallel.divide(bucket.examples, rows, devices), turned, weights)

@@ -6,7 +6,7 @@ Several steps run per call of one compiled program, which is the same for every 
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -63,42 +63,50 @@ class Progress(NamedTuple):
 
 
 def make_train_step(
-    loss: losses.Loss,
+    of_buckets: Sequence[losses.Loss],
     training: Training,
     rule: optax.GradientTransformation,
     devices: Mesh,
     together: bool,
     reverse: Callable[[Any], Any] = batches.reverse,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Array]]:
-    """Returns ``(state, batch) -> (state, [loss, gradient norm])``; every device takes its part of the batch.
+) -> Callable[[TrainState, Sequence[Batch], Any], tuple[TrainState, Array]]:
+    """Returns ``(state, batches, i) -> (state, [loss, gradient norm])``, learning from the batch of the i-th bucket.
+
+    Every device takes its part of the batch.
 
     A step whose gradient or update is not finite changes nothing but the count of skipped steps.
 
     Args:
+        of_buckets: the loss of each bucket.
         together: all pairs of a device at once, not one after the other (`trajcast.batches_together`).
         reverse: turns the time of a pair round.
     """
 
-    def one(params, batch: Batch):
-        turned = jax.tree.map(functools.partial(jnp.where, batch.backwards), reverse(batch.pairs), batch.pairs)
-        return batch.weights * loss(params, turned)[0]
+    def make_share(loss: losses.Loss):
+        def one(params, batch: Batch):
+            turned = jax.tree.map(functools.partial(jnp.where, batch.backwards), reverse(batch.pairs), batch.pairs)
+            return batch.weights * loss(params, batch.systems, turned)[0]
 
-    def share(params, batch: Batch):
-        """Loss and gradient, summed."""
-        if together:
-            many = jax.vmap(one, in_axes=(None, 0))
-            return jax.value_and_grad(lambda p: jnp.sum(many(p, batch)))(params)
+        def share(params, batch: Batch):
+            """Loss and gradient, summed."""
+            if together:
+                many = jax.vmap(one, in_axes=(None, 0))
+                return jax.value_and_grad(lambda p: jnp.sum(many(p, batch)))(params)
 
-        def add(total, pair):
-            return jax.tree.map(jnp.add, total, jax.value_and_grad(one)(params, pair)), None
+            def add(total, pair):
+                return jax.tree.map(jnp.add, total, jax.value_and_grad(one)(params, pair)), None
 
-        zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
-        return jax.lax.scan(add, zeros, batch)[0]
+            zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
+            return jax.lax.scan(add, zeros, batch)[0]
 
-    mean = parallel.map_shares(share, devices)
+        return parallel.map_shares(share, devices)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
-        value, gradient = mean(state.params, batch)
+    means = [make_share(loss) for loss in of_buckets]
+
+    def step(state: TrainState, batches: Sequence[Batch], i: Any = 0) -> tuple[TrainState, Array]:
+        both = zip(means, batches, strict=True)
+        branches = [functools.partial(mean, state.params, batch) for mean, batch in both]
+        value, gradient = branches[0]() if len(branches) == 1 else jax.lax.switch(i, branches)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(norm)
         gradient = jax.tree.map(lambda g: jnp.where(finite, g, 0), gradient)
@@ -116,20 +124,23 @@ def make_train_step(
     return step
 
 
-def make_block(take_step: Callable, devices: Mesh) -> Callable[[TrainState, Batch, int], tuple[TrainState, Array]]:
-    """Returns the compiled ``(state, many, n_steps) -> (state, values)`` of the first ``n_steps`` many.
+def make_block(
+    take_step: Callable, devices: Mesh
+) -> Callable[[TrainState, Sequence[Batch], np.ndarray, int], tuple[TrainState, Array]]:
+    """Returns the compiled ``(state, many, order, n_steps) -> (state, values)`` of the first ``n_steps`` many.
 
-    The number is known only at run time, so that a shorter block is no other program.  The state's memory is reused.
-    ``values`` are those of `make_train_step`, ``[block_steps, 2]``.
+    ``order`` says which bucket each step takes its batch from.  The number is known only at run time, so that a shorter
+    block is no other program.  The state's memory is reused.  ``values`` are those of `make_train_step`,
+    ``[block_steps, 2]``.
     """
 
-    def run(state: TrainState, many: Batch, n_steps: Array) -> tuple[TrainState, Array]:
+    def run(state: TrainState, many: Sequence[Batch], order: Array, n_steps: Array) -> tuple[TrainState, Array]:
         def one(i, carry):
             state, values = carry
-            state, value = take_step(state, jax.tree.map(lambda x: x[i], many))
+            state, value = take_step(state, jax.tree.map(lambda x: x[i], many), order[i])
             return state, values.at[i].set(value)
 
-        nothing = jnp.zeros((len(many.weights), 2), jnp.float32)
+        nothing = jnp.zeros((len(order), 2), jnp.float32)
         return jax.lax.fori_loop(0, n_steps, one, (state, nothing))
 
     return jax.jit(run, donate_argnums=0, out_shardings=NamedSharding(devices, PartitionSpec()))
@@ -152,7 +163,7 @@ def initial(config: Any, training: Training, n_steps: int, params: trajcast.Para
 
 def fit(
     config: Any,
-    sets: Any,
+    groups: Sequence[Any],
     training: Training,
     state: TrainState | None = None,
     block_steps: int = 25,
@@ -162,35 +173,39 @@ def fit(
 
     Args:
         config: of a propagator or a potential, which decides what is learned (`tasks`).
-        sets: its pairs or labelled frames.
+        groups: systems with their pairs or labelled frames.
 
     Raises:
         Diverged: no finite gradient or validation error.
         RuntimeError: the devices have too little memory; the message names a smaller batch.
     """
-    task = tasks.of(config)
-    task.check_fits(config, sets)
-    devices, n_pairs = parallel.mesh(), batches.count(sets.train)
-    per_epoch, batch_size = batches.n_batches(n_pairs, training), min(training.batch_size, n_pairs)
+    for sets in groups:
+        tasks.of(config).check_fits(config, sets)
+    devices, train = parallel.mesh(), tasks.buckets(config, groups, "train")
+    per_epoch = batches.n_batches(train, training)
+    batch_size = min(training.batch_size, max(batches.count(bucket.examples) for bucket in train))
     n_steps = training.epochs * per_epoch
     rates, after_epoch = optimizer.schedule(training, n_steps), optimizer.make_after_epoch(training)
     current = initial(config, training, n_steps) if state is None else state
     together = trajcast.batches_together(config)
-    loss_of = functools.partial(task.make_loss, config, sets, training=training, convolution=convolution)
+    loss_of = tasks.make_loss_of(config, groups, training, convolution)
 
     with out_of_memory(batch_size, devices.size):
-        rule = optimizer.make(training, n_steps)
-        take_step = make_train_step(loss_of(sets.train), training, rule, devices, together, task.reverse)
+        rule, reverse = optimizer.make(training, n_steps), tasks.of(config).reverse
+        take_step = make_train_step([loss_of(bucket) for bucket in train], training, rule, devices, together, reverse)
         run_block = make_block(take_step, devices)
         at_once = -(-batch_size // devices.size) if together else 1
-        summarize = functools.partial(task.summarize, config, sets, sets.validation)
-        validate = losses.make_validate(loss_of(sets.validation), summarize, sets.validation, devices, at_once)
-        feed = batches.blocks(sets.train, training, int(current.step), block_steps, devices)
+        summarize, held_out = (
+            tasks.make_summarize(config, groups, "validation"),
+            tasks.buckets(config, groups, "validation"),
+        )
+        validate = losses.make_validate(loss_of, summarize, held_out, devices, at_once)
+        feed = batches.blocks(train, training, int(current.step), block_steps, devices)
         coming, compiled, failed = next(feed), False, 0
     while (done := int(current.step)) < n_steps:
         block, before, began = coming, int(current.skipped), time.perf_counter()
         with out_of_memory(batch_size, devices.size):
-            current, values = run_block(current, block.batches, block.n_steps)
+            current, values = run_block(current, block.batches, block.order, block.n_steps)
             if jax.default_backend() == "cpu" and devices.size > 1:
                 # Virtual devices share the threads that their collectives wait for: nothing else may run.
                 jax.block_until_ready(values)

@@ -1,6 +1,6 @@
 """What a training minimises, and what validation and test measure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,22 +10,25 @@ from ase.data import chemical_symbols
 from jax.sharding import Mesh
 
 from ffmd_jax.core import display, neighbors
-from ffmd_jax.core.state import Array, State, System, cast, is_isolated, take
+from ffmd_jax.core.state import Array, State, System, is_isolated, take
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.pairs import Pairs, PairSets
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import model, trajcast
 from ffmd_jax.models.config import Architecture, ModelConfig
 from ffmd_jax.training import batches, parallel
+from ffmd_jax.training.batches import Bucket
 
-Loss = Callable[[trajcast.Params, Any], tuple[Array, Array]]  # of one pair or frame: loss, absolute errors
+# (params, system, pair or frame) -> loss, absolute errors; of one, which may be padded
+Loss = Callable[[trajcast.Params, System, Any], tuple[Array, Array]]
 
 
 class Errors(NamedTuple):
     """Mean absolute errors per component, and mean absolute values to relate them to; Å and Å/fs.
 
     The errors of each element's velocities are relative to the mean absolute component of these, %: where masses
-    differ, the fast, light atoms alone decide the errors of all.
+    differ, the fast, light atoms alone decide the errors of all.  Of several systems, all are means over these, and
+    ``by_system`` has the errors of each.
     """
 
     displacement_mae: float
@@ -33,6 +36,7 @@ class Errors(NamedTuple):
     displacement_mean: float
     velocity_mean: float
     velocity_percent_by_element: dict[str, float]
+    by_system: dict[str, Any] = {}  # noqa: RUF012  # a NamedTuple's defaults are not shared with anyone who writes
 
     def __repr__(self) -> str:
         return display.line("Errors", self._rows())
@@ -74,6 +78,7 @@ class Errors(NamedTuple):
             "velocity_mae_A_per_fs": self.velocity_mae,
             "velocity_mae_relative_percent": self.velocity_percent,
             **{f"velocity_mae_relative_percent_{element}": value for element, value in by_element},
+            **systems_as_dict(self.by_system),
         }
 
     def describe(self) -> str:
@@ -92,65 +97,92 @@ class Errors(NamedTuple):
         return [*rows, ("velocities by element", ", ".join(of))] if of else rows
 
 
+def systems_as_dict(by_system: dict[str, Any]) -> dict[str, Any]:
+    """The errors of several systems by their names in JSON; nothing for one."""
+    return {"systems": {name: errors.as_dict() for name, errors in by_system.items()}} if by_system else {}
+
+
 def make_loss(
     config: ModelConfig,
-    system: System,
     search: neighbors.Search,
     convolution: trajcast.Convolution = convolutions.edge_convolution,
-    mass_weighting: bool = True,
+    inverse_mass: float | None = None,
     reversible: bool = False,
 ) -> Loss:
-    """Returns ``(params, pair) -> (loss, absolute errors)`` for one pair.
+    """Returns ``(params, system, pair) -> (loss, absolute errors)`` for one pair.
 
-    The loss is ½ MSE(Δr) + ½ MSE(v), each in units of its RMS.  ``mass_weighting`` multiplies squares by the atoms'
-    masses, over their harmonic mean: with and without it, to predict zeros is a loss of 1 at equilibrium.
-    ``reversible``: of the time-symmetrised step (`propagators.reversible`).  The errors are the mean absolute ones of
-    each atom's components, ``[2, n_atoms]``, Å and Å/fs.
+    The loss is ½ MSE(Δr) + ½ MSE(v), each in units of its RMS; the means are over the atoms of the pair, so that
+    systems of any size count the same.  ``reversible``: of the time-symmetrised step (`propagators.reversible`).  The
+    errors are the mean absolute ones of each atom's components, ``[2, n_atoms]``, Å and Å/fs.
 
     Args:
-        search: with room for the neighbours of all pairs that will come (`batches.search`).
+        search: with room for the neighbours of all pairs that will come (`batches.pair_search`).
+        inverse_mass: mean of 1/m over the atoms of the training pairs, 1/u, which multiplies squares together with the
+            atoms' masses: with it and without, to predict zeros is a loss of 1 at equilibrium.  None: no weights.
     """
-    weights = system.masses * np.mean(1 / system.masses) if mass_weighting else np.ones_like(system.masses)
-    weights = weights[:, None]
 
-    def loss(params: trajcast.Params, pair: Pairs) -> tuple[Array, Array]:
+    def loss(params: trajcast.Params, system: System, pair: Pairs) -> tuple[Array, Array]:
+        real = (system.species > 0).astype(system.masses.dtype)
+        weights = real if inverse_mass is None else system.masses * np.float32(inverse_mass)
         propagate = trajcast.make_propagate(config, params, convolution, reversible=reversible)
         predicted = propagate(system, pair.state, neighbors.build(search, system, pair.state).graph)
         error_r = predicted.positions - pair.state.positions - pair.displacements
         error_v = predicted.velocities - pair.velocities
         scaled = (error_r / config.displacement_rms) ** 2 + (error_v / config.velocity_rms) ** 2
-        return 0.5 * jnp.mean(weights * scaled), jnp.mean(jnp.abs(jnp.stack([error_r, error_v])), axis=-1)
+        value = 0.5 * jnp.sum(weights[:, None] * scaled) / (3 * jnp.sum(real))
+        return value, jnp.mean(jnp.abs(jnp.stack([error_r, error_v])), axis=-1)
 
     return loss
 
 
-def make_evaluate(loss: Loss, devices: Mesh, at_once: int) -> Callable[[trajcast.Params, Any], Array]:
-    """Returns ``(params, (examples, weights)) -> mean`` of what the loss measures; ``at_once`` examples together."""
+def make_evaluate(loss: Loss, n_systems: int, devices: Mesh, at_once: int) -> Callable[[trajcast.Params, Any], Array]:
+    """Returns ``(params, whole bucket) -> mean`` of what the loss measures, of each system ``[n_systems, …]``.
 
-    def share(params, pairs):
-        errors = jax.lax.map(lambda pair: pair[1] * loss(params, pair[0])[1], pairs, batch_size=at_once)
-        return jnp.sum(errors, axis=0)
+    Args:
+        at_once: examples together.
+    """
+
+    def share(params, given):
+        systems, examples, which, weights = given
+        one = lambda x: x[2] * loss(params, x[0], x[1])[1]  # noqa: E731
+        errors = jax.lax.map(one, (systems, examples, weights), batch_size=at_once)
+        return jax.ops.segment_sum(errors, which, n_systems)
 
     return jax.jit(parallel.map_shares(share, devices))
 
 
 def make_validate(
-    loss: Loss, summarize: Callable[[np.ndarray], Any], examples: Any, devices: Mesh, at_once: int = 8
+    loss_of: Callable[[Bucket], Loss],
+    summarize: Callable[[dict[int, np.ndarray]], Any],
+    buckets: Sequence[Bucket],
+    devices: Mesh,
+    at_once: int = 8,
 ) -> Callable[[trajcast.Params], Any]:
     """Returns ``params -> errors`` on pairs or frames, which stay on the devices.
 
     Args:
-        summarize: makes the errors of the mean of what the loss measures.
+        summarize: makes the errors of the mean of what the loss measures, of each group.
         at_once: examples together.
     """
-    placed, absolute = batches.whole(examples, devices), make_evaluate(loss, devices, at_once)
-    return lambda params: summarize(np.asarray(absolute(params, placed)))
+    placed = [batches.whole(bucket, devices) for bucket in buckets]
+    absolute = [make_evaluate(loss_of(bucket), len(bucket.groups), devices, at_once) for bucket in buckets]
+
+    def validate(params: trajcast.Params) -> Any:
+        found = {}
+        for bucket, examples, measure in zip(buckets, placed, absolute, strict=True):
+            means = np.asarray(measure(params, examples))
+            for group, species, mean in zip(bucket.groups, bucket.systems.species, means, strict=True):
+                n_padding = int(np.sum(species == 0))
+                found[int(group)] = mean[..., : mean.shape[-1] - n_padding]
+        return summarize(found)
+
+    return validate
 
 
-def summarize(config: ModelConfig, system: System, pairs: Pairs, found: np.ndarray) -> Errors:
-    """`Errors` from the mean of what `make_loss` measures."""
+def summarize(config: ModelConfig, sets: PairSets, pairs: Pairs, found: np.ndarray) -> Errors:
+    """`Errors` of one system from the mean of what `make_loss` measures."""
     means = np.stack([np.mean(np.abs(x), axis=(0, 2)) for x in (pairs.displacements, pairs.velocities)])
-    species, by_element = np.asarray(system.species), {}
+    species, by_element = np.asarray(sets.system.species), {}
     for element in config.elements:
         own = species == element
         if own.any():
@@ -159,54 +191,107 @@ def summarize(config: ModelConfig, system: System, pairs: Pairs, found: np.ndarr
     return Errors(error_r, error_v, mean_r, mean_v, by_element)
 
 
+def together(of_groups: dict[str, Any]) -> Any:
+    """The errors of several systems, which count the same, as one; of one system, its own."""
+    first, *others = of_groups.values()
+    if not others:
+        return first
+    values: dict[str, Any] = {}
+    for field, value in first._asdict().items():
+        parts = [getattr(errors, field) for errors in of_groups.values()]
+        if isinstance(value, dict):
+            keys = sorted({key for part in parts for key in part})
+            values[field] = {key: float(np.mean([part[key] for part in parts if key in part])) for key in keys}
+        else:
+            values[field] = float(np.mean(parts))
+    return first._replace(**(values | {"by_system": of_groups}))
+
+
 def _plain(value: float) -> str:
     """Three significant digits without exponent."""
     return np.format_float_positional(value, 3, unique=False, fractional=False)
 
 
-def configure(sets: PairSets, architecture: Architecture) -> ModelConfig:
+def configure(groups: Sequence[PairSets], architecture: Architecture) -> ModelConfig:
     """The model's configuration for some pairs: elements, masses, Δt, scales, neighbours from the training pairs.
 
     Raises:
-        ValueError: no atom has a neighbour within the cutoff.
+        ValueError: no atom has a neighbour within the cutoff, or the systems do not go together.
     """
-    system = sets.system
-    species, masses = np.asarray(system.species), np.asarray(system.masses)
-    elements = tuple(int(z) for z in np.unique(species))
-    scales = pair_sets.statistics(sets.train)
-    few = take(sets.train.state, slice(None, None, max(1, len(sets.train.displacements) // 64)))
-    mean, shortest = neighborhood(system, few, architecture.cutoff)
+    elements, masses = elements_of(groups)
+    scales = pair_sets.statistics(groups)
+    some = [few(sets.train, len(groups)) for sets in groups]
+    mean, shortest = neighborhood(
+        batches.buckets([sets.system for sets in groups], some, pair_sets.padded), architecture.cutoff
+    )
     # Gaussians up to 1.3 of the largest training speed leave room for a hotter moment in a rollout.
     return ModelConfig(
         elements=elements,
-        masses=tuple(float(masses[species == z][0]) for z in elements),
-        time_step_fs=sets.time_step_fs,
+        masses=masses,
+        time_step_fs=groups[0].time_step_fs,
         displacement_rms=scales.displacement_rms,
         velocity_rms=scales.velocity_rms,
         speed_max=1.3 * scales.speed_max,
-        speed_limits=tuple(pair_sets.speed_limits(sets.train, species, elements)),
+        speed_limits=tuple(pair_sets.speed_limits(groups, elements)),
         average_neighbors=mean,
         shortest_distance=shortest,
-        isolated=is_isolated(system),
+        isolated=is_isolated(groups[0].system),
         architecture=architecture,
     )
 
 
-def neighborhood(system: System, states: State, cutoff: float) -> tuple[float, float]:
-    """Mean number of neighbours within the cutoff, and the shortest distance, Å, in some states."""
-    search, alone = neighbors.plan(system, states, cutoff), single(system)
+def elements_of(groups: Sequence[Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Atomic numbers of the systems that are trained on, ascending, and the mass of each, u.
 
-    @jax.jit
-    def look(states: State):
-        def of_one(state: State):
-            graph = neighbors.build(search, alone, state).graph
-            squares = jnp.sum(neighbors.vectors(state, graph) ** 2, axis=-1)
-            return jnp.sum(graph.mask), jnp.min(jnp.where(graph.mask, squares, jnp.inf))
+    Raises:
+        ValueError: some systems are periodic and others not, or an element has two masses.
+    """
+    found: dict[int, float] = {}
+    for sets in groups:
+        if is_isolated(sets.system) != is_isolated(groups[0].system):
+            raise ValueError(f"{sets.name}: periodic and isolated systems need a model each")
+        for z, mass in zip(np.asarray(sets.system.species).tolist(), sets.system.masses, strict=True):
+            if abs(found.setdefault(z, float(mass)) - mass) > 1e-3 * mass:
+                raise ValueError(
+                    f"{sets.name}: {chemical_symbols[z]} has a mass of {mass:g} u, elsewhere {found[z]:g} u"
+                )
+    elements = tuple(sorted(found))
+    return elements, tuple(found[z] for z in elements)
 
-        return jax.lax.map(of_one, states)
 
-    counts, squares = (np.asarray(values) for values in look(states))
-    return float(counts.sum() / (len(counts) * len(system.species))), float(np.sqrt(squares.min()))
+def mean_inverse_mass(groups: Sequence[PairSets]) -> float:
+    """Mean of 1/m over the atoms of the training pairs, 1/u."""
+    counts = np.array([pair_sets.count(sets.train) for sets in groups], np.float64)
+    sums = np.array([np.sum(1 / np.asarray(sets.system.masses, np.float64)) for sets in groups])
+    return float(counts @ sums / (counts @ np.array([len(sets.system.species) for sets in groups])))
+
+
+def few(examples: Any, n_groups: int) -> Any:
+    """A few of the examples of one of so many groups."""
+    return take(examples, slice(None, None, max(1, pair_sets.count(examples) // max(4, 64 // n_groups))))
+
+
+def neighborhood(buckets: Sequence[Bucket], cutoff: float) -> tuple[float, float]:
+    """Mean number of neighbours within the cutoff, and the shortest distance, Å, in the states of some examples."""
+    n_pairs, n_atoms, shortest = 0, 0, np.inf
+    for bucket in buckets:
+        search = batches.state_search(bucket, cutoff)
+
+        @jax.jit
+        def look(systems: System, states: State, search=search):
+            def of_one(given):
+                system, state = given
+                graph = neighbors.build(search, system, state).graph
+                squares = jnp.sum(neighbors.vectors(state, graph) ** 2, axis=-1)
+                return jnp.sum(graph.mask), jnp.min(jnp.where(graph.mask, squares, jnp.inf))
+
+            return jax.lax.map(of_one, (systems, states))
+
+        counts, squares = (np.asarray(x) for x in look(bucket.of_examples(), bucket.examples.state))
+        n_pairs += int(counts.sum())
+        n_atoms += int(np.sum(bucket.of_examples().species > 0))
+        shortest = min(shortest, float(np.sqrt(squares.min())))
+    return n_pairs / n_atoms, shortest
 
 
 def check_fits(config: ModelConfig, data: PairSets) -> None:
@@ -214,8 +299,3 @@ def check_fits(config: ModelConfig, data: PairSets) -> None:
     if abs(data.time_step_fs - config.time_step_fs) > 1e-6:
         raise ValueError(f"the data have Δt = {data.time_step_fs:g} fs, the model {config.time_step_fs:g} fs")
     model.check_system(config, data.system)
-
-
-def single(system: System) -> System:
-    """The system in single precision, on the host: a program of several processes takes no array of one device."""
-    return jax.tree.map(np.asarray, cast(system, jnp.float32))

@@ -1,27 +1,30 @@
 """What the training of a potential minimises, and what validation and test measure."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
 
 from ffmd_jax.core import display, neighbors, units
 from ffmd_jax.core.state import Array, State, System, is_isolated
+from ffmd_jax.data import labelled
 from ffmd_jax.data.labelled import Frames, FrameSets
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import model, potential
 from ffmd_jax.models.config import Architecture, PotentialConfig
 from ffmd_jax.models.trajcast import Convolution, Params
-from ffmd_jax.training.losses import Loss, neighborhood
+from ffmd_jax.training import batches, losses
+from ffmd_jax.training.losses import Loss
 from ffmd_jax.training.settings import Training
 
 
 class PotentialErrors(NamedTuple):
     """Mean absolute errors of a potential; forces are per component, stresses of their six components.
 
-    NaN where the data do not have forces or stresses.
+    NaN where the data do not have forces or stresses.  Of several systems, all are means over these, and ``by_system``
+    has the errors of each.
     """
 
     energy_mae_meV_per_atom: float
@@ -29,6 +32,7 @@ class PotentialErrors(NamedTuple):
     force_mean_meV_per_A: float
     stress_mae_GPa: float
     force_percent_by_element: dict[str, float]
+    by_system: dict[str, Any] = {}  # noqa: RUF012  # a NamedTuple's defaults are not shared with anyone who writes
 
     def __repr__(self) -> str:
         return display.line("Errors", self._rows())
@@ -67,7 +71,7 @@ class PotentialErrors(NamedTuple):
             "stress_mae_GPa": self.stress_mae_GPa,
         }
         values |= {f"force_mae_relative_percent_{e}": value for e, value in self.force_percent_by_element.items()}
-        return {name: value for name, value in values.items() if np.isfinite(value)}
+        return {name: x for name, x in values.items() if np.isfinite(x)} | losses.systems_as_dict(self.by_system)
 
     def describe(self) -> str:
         """One line for people."""
@@ -84,54 +88,53 @@ class PotentialErrors(NamedTuple):
         return rows
 
 
-def configure(sets: FrameSets, architecture: Architecture) -> PotentialConfig:
+def configure(groups: Sequence[FrameSets], architecture: Architecture) -> PotentialConfig:
     """The configuration of a potential for some frames: elements, scale, neighbours from the training frames.
 
     Raises:
         ValueError: no atom has a neighbour within the cutoff, or all energies are the same.
     """
-    few = jax.tree.map(lambda x: x[:: max(1, len(sets.train.energies) // 64)], sets.train.state)
-    mean, shortest = neighborhood(sets.system, few, architecture.cutoff)
-    values = sets.train.forces if "forces" in sets.known else sets.train.energies / np.sqrt(len(sets.system.species))
-    scale = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+    few = [losses.few(sets.train, len(groups)) for sets in groups]
+    buckets = batches.buckets([sets.system for sets in groups], few, labelled.padded)
+    mean, shortest = losses.neighborhood(buckets, architecture.cutoff)
+    squares, n = 0.0, 0
+    for sets in groups:
+        own = sets.train.forces if "forces" in sets.known else sets.train.energies / np.sqrt(len(sets.system.species))
+        squares, n = squares + float(np.sum(np.square(own, dtype=np.float64))), n + own.size
+    scale = float(np.sqrt(squares / n))
     if not scale > 0:
         raise ValueError("the energies and forces of all training frames are zero")
     return PotentialConfig(
-        elements=tuple(int(z) for z in np.unique(sets.system.species)),
-        atomic_energies_eV=sets.atomic_energies_eV,
+        elements=losses.elements_of(groups)[0],
+        atomic_energies_eV=groups[0].atomic_energies_eV,
         energy_scale_eV=scale,
         average_neighbors=mean,
         shortest_distance=shortest,
-        isolated=is_isolated(sets.system),
+        isolated=is_isolated(groups[0].system),
         architecture=architecture,
     )
 
 
-def search(system: System, frames: Frames, cutoff: float) -> neighbors.Search:
-    """The neighbour search that has room for all frames; cutoff in Å."""
-    return neighbors.plan(system, frames.state, cutoff)
-
-
 def make_loss(
     config: PotentialConfig,
-    system: System,
     search: neighbors.Search,
     known: tuple[str, ...],
     training: Training,
     convolution: Convolution = convolutions.edge_convolution,
 ) -> Loss:
-    """Returns ``(params, frame) -> (loss, absolute errors)`` for one labelled frame.
+    """Returns ``(params, system, frame) -> (loss, absolute errors)`` for one labelled frame.
 
     The loss is the weighted sum of squared errors in units of the scale s (the RMS force times 1 Å): of forces, their
     mean; of the energy of N atoms ΔE²/(N s²), and of the virial likewise, (VΔσ)²/(N s²), mean of six components.  The
     errors are those of energy, eV/atom, stress, eV/Å³ (mean of six), and forces, eV/Å, mean of an atom's components:
     ``[2 + n_atoms]``.
     """
-    scale, n_atoms = config.energy_scale_eV, len(system.species)
+    scale = config.energy_scale_eV
     network = potential.AtomicEnergies(config, convolution)
     forces, stresses = "forces" in known, "stresses" in known
 
-    def loss(params: Params, frame: Frames) -> tuple[Array, Array]:
+    def loss(params: Params, system: System, frame: Frames) -> tuple[Array, Array]:
+        n_atoms = jnp.sum(system.species > 0).astype(frame.energies.dtype)
         graph = neighbors.build(search, system, frame.state).graph
 
         def energy(system: System, state: State, graph: Any) -> Array:
@@ -144,7 +147,7 @@ def make_loss(
         errors = value - frame.energies, force - frame.forces, stress - frame.stresses
         total = training.energy_weight * (errors[0] / scale) ** 2 / n_atoms
         if forces:
-            total += training.force_weight * jnp.mean((errors[1] / scale) ** 2)
+            total += training.force_weight * jnp.sum((errors[1] / scale) ** 2) / (3 * n_atoms)
         if stresses:
             volume = jnp.abs(jnp.linalg.det(frame.state.cell))
             total += training.stress_weight * jnp.mean((volume * errors[2] / scale) ** 2) / n_atoms
@@ -154,14 +157,15 @@ def make_loss(
     return loss
 
 
-def summarize(config: PotentialConfig, system: System, frames: Frames, known: tuple[str, ...], found: np.ndarray):
-    """`PotentialErrors` from the mean of what `make_loss` measures."""
-    species, of_atoms = np.asarray(system.species), 1e3 * found[2:]
+def summarize(config: PotentialConfig, sets: FrameSets, frames: Frames, found: np.ndarray) -> PotentialErrors:
+    """`PotentialErrors` of one system from the mean of what `make_loss` measures."""
+    species, known, of_atoms = np.asarray(sets.system.species), sets.known, 1e3 * found[2:]
     means, by_element = 1e3 * np.mean(np.abs(frames.forces), axis=(0, 2)), {}
     if "forces" in known:
         for z in config.elements:
             own = species == z
-            by_element[chemical_symbols[z]] = float(100 * of_atoms[own].mean() / means[own].mean())
+            if own.any():
+                by_element[chemical_symbols[z]] = float(100 * of_atoms[own].mean() / means[own].mean())
     nan = float("nan")
     return PotentialErrors(
         energy_mae_meV_per_atom=float(1e3 * found[0]),

@@ -1,7 +1,6 @@
 """A training as a folder: settings, best weights so far, metrics, training states, calibration at the end."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
@@ -17,7 +16,7 @@ import numpy as np
 from ffmd_jax.core import files, json_records
 from ffmd_jax.core import progress as bars
 from ffmd_jax.data import pairs as pair_sets
-from ffmd_jax.data.dataset_file import Dataset
+from ffmd_jax.data.dataset_file import SPLITS, Dataset
 from ffmd_jax.models import model_files
 from ffmd_jax.models.config import SMALL, Architecture
 from ffmd_jax.models.model import Model
@@ -51,7 +50,7 @@ def run(
     """Trains a model into the folder ``out`` and returns it; as ``ffmd train``, whose help says more.
 
     Args:
-        data: of one system.
+        data: of one system or many.
         kind: "propagator", or "potential" for frames with energies.
         time_step_fs: Δt of the model (default: the dataset's).
         init: model to start from: its weights, scales and sizes (then ``architecture`` is not used).
@@ -71,8 +70,10 @@ def run(
     if before is not None and before.kind != kind:
         raise ValueError(f"{init} is a {before.kind}: `kind` {kind} cannot start from it")
     task, weights = tasks.TASKS[kind], None
-    sets = task.form(data, time_step_fs, None if before is None else before.config)
-    origin = {"file": source, "sha256": pair_sets.fingerprint(sets)}
+    groups = task.form(data, time_step_fs, None if before is None else before.config)
+    for split in SPLITS:
+        pair_sets.check_split(groups, split)
+    origin = {"file": source, "sha256": pair_sets.fingerprint(groups)}
     if resume:
         _check_same_data(out, origin)
         config = model_files.read_config((out / _MODEL).read_text())[1]
@@ -80,10 +81,11 @@ def run(
             raise ValueError(f"cannot resume with `kind` {kind}: the training in {out} is of a {tasks.kind_of(config)}")
     elif before is not None:
         config, weights = before.config, before.params
-        task.check_fits(config, sets)
+        for sets in groups:
+            task.check_fits(config, sets)
     else:
-        config = task.configure(sets, architecture)
-    n_steps = training.epochs * batches.n_batches(batches.count(sets.train), training)
+        config = task.configure(groups, architecture)
+    n_steps = training.epochs * batches.n_batches(tasks.buckets(config, groups, "train"), training)
     state, best = loop.initial(config, training, n_steps, weights), float("inf")
     n_weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     say(f"{n_weights} weights, {n_steps} steps on {_devices()}; compiling, a minute or more")
@@ -97,18 +99,18 @@ def run(
         if int(state.step) >= n_steps:
             say(f"{out}: training had finished; more `epochs` need a new training")
             if kind == "propagator" and model_files.load(out).calibration is None:  # stopped while it was calibrated
-                _finish(out, sets, progress, say)
+                _finish(out, groups, progress, say)
             return model_files.load(out)
         log = contextlib.nullcontext()
         if parallel.is_first():
             log = training_log.TrainingLog(out, int(state.step), tensorboard)
         with log:
             try:
-                steps = loop.fit(config, sets, training, state)
+                steps = loop.fit(config, groups, training, state)
                 _follow(out, states, log, steps, config, best, int(state.step), n_steps, progress)
             except loop.Diverged as error:
                 raise loop.Diverged(f"{error}; {out} keeps the weights and states saved before") from None
-    return _finish(out, sets, progress, say)
+    return _finish(out, groups, progress, say)
 
 
 def check_folder(
@@ -132,7 +134,7 @@ def _may_be_replaced(out: Path) -> bool:
     return out.is_dir() and (not any(out.iterdir()) or any((out / name).exists() for name in _OURS))
 
 
-def _finish(out: Path, sets: Any, progress: bool, say: Callable[[str], None]) -> Model:
+def _finish(out: Path, groups: Any, progress: bool, say: Callable[[str], None]) -> Model:
     """Measures a trained model on the test set, after the monitors of a propagator were calibrated on the other."""
     trained = model_files.load(out)
     config, params = trained.config, trained.params
@@ -141,12 +143,11 @@ def _finish(out: Path, sets: Any, progress: bool, say: Callable[[str], None]) ->
         def show(items):
             return bars.counted(items, "calibrating the monitors", "states") if progress else iter(items)
 
-        found = calibration.calibrate(config, params, sets.validation, sets.system, show)
-        found = dataclasses.replace(found, volumes_A3=calibration.volumes(sets.system, sets.train.state))
+        found = calibration.calibrate(config, params, groups, show)
         trained = Model(config, params, found, str(out), trained.kind)
         model_files.save(out, trained)
     step = f"Δt {config.time_step_fs:g} fs; " if trained.kind == "propagator" else ""
-    say(f"{out}: {step}{tasks.evaluate(config, params, sets, sets.test).describe()}")
+    say(f"{out}: {step}{tasks.evaluate(config, params, groups).describe()}")
     return trained
 
 

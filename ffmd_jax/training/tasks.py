@@ -1,6 +1,6 @@
 """What a training needs to know of the kind of its model: propagators learn pairs, potentials labelled frames."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from ffmd_jax.models import potential, trajcast
 from ffmd_jax.models.config import ModelConfig, PotentialConfig
 from ffmd_jax.models.trajcast import Convolution
 from ffmd_jax.training import batches, losses, parallel, potential_losses
+from ffmd_jax.training.batches import Bucket
 from ffmd_jax.training.losses import Loss
 from ffmd_jax.training.settings import Training
 
@@ -20,15 +21,18 @@ _DEFAULTS = Training()
 
 
 class Task(NamedTuple):
-    """Functions of the configuration of a model and of the sets that it learns from.
+    """Functions of the configuration of a model and of the systems that it learns from.
 
     Attributes:
-        form: ``(dataset, Δt or None, configuration or None) -> sets`` with system, train, validation and test.
-        configure: ``(sets, architecture) -> configuration``.
-        check_fits: ``(configuration, sets)``, raises ValueError where they do not belong together.
+        form: ``(dataset, Δt or None, configuration or None) -> groups``: of each system its train, validation and test
+            set, with its name.
+        configure: ``(groups, architecture) -> configuration``.
+        check_fits: ``(configuration, group)``, raises ValueError where they do not belong together.
         init: ``(key, configuration) -> weights``.
-        make_loss: ``(configuration, sets, examples, training=…, convolution=…) -> loss`` with room for the examples.
-        summarize: ``(configuration, sets, examples, found) -> errors`` of the mean of what the loss measures.
+        pad: ``(examples, n_atoms) -> examples`` with atoms added.
+        search: ``(bucket, cutoff) -> neighbour search`` with room for all its examples.
+        make_loss: ``(configuration, groups, search, training, convolution, reversible) -> loss``.
+        summarize: ``(configuration, group, examples, found) -> errors`` of the mean of what the loss measures.
         reverse: turns the time of an example round.
     """
 
@@ -36,6 +40,8 @@ class Task(NamedTuple):
     configure: Callable[..., Any]
     check_fits: Callable[..., None]
     init: Callable[..., Any]
+    pad: Callable[[Any, int], Any]
+    search: Callable[..., Any]
     make_loss: Callable[..., Loss]
     summarize: Callable[..., Any]
     reverse: Callable[[Any], Any]
@@ -45,51 +51,31 @@ def _form_pairs(data: Dataset, time_step_fs: float | None, config: ModelConfig |
     return pair_sets.form(data, time_step_fs)
 
 
-def _propagator_loss(
-    config: ModelConfig,
-    sets: Any,
-    examples: Any,
-    training: Training = _DEFAULTS,
-    convolution: Convolution = convolutions.edge_convolution,
-    reversible: bool = False,
-) -> Loss:
-    system = losses.single(sets.system)
-    search = batches.search(system, examples, config.architecture.cutoff)
-    return losses.make_loss(config, system, search, convolution, training.mass_weighting, reversible)
+def _propagator_loss(config, groups, search, training, convolution, reversible) -> Loss:
+    inverse_mass = losses.mean_inverse_mass(groups) if training.mass_weighting else None
+    return losses.make_loss(config, search, convolution, inverse_mass, reversible)
 
 
 def _form_frames(data: Dataset, time_step_fs: float | None, config: PotentialConfig | None) -> Any:
     if time_step_fs is not None:
         raise ValueError("a potential has no time step: it learns from single frames")
-    return labelled.form(data, None if config is None else config.atomic_energies_eV)
+    return labelled.form(data) if config is None else labelled.form(data, config.elements, config.atomic_energies_eV)
 
 
-def _potential_loss(
-    config: PotentialConfig,
-    sets: Any,
-    examples: Any,
-    training: Training = _DEFAULTS,
-    convolution: Convolution = convolutions.edge_convolution,
-    reversible: bool = False,
-) -> Loss:
+def _potential_loss(config, groups, search, training, convolution, reversible) -> Loss:
     if reversible:
         raise ValueError("only the step of a propagator can be time-symmetrised")
-    system = losses.single(sets.system)
-    search = potential_losses.search(system, examples, config.architecture.cutoff)
-    return potential_losses.make_loss(config, system, search, sets.known, training, convolution)
+    return potential_losses.make_loss(config, search, groups[0].known, training, convolution)
 
 
 TASKS = {
     "propagator": Task(
-        _form_pairs, losses.configure, losses.check_fits, trajcast.init, _propagator_loss,
-        lambda config, sets, examples, found: losses.summarize(config, sets.system, examples, found), batches.reverse,
+        _form_pairs, losses.configure, losses.check_fits, trajcast.init, pair_sets.padded, batches.pair_search,
+        _propagator_loss, losses.summarize, batches.reverse,
     ),
     "potential": Task(
-        _form_frames, potential_losses.configure, potential_losses.check_fits, potential.init, _potential_loss,
-        lambda config, sets, examples, found: potential_losses.summarize(
-            config, sets.system, examples, sets.known, found
-        ),
-        lambda frame: frame,
+        _form_frames, potential_losses.configure, potential_losses.check_fits, potential.init, labelled.padded,
+        batches.state_search, _potential_loss, potential_losses.summarize, lambda frame: frame,
     ),
 }  # fmt: skip
 
@@ -104,18 +90,53 @@ def of(config: Any) -> Task:
     return TASKS[kind_of(config)]
 
 
-def evaluate(config: Any, params: Any, sets: Any, examples: Any, reversible: bool = False) -> Any:
+def buckets(config: Any, groups: Sequence[Any], split: str) -> tuple[Bucket, ...]:
+    """The examples of a split of all systems, padded to few sizes."""
+    systems, examples = [sets.system for sets in groups], [getattr(sets, split) for sets in groups]
+    return batches.buckets(systems, examples, of(config).pad)
+
+
+def make_loss_of(
+    config: Any,
+    groups: Sequence[Any],
+    training: Training = _DEFAULTS,
+    convolution: Convolution = convolutions.edge_convolution,
+    reversible: bool = False,
+) -> Callable[[Bucket], Loss]:
+    """Returns ``bucket -> loss``, with room for the neighbours of its examples."""
+    task = of(config)
+
+    def loss_of(bucket: Bucket) -> Loss:
+        search = task.search(bucket, config.architecture.cutoff)
+        return task.make_loss(config, groups, search, training, convolution, reversible)
+
+    return loss_of
+
+
+def make_summarize(config: Any, groups: Sequence[Any], split: str) -> Callable[[dict[int, np.ndarray]], Any]:
+    """Returns what makes the errors on a split of the means, of each system, of what the loss measures."""
+
+    def summarize(found: dict[int, np.ndarray]) -> Any:
+        of_groups = {}
+        for i in sorted(found):
+            examples = getattr(groups[i], split)
+            of_groups[groups[i].name or str(i)] = of(config).summarize(config, groups[i], examples, found[i])
+        return losses.together(of_groups)
+
+    return summarize
+
+
+def evaluate(config: Any, params: Any, groups: Sequence[Any], split: str = "test", reversible: bool = False) -> Any:
     """Errors of a model on some pairs or frames; ``reversible``: of the time-symmetrised step.
 
     Raises:
-        ValueError: pairs at another Δt than the model's, other elements or masses.
+        ValueError: pairs at another Δt than the model's, other elements or masses, or nothing in the split.
     """
-    task, devices = of(config), parallel.mesh()
-    task.check_fits(config, sets)
-    loss = task.make_loss(config, sets, examples, reversible=reversible)
-
-    def summarize(found: np.ndarray) -> Any:
-        return task.summarize(config, sets, examples, found)
-
+    pair_sets.check_split(groups, split)
+    for sets in groups:
+        of(config).check_fits(config, sets)
     at_once = 8 if trajcast.batches_together(config) else 1
-    return losses.make_validate(loss, summarize, examples, devices, at_once)(parallel.replicate(params, devices))
+    loss_of, summarize = make_loss_of(config, groups, reversible=reversible), make_summarize(config, groups, split)
+    devices = parallel.mesh()
+    validate = losses.make_validate(loss_of, summarize, buckets(config, groups, split), devices, at_once)
+    return validate(parallel.replicate(params, devices))

@@ -1,0 +1,175 @@
+"""Training on systems of different sizes: padding changes nothing, and every system counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import small_config
+
+from ffmd_jax.core import neighbors, state
+from ffmd_jax.core.state import State, take
+from ffmd_jax.data import labelled
+from ffmd_jax.data import pairs as pair_sets
+from ffmd_jax.data.dataset_file import Dataset, Group, Run
+from ffmd_jax.models import potential, trajcast
+from ffmd_jax.models.config import Architecture, PotentialConfig
+from ffmd_jax.training import batches, calibration, loop, losses, parallel, settings, tasks
+
+CUTOFF = 4.0
+SIZES = Architecture(
+    cutoff=CUTOFF, lmax=1, channels=4, layers=2, radial_hidden=(8,), speed_hidden=(8,), radial_intervals=0
+)
+SPECIES = {"small": [14, 8, 8, 8], "large": [8, 14, 8, 8, 14, 8, 8], "other": [8, 8, 8, 14, 14]}
+MASSES = {8: 15.999, 14: 28.085}
+
+
+def group(name, n_pairs=(12, 4, 3)):
+    """A molecule whose atoms are on springs; every run holds pieces of two frames, which are a pair."""
+    species = SPECIES[name]
+    rng = np.random.default_rng(len(species))
+    sites = 1.9 * np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), axis=-1).reshape(-1, 3)[: len(species)]
+    turn, omega = 0.3, 0.03
+    runs = []
+    for split, n in zip(("train", "validation", "test"), n_pairs, strict=False):
+        away, speed = rng.normal(scale=0.1, size=(2, n, len(species), 3)) * np.array([1, omega])[:, None, None, None]
+        away, speed = (x - x.mean(axis=1, keepdims=True) for x in (away, speed))
+        ends = [(away, speed), (away * np.cos(turn) + speed * np.sin(turn) / omega,
+                                speed * np.cos(turn) - away * np.sin(turn) * omega)]  # fmt: skip
+        r = np.stack([sites + x for x, _ in ends], axis=1).reshape(-1, len(species), 3)
+        v = np.stack([x for _, x in ends], axis=1).reshape(-1, len(species), 3)
+        energies, forces = np.sum((r - sites) ** 2, axis=(1, 2)), -2 * (r - sites)
+        cells = np.broadcast_to(np.eye(3), (2 * n, 3, 3))
+        runs.append(Run(State(r, v, cells), 10.0, split, 2, name, energies, forces))
+    return Group(state.make_system(species, [MASSES[z] for z in species]), tuple(runs))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return Dataset((group("small"), group("large", (6, 4)), group("other")), 10.0)
+
+
+def bucket_of(sets, examples, pad, n_atoms=None):
+    size = n_atoms or len(sets.system.species)
+    return batches._bucket([sets.system], [examples], [0], size, pad)
+
+
+def test_padding_atoms_are_no_neighbours(data):
+    sets = pair_sets.form(data)[0]
+    plain, padded = (bucket_of(sets, sets.train, pair_sets.padded, n) for n in (None, 9))
+    tables = []
+    for bucket in (plain, padded):
+        search = batches.pair_search(bucket, CUTOFF)
+        build = jax.jit(jax.vmap(lambda system, state, search=search: neighbors.build(search, system, state).graph))
+        tables.append(build(bucket.of_examples(), bucket.examples.state))
+    assert not np.any(tables[1].mask[:, 4:])
+    np.testing.assert_array_equal(tables[0].senders, tables[1].senders[:, :4])
+    np.testing.assert_array_equal(tables[0].mask, tables[1].mask[:, :4])
+
+
+@pytest.mark.parametrize("kind", ["propagator", "potential"])
+def test_padding_changes_neither_loss_nor_gradient(data, kind):
+    if kind == "propagator":
+        sets, task, config = pair_sets.form(data)[0], tasks.TASKS[kind], small_config(False)
+        params = trajcast.init(jax.random.key(0), config)
+    else:
+        sets, task = labelled.form(data)[0], tasks.TASKS[kind]
+        config = PotentialConfig((8, 14), (0.0, 0.0), 0.5, 3.0, True, 1.0, SIZES)
+        params = potential.init(jax.random.key(0), config)
+    found = []
+    for n_atoms in (None, 9):
+        bucket = bucket_of(sets, sets.validation, task.pad, n_atoms)
+        loss = tasks.make_loss_of(config, [sets])(bucket)
+        both = jax.jit(jax.vmap(jax.value_and_grad(loss, has_aux=True), (None, 0, 0)))
+        (values, errors), gradients = both(params, bucket.of_examples(), jax.tree.map(jnp.asarray, bucket.examples))
+        found.append((values, errors[..., : errors.shape[-1] - (0 if n_atoms is None else 5)], gradients))
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6 * float(np.max(np.abs(a))) + 1e-9)
+
+
+def test_sizes_waste_little():
+    sizes, counts = np.array([3, 4, 5, 12, 12, 14, 30]), np.array([10, 10, 10, 10, 10, 10, 10])
+    found = batches._sizes(sizes, counts)
+    assert found[-1] == 30 and 1 < len(found) <= 4
+    filled = np.array(found)[np.searchsorted(found, sizes)]
+    assert counts @ filled**1.5 <= 1.25 * (counts @ sizes**1.5)
+    assert batches._sizes(np.array([7, 7]), np.array([3, 5])) == (7,)
+    assert batches._sizes(np.array([7, 8]), np.array([3, 5])) == (8,)
+
+
+def test_linear_molecules_are_a_bucket_of_their_own(data):
+    groups = pair_sets.form(data)
+    systems = [sets.system for sets in groups]
+    systems[0] = state.System(systems[0].species, systems[0].masses, systems[0].pbc, linear=True)
+    found = batches.buckets(systems, [sets.train for sets in groups], pair_sets.padded)
+    assert sorted(bucket.systems.linear for bucket in found) == [False] * (len(found) - 1) + [True]
+
+
+def test_an_epoch_sees_every_pair_of_every_system_once(data):
+    groups, training = pair_sets.form(data), settings.Training(batch_size=3, seed=1)
+    of_epoch = [
+        batches._bucket([groups[i].system for i in own], [groups[i].train for i in own], own, 7, pair_sets.padded)
+        for own in ([0, 2], [1])
+    ]
+    n_steps, seen = batches.n_batches(of_epoch, training), [[], []]
+    assert n_steps == 24 // 3 + 6 // 3
+    orders = []
+    for block in batches.blocks(of_epoch, training, 0, 4, parallel.mesh()):
+        for i in range(block.n_steps):
+            own = int(block.order[i])
+            orders.append(own)
+            seen[own].append(np.asarray(block.batches[own].pairs.displacements[i]))
+            systems = take(block.batches[own].systems, i)
+            assert np.all((systems.species > 0) == (np.asarray(seen[own][-1])[..., 0] != 0))
+        if block.ends_epoch:
+            break
+    assert len(orders) == n_steps and orders != sorted(orders)
+    for bucket, found in zip(of_epoch, seen, strict=True):
+        np.testing.assert_array_equal(
+            np.sort(np.concatenate(found).ravel()), np.sort(bucket.examples.displacements.ravel())
+        )
+
+
+@pytest.mark.slow
+def test_a_system_trained_alone_gives_the_same_weights_padded_or_not(data, monkeypatch):
+    """And a system without training pairs beside it changes nothing."""
+    training = settings.Training(epochs=2, batch_size=2, optimizer="adam", learning_rate=1e-3, warmup_steps=1)
+    alone = pair_sets.form(Dataset(data.groups[:1], 10.0))
+    config = losses.configure(alone, SIZES)
+    large = pair_sets.form(data)[1]
+    idle = large._replace(**{split: take(large.train, slice(0, 0)) for split in ("train", "validation", "test")})
+    ends = [list(loop.fit(config, groups, training))[-1].state for groups in (alone, (*alone, idle))]
+    monkeypatch.setattr(batches, "_sizes", lambda sizes, counts: (8,))
+    ends.append(list(loop.fit(config, alone, training))[-1].state)
+    for a, b, c in zip(*(jax.tree.leaves(end.params) for end in ends), strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, c, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_systems_are_learned_together_and_judged_each(data, monkeypatch):
+    monkeypatch.setattr(batches, "_WASTE", 1.0)  # several buckets
+    groups, training = pair_sets.form(data), settings.Training(epochs=30, batch_size=3, learning_rate=0.02)
+    config = losses.configure(groups, SIZES)
+    assert config.elements == (8, 14) and config.isolated
+    *_, last = loop.fit(config, groups, training)
+    errors = tasks.evaluate(config, last.state.average, groups)
+    assert set(errors.by_system) == {"small", "other"}  # the large one has no test pairs
+    assert set(last.validation.by_system) == {"small", "other", "large"}
+    for own in last.validation.by_system.values():
+        assert own.displacement_percent < 60
+    mean = np.mean([own.velocity_mae for own in errors.by_system.values()])
+    np.testing.assert_allclose(errors.velocity_mae, mean)
+    assert errors.as_dict()["systems"]["small"]["velocity_mae_A_per_fs"] == errors.by_system["small"].velocity_mae
+    found = calibration.calibrate(config, jax.tree.map(np.asarray, last.state.average), groups)
+    assert len(found.formulas) == 3 and all(speed > 0 for speed in found.speeds)
+    assert 0 < found.round_trip <= found.round_trip_atom and np.isfinite(found.temperature_K)
+
+
+def test_what_cannot_be_learned_together_is_named(data):
+    small, large, _ = pair_sets.form(data)
+    periodic = large._replace(system=state.System(large.system.species, large.system.masses, (True,) * 3))
+    with pytest.raises(ValueError, match="large: periodic and isolated systems need a model each"):
+        losses.elements_of([small, periodic])
+    heavy = large._replace(system=state.System(large.system.species, 2 * np.asarray(large.system.masses)))
+    with pytest.raises(ValueError, match=r"large: O has a mass of 31\.998 u, elsewhere 15\.999 u"):
+        losses.elements_of([small, heavy])
