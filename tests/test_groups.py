@@ -1,16 +1,20 @@
 """Training on systems of different sizes: padding changes nothing, and every system counts."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import small_config
 
-from ffmd_jax.core import neighbors, state
+from ffmd_jax.core import mechanics, neighbors, state, units
 from ffmd_jax.core.state import State, take
 from ffmd_jax.data import labelled
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import Dataset, Group, Run
+from ffmd_jax.dynamics import alarms, rollout, thermostat
+from ffmd_jax.dynamics import monitors as monitor_limits
 from ffmd_jax.models import potential, trajcast
 from ffmd_jax.models.config import Architecture, PotentialConfig
 from ffmd_jax.training import batches, calibration, loop, losses, parallel, settings, tasks
@@ -127,6 +131,82 @@ def test_an_epoch_sees_every_pair_of_every_system_once(data):
         np.testing.assert_array_equal(
             np.sort(np.concatenate(found).ravel()), np.sort(bucket.examples.displacements.ravel())
         )
+
+
+def random_molecule(name, seed=3):
+    sets = pair_sets.form(Dataset((group(name),), 10.0))[0]
+    return sets.system, jax.tree.map(lambda x: np.asarray(x, np.float64), take(sets.train.state, seed))
+
+
+def padded_together(pairs, n_atoms):
+    singles = [
+        dataclasses.replace(
+            system,
+            species=np.pad(system.species, (0, n_atoms - len(system.species))),
+            masses=np.pad(system.masses, (0, n_atoms - len(system.species))),
+            padded=True,
+        )
+        for system, _ in pairs
+    ]
+    fill = lambda x: pair_sets.pad_atoms(x[None], n_atoms)[0]  # noqa: E731
+    states = [State(fill(at.positions), fill(at.velocities), at.cell) for _, at in pairs]
+    return tuple(jax.tree.map(lambda *x: np.stack(x), *both) for both in (singles, states))
+
+
+@pytest.mark.slow
+def test_replicas_that_are_systems_of_their_own_run_as_each_alone():
+    config, names = small_config(False), ("small", "large")
+    propagate = trajcast.make_propagate(config, trajcast.init(jax.random.key(1), config))
+    pairs = [random_molecule(name) for name in names]
+    how = {"cutoff": CUTOFF, "time_step_fs": 10.0, "n_steps": 6, "key": jax.random.key(0), "select": True}
+    alone = []
+    with jax.enable_x64(True):
+        monitors = []
+        for system, at in pairs:
+            limits = monitor_limits.limits(config, None, system)._replace(distance=0.5)
+            n_more = 7 - len(system.species)
+            monitors.append(limits._replace(speeds=np.pad(limits.speeds, (0, n_more), constant_values=1.0)))
+            watch = alarms.monitor(propagate, limits, 2, halt=False)
+            alone.append(rollout.gather(rollout.run(system, at, propagate, monitor=watch, **how)))
+        systems, states = padded_together(pairs, 7)
+        watch = alarms.monitor(propagate, jax.tree.map(lambda *x: np.stack(x), *monitors), 2, halt=False)
+        both = rollout.gather(
+            rollout.run(
+                systems, states, propagate, monitor=watch, replicas=2, **(how | {"key": jax.random.split(how["key"])})
+            )
+        )
+    for i, (one, (system, _)) in enumerate(zip(alone, pairs, strict=True)):
+        n = len(system.species)
+        for field in ("positions", "velocities"):
+            found = getattr(both.frames, field)[:, i, :n]
+            np.testing.assert_allclose(found, getattr(one.frames, field), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            both.observables["round_trip_error"][:, i], one.observables["round_trip_error"], rtol=1e-7
+        )
+
+
+@pytest.mark.parametrize("act", [thermostat.csvr, thermostat.langevin])
+def test_thermostats_count_no_padding(act):
+    """The kinetic energy of a padded molecule is canonical: mean f kT/2, variance f (kT)²/2, with f of its atoms."""
+    system, at = random_molecule("small")
+    systems, states = padded_together([(system, at)], 9)
+    padded, start = take(systems, 0), take(states, 0)
+    assert int(mechanics.degrees_of_freedom(padded)) == mechanics.degrees_of_freedom(system) == 6
+
+    def step(at, key):
+        at = act(key, padded, at, 300.0, 1.0, 1.0)
+        return at, mechanics.kinetic_energy(padded, at.velocities)
+
+    with jax.enable_x64(True):
+        begin = mechanics.zero_momenta(padded, jax.tree.map(jnp.asarray, start))
+        run = jax.jit(lambda keys: jax.lax.scan(step, begin, keys)[1])
+        kinetic = np.asarray(run(jax.random.split(jax.random.key(1), 20_000)))[100:] / (units.BOLTZMANN * 300.0)
+    n_free = len(kinetic) / 3.0  # τ of one step: samples are correlated over little more than one
+    for values, mean, spread in (
+        (kinetic, 3.0, np.sqrt(3.0)),
+        ((kinetic - 3.0) ** 2, 3.0, np.sqrt(3 * 3.0**2 + 6 * 3.0)),
+    ):
+        assert abs(values.mean() - mean) < 5 * spread / np.sqrt(n_free)
 
 
 @pytest.mark.slow

@@ -32,12 +32,24 @@ def degrees_of_freedom(system: System) -> Any:
     3N − 3 for periodic systems; for isolated ones 3N − 6, on a line 3N − 5, a single atom 0.  Constant distances take
     theirs; fixed atoms take three each, and then nothing moves as a whole.
     """
-    n_atoms, constraints = len(system.species), system.constraints
+    n_atoms, constraints = count_atoms(system), system.constraints
     whole = 3 + (_n_rotations(system) if is_isolated(system) else 0)
     if constraints is None:
         return 3 * n_atoms - whole
     free = 3 * n_atoms - whole if constraints.fixed is None else 3 * (n_atoms - constraints.fixed.sum())
     return free - constraints.bonds.sum()
+
+
+def count_atoms(system: System) -> Any:
+    """Number of atoms; of a padded system computed from its species."""
+    return jnp.sum(system.species > 0, axis=-1) if system.padded else len(system.species)
+
+
+def inverse_masses(system: System) -> Array:
+    """1/m, 1/u, ``[n_atoms]``; 0 of padding."""
+    if not system.padded:
+        return 1 / system.masses
+    return jnp.where(system.masses > 0, 1 / jnp.where(system.masses > 0, system.masses, 1), 0)
 
 
 def temperature(system: System, state: State) -> Array:
@@ -164,10 +176,12 @@ def rotate_velocities(system: System, state: State, angular_momentum_change: Arr
     return state._replace(velocities=state.velocities + jnp.cross(omega, relative))
 
 
-def _n_rotations(system: System) -> int:
+def _n_rotations(system: System) -> Any:
     """Rotations of an isolated system."""
-    n_atoms = len(system.species)
-    return 0 if n_atoms == 1 else (2 if n_atoms == 2 or system.linear else 3)
+    n_atoms, of_many = count_atoms(system), 2 if system.linear else 3
+    if system.padded:
+        return jnp.where(n_atoms == 1, 0, jnp.where(n_atoms == 2, 2, of_many))
+    return 0 if n_atoms == 1 else (2 if n_atoms == 2 else of_many)
 
 
 def _inverse_inertia(system: System, tensor: Array) -> Array:
@@ -211,6 +225,6 @@ def maxwell_boltzmann(key: Array, system: System, state: State, temperature_K: f
     so that it fluctuates as it should.
     """
     positions = jnp.asarray(state.positions)
-    scale = jnp.sqrt(units.BOLTZMANN * units.EV * temperature_K / system.masses)[:, None]
+    scale = jnp.sqrt(units.BOLTZMANN * units.EV * temperature_K * inverse_masses(system))[:, None]
     velocities = scale * jax.random.normal(key, positions.shape, positions.dtype)
     return zero_momenta(system, State(positions, velocities, jnp.asarray(state.cell, positions.dtype)))

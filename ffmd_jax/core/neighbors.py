@@ -96,13 +96,14 @@ def plan(
     """
     if not (np.isfinite(cutoff) and cutoff > 0 and skin >= 0):
         raise ValueError(f"the cutoff must be positive and the skin not negative, not {cutoff} and {skin} Å")
-    n_atoms, padded = np.shape(system.species)[-1], np.ndim(system.species) > 1
+    n_atoms = np.shape(system.species)[-1]
     frames = np.reshape(np.asarray(states.positions), (-1, n_atoms, 3))
     cells = np.broadcast_to(np.reshape(np.asarray(states.cell), (-1, 3, 3)), (len(frames), 3, 3))
     search = Search(float(cutoff), float(skin + 2 * ahead), 0, ahead=float(ahead))
     first, second, third = _translations(search, system, heights(np.unique(cells, axis=0)).min(axis=0)).tolist()
     search = dataclasses.replace(search, translations=(first, second, third))
-    search = search if padded else _plan_bins(search, system, frames, cells, headroom)
+    if not system.padded and np.ndim(system.species) == 1:
+        search = _plan_bins(search, system, frames, cells, headroom)
     counts = _count(search, system, State(frames, frames, cells.astype(frames.dtype)))
     most, most_inside = (int(count) for count in np.max(counts, axis=0))
     if most == 0 and n_atoms > 1:
@@ -182,7 +183,7 @@ def _images_suffice(search: Search, system: System, cell: Array) -> Array:
 def build(search: Search, system: System, state: State) -> Neighbors:
     """The neighbour table of a state: of its positions (Å, ``[n_atoms, 3]``) in its cell.
 
-    Atoms of element 0, which pad a system, have no neighbours and are none; a search with bins does not know them.
+    Atoms that pad a system have no neighbours and are none; a search with bins does not know them.
     Costs atoms² × translations, or with bins atoms × (27 times the atoms in a bin).
     """
     positions, cell = state.positions, jnp.asarray(state.cell, state.positions.dtype)
@@ -274,8 +275,10 @@ def _all_pairs(search: Search, system: System, positions: Array, cell: Array) ->
     shifts = first[:, None] + images[None, :, None]  # i, image, j, 3
     squared = jnp.sum((difference[:, None] + shifts @ cell) ** 2, axis=-1)
     own = jnp.eye(n_atoms, dtype=bool)[:, None] & jnp.all(shifts == 0, axis=-1)
-    real = jnp.asarray(system.species) > 0
-    within = (squared < search.radius**2) & ~own & real[:, None, None] & real
+    within = (squared < search.radius**2) & ~own
+    if system.padded:
+        real = jnp.asarray(system.species) > 0
+        within &= real[:, None, None] & real
     return within.reshape(n_atoms, -1), shifts.astype(jnp.int8).reshape(n_atoms, -1, 3)
 
 

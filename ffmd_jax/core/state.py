@@ -30,7 +30,7 @@ class Constraints(NamedTuple):
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["species", "masses", "constraints"],
-    meta_fields=["pbc", "linear"],
+    meta_fields=["pbc", "linear", "padded"],
 )
 @dataclasses.dataclass(frozen=True)
 class System:
@@ -41,6 +41,7 @@ class System:
         masses: u, ``[n_atoms]``.
         pbc: periodic directions, three bools; static where programs are compiled.
         linear: an isolated molecule whose atoms lie on a line; static.
+        padded: some atoms are padding, of element and mass 0, which nothing acts on; static.
         constraints: of a run of another program; None: all atoms move freely.
     """
 
@@ -48,6 +49,7 @@ class System:
     masses: Array
     pbc: tuple[bool, bool, bool] = (False, False, False)
     linear: bool = False
+    padded: bool = False
     constraints: Constraints | None = None
 
 

@@ -148,18 +148,15 @@ def monitor(propagate: Propagate, limits: Limits, every: int = 100, halt: bool =
         halt: any alarm ends the run; else only numbers that are not finite do.
     """
     partial = jax.tree_util.Partial
-    return Monitor(
-        partial(_remember_nothing, limits),
-        partial(_look, rollout.as_partial(propagate), limits, every, _FATAL | halt),
-        partial(_observe),
-    )
+    look = partial(_look, rollout.as_partial(propagate), every, _FATAL | halt)
+    return Monitor(limits, partial(_remember_nothing), look, partial(_observe))
 
 
 def _look(
     propagate: Propagate,
-    limits: Limits,
     every: Array,
     halting: Array,
+    limits: Limits,
     search: neighbors.Search,
     system: System,
     record: StepRecord,
@@ -217,12 +214,9 @@ def round_trip(
     back = propagate(system, moved._replace(velocities=-moved.velocities), graph)
     error_r = jnp.sum((back.positions - before.positions) ** 2, axis=-1) / (3 * scales.displacement_rms**2)
     error_v = jnp.sum((back.velocities + before.velocities) ** 2, axis=-1) / (3 * scales.velocity_rms**2)
-    real = jnp.asarray(system.species) > 0
-    squares = jnp.where(real, 0.5 * (error_r + error_v), 0.0)
-    worst = jnp.argmax(squares)
-    return RoundTrip(
-        jnp.sqrt(jnp.sum(squares) / jnp.sum(real)), jnp.sqrt(squares[worst]), worst, table.overflow | too_many
-    )
+    squares = jnp.where(jnp.asarray(system.species) > 0, 0.5 * (error_r + error_v), 0.0)
+    worst, mean = jnp.argmax(squares), jnp.sum(squares) / mechanics.count_atoms(system)
+    return RoundTrip(jnp.sqrt(mean), jnp.sqrt(squares[worst]), worst, table.overflow | too_many)
 
 
 def _remember(limits: Limits, system: System, record: StepRecord, memory: Memory) -> Memory:
@@ -253,7 +247,8 @@ def _found(limits: Limits, system: System, record: StepRecord, memory: Memory, t
     fastest = jnp.argmax(speeds / allowed)
     closest, near = _closest(state, record.graph)
     # A single atom has no temperature.
-    kelvin = mechanics.temperature(system, state) if mechanics.degrees_of_freedom(system) else jnp.zeros_like(closest)
+    free = system.padded or mechanics.degrees_of_freedom(system)
+    kelvin = mechanics.temperature(system, state) if free else jnp.zeros_like(closest)
     targeted, full = ~jnp.isnan(record.temperature_K), memory.age >= limits.window
     ratio, element, drift = _kinetic(limits, system, memory, targeted)
     momentum = mechanics.linear_momentum(system, state.velocities) - memory.momentum
@@ -261,7 +256,7 @@ def _found(limits: Limits, system: System, record: StepRecord, memory: Memory, t
     wall = jnp.minimum(limits.momentum_change * memory.age, _MOMENTUM_CAP)  # rounding errors add up
     tolerance = jnp.asarray(limits.kinetic)[element]
     change, gain = _energies(limits, system, record, memory)
-    volume = mechanics.volume(state.cell) / len(system.species)
+    volume = mechanics.volume(state.cell) / mechanics.count_atoms(system)
     low, high = limits.volumes
     off = jnp.maximum(volume / high, low / volume)
     rows = (

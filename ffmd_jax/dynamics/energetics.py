@@ -67,7 +67,7 @@ def change_volume(
     """The carry after a trial move of the barostat, if it is due."""
     ensemble: Any = run.ensemble
 
-    def act(key, state, table, energies, memory, kelvin):
+    def act(run, key, state, table, energies, memory, kelvin):
         key, draw = jax.random.split(key)
 
         def energy(trial: State) -> tuple[Array, Any]:
@@ -87,7 +87,7 @@ def change_volume(
         return key, state, table._replace(overflow=overflow), energies, memory
 
     def tried():
-        return each(act)(carry.key, carry.state, carry.table, carry.energies, carry.barostat, kelvin)
+        return each(act)(run, carry.key, carry.state, carry.table, carry.energies, carry.barostat, kelvin)
 
     due = (carry.step % ensemble.barostat_every == 0) & (carry.step > 0)
     kept = (carry.key, carry.state, carry.table, carry.energies, carry.barostat)

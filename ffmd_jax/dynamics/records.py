@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import Array, Energy, Graph, Propagate, State, System
 from ffmd_jax.dynamics.barostat import Molecules
@@ -84,14 +87,16 @@ class Monitor(NamedTuple):
     """What looks at every step, inside the compiled block; `jax.tree_util.Partial`s, whose arrays are its arguments.
 
     Attributes:
-        start: ``(system, state) -> memory``.
-        look: ``(search, system, record, memory) -> (memory, halt, overflow)``; ``halt`` ends the run before this frame,
-            ``overflow`` says that a neighbour table that it built was too small.
+        limits: where it raises alarms.
+        start: ``(limits, system, state) -> memory``.
+        look: ``(limits, search, system, record, memory) -> (memory, halt, overflow)``; ``halt`` ends the run before
+            this frame, ``overflow`` says that a neighbour table that it built was too small.
         observe: ``memory -> values`` to store with every frame.
     """
 
-    start: Callable[[System, State], Any]
-    look: Callable[[neighbors.Search, System, StepRecord, Any], tuple[Any, Array, Array]]
+    limits: Any
+    start: Callable[[Any, System, State], Any]
+    look: Callable[[Any, neighbors.Search, System, StepRecord, Any], tuple[Any, Array, Array]]
     observe: Callable[[Any], dict[str, Array]]
 
 
@@ -99,7 +104,8 @@ class Run(NamedTuple):
     """What a run is besides its state: arguments of the compiled program.
 
     Attributes:
-        system: in the precision of the state.
+        system: in the precision of the state; with a leading axis where every replica is a system of its own, padded
+            to one size, and so are then the limits of the monitor.
         propagate: one step; a `jax.tree_util.Partial` of a function and its arrays, so that models of the same shapes
             share a program, or any hashable function.
         time_step_fs: of a step, fs.
@@ -120,6 +126,25 @@ class Run(NamedTuple):
     observe: Callable[[System, State, Graph], dict[str, Array]] | None = None
     energy: Energy | None = None
     molecules: Molecules | None = None
+
+
+def each(run: Run, replicas: bool) -> Callable:
+    """``function(run, …) -> function`` of all replicas; its other arguments have the axes ``in_axes``, 0 by default."""
+    if not replicas:
+        return lambda function, in_axes=0: function
+    of_run: Any = None
+    if np.ndim(run.system.species) > 1:
+        monitor: Any = None if run.monitor is None else Monitor(limits=0, start=None, look=None, observe=None)  # type: ignore[arg-type]
+        of_run = Run(*[None] * len(Run._fields))._replace(system=0, monitor=monitor)  # type: ignore[arg-type]
+
+    def mapped(function: Callable, in_axes: Any = 0) -> Callable:
+        def call(run: Run, *arguments: Any) -> Any:
+            axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(arguments)
+            return jax.vmap(function, (of_run, *axes))(run, *arguments)
+
+        return call
+
+    return mapped
 
 
 class Conserving(NamedTuple):

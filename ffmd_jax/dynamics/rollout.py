@@ -20,6 +20,7 @@ from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
 from ffmd_jax.dynamics.potentials import Potential
 from ffmd_jax.dynamics.records import FASTEST, Carry, Conserving, Monitor, Run
+from ffmd_jax.dynamics.records import each as of_replicas
 from ffmd_jax.dynamics.stepping import make_step, scan
 
 AHEAD = 5.0  # RMS components of a model's step: how far the neighbour table of its end looks
@@ -69,7 +70,8 @@ class Engine:
     Programs belong to shapes, not to engines: another engine of the same shapes compiles nothing.
 
     Args:
-        system: species, masses; used in the precision of ``state``.
+        system: species, masses; used in the precision of ``state``.  With a leading axis, every replica is a system of
+            its own, padded to one size.
         state: to plan the neighbour tables by, unless ``searches`` are given; of replicas, with a leading axis.
         propagate: one step of ``time_step_fs``: a model's, or a reference integrator's.
         cutoff: Å, of the propagator.
@@ -213,28 +215,22 @@ def as_partial(function: Callable) -> Any:
     return function if isinstance(function, jax.tree_util.Partial) else jax.tree_util.Partial(function)
 
 
-def _each(shape: Shape) -> Callable:
-    return jax.vmap if shape.replicas else lambda function: function
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _advance(shape: Shape, run: Run, carry: Carry, wanted: Array):
     """Up to ``wanted`` frames, padded to the frames of a block."""
     step = make_step(run, shape.search, shape.every, replicas=shape.replicas, conserving=shape.conserving)
-    each = _each(shape)
-    observe, monitor = run.observe, run.monitor
+    each = of_replicas(run, shape.replicas)
 
     def look(carry: Carry) -> Any:
         seen = {}
-        if observe is not None:
-            values = each(lambda state, graph: run.observe(run.system, state, graph))  # type: ignore[misc]
-            seen |= values(carry.state, carry.table.graph)
-        if monitor is not None:
-            seen |= each(monitor.observe)(carry.memory)
+        if run.observe is not None:
+            seen |= each(lambda run, *given: run.observe(run.system, *given))(run, carry.state, carry.table.graph)
+        if run.monitor is not None:
+            seen |= each(lambda run, memory: run.monitor.observe(memory))(run, carry.memory)
         if run.energy is not None:
-            seen |= each(functools.partial(energetics.observe, run.system))(carry.state, carry.energies)
+            seen |= each(lambda run, *given: energetics.observe(run.system, *given))(run, carry.state, carry.energies)
         if isinstance(run.ensemble, NPT):
-            seen |= each(energetics.observe_volume)(carry.state, carry.barostat)
+            seen |= each(lambda run, *given: energetics.observe_volume(*given))(run, carry.state, carry.barostat)
         return seen, carry.images, carry.halted
 
     return scan(step, carry, shape.block_frames, look, wanted)
@@ -243,27 +239,28 @@ def _advance(shape: Shape, run: Run, carry: Carry, wanted: Array):
 @functools.partial(jax.jit, static_argnums=0)
 def _own_tables(shape: Shape, run: Run, state: State) -> neighbors.Neighbors:
     search: Any = shape.conserving.search
-    return _each(shape)(lambda state: neighbors.build(search, run.system, state))(state)
+    return of_replicas(run, shape.replicas)(lambda run, state: neighbors.build(search, run.system, state))(run, state)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _tables(shape: Shape, run: Run, state: State) -> neighbors.Neighbors:
-    return _each(shape)(lambda state: neighbors.build(shape.search, run.system, state))(state)
+    each = of_replicas(run, shape.replicas)
+    return each(lambda run, state: neighbors.build(shape.search, run.system, state))(run, state)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _start(shape: Shape, run: Run, state: State, key: Array, step: Array) -> Carry:
-    memory: Any = ()
+    each, memory = of_replicas(run, shape.replicas), ()
     if run.monitor is not None:
-        memory = _each(shape)(functools.partial(run.monitor.start, run.system))(state)
+        memory = each(lambda run, state: run.monitor.start(run.monitor.limits, run.system, state))(run, state)
     replicas = state.positions.shape[:-2]
     images = jnp.zeros(state.positions.shape, jnp.int32) if shape.wrap else ()
     table, energies, barostat = _tables(shape, run, state), (), ()
     if run.energy is not None:
-        begin = functools.partial(energetics.start, run, shape.search, shape.conserving)
-        energies = _each(shape)(begin)(state, table)
+        begin = lambda run, *given: energetics.start(run, shape.search, shape.conserving, *given)  # noqa: E731
+        energies = each(begin)(run, state, table)
     if isinstance(run.ensemble, NPT):
-        barostat = _each(shape)(barostats.start)(state)
+        barostat = each(lambda run, state: barostats.start(state))(run, state)
     return Carry(key, state, table, step, images, memory, jnp.zeros(replicas, bool), energies, barostat)
 
 

@@ -19,6 +19,7 @@ from ffmd_jax.dynamics import energetics
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics.ensemble import NPT, NVE
 from ffmd_jax.dynamics.records import PLAIN, Carry, Conserving, Run, Step, StepRecord
+from ffmd_jax.dynamics.records import each as of_replicas
 
 
 class _Moving(NamedTuple):
@@ -57,10 +58,10 @@ def make_step(
         replicas: the carry is one of replicas, whose tables are rebuilt together.
         conserving: how a potential is used.
     """
-    each: Any = jax.vmap if replicas else lambda function, in_axes=0: function
-    advance = each(functools.partial(_advance, run, search, conserving), in_axes=(0, 0, None, 0, 0))
-    select = each(lambda state, table: neighbors.select(search, state, table))
-    stale = each(lambda state, table: neighbors.stale(search, state, table))
+    each = of_replicas(run, replicas)
+    advance = each(functools.partial(_advance, search, conserving), (0, 0, None, 0, 0))
+    select = each(lambda run, state, table: neighbors.select(search, state, table))
+    stale = functools.partial(each(lambda run, state, table: neighbors.stale(search, state, table)), run)
 
     def on(done, halted):
         return (done < n_steps) & ~jnp.all(halted)
@@ -71,16 +72,16 @@ def make_step(
 
     def until_stale(loop):
         done, carry = loop
-        carry = _refresh(search, run.system, carry, each, stale)
+        carry = _refresh(search, run, carry, each, stale)
         if isinstance(run.ensemble, NPT):
             carry = energetics.change_volume(run, search, conserving, carry, each, kelvin_at(carry.step, carry))
         table, cell = carry.table, carry.state.cell
-        graph, too_many = select(carry.state, table) if _shares(run, conserving) else ((), False)
+        graph, too_many = select(run, carry.state, table) if _shares(run, conserving) else ((), False)
 
         def again(inner):
             taken, moving = inner
             step = carry.step + taken
-            return taken + 1, advance(table, cell, step, kelvin_at(step, carry), moving)
+            return taken + 1, advance(run, table, cell, step, kelvin_at(step, carry), moving)
 
         def go_on(inner):
             taken, moving = inner
@@ -114,9 +115,9 @@ def _shares(run: Run, conserving: Conserving) -> bool:
 
 
 def _advance(
-    run: Run,
     search: neighbors.Search,
     conserving: Conserving,
+    run: Run,
     table: neighbors.Neighbors,
     cell: Array,
     step: Array,
@@ -140,24 +141,25 @@ def _advance(
         after = ensembles.apply(ensemble, draw, system, after, kelvin, run.time_step_fs)
     if monitor is not None:
         record = StepRecord(step, state, graph, moved, after, kelvin, energies)
-        memory, halt, overflow = monitor.look(search, system, record, memory)
+        memory, halt, overflow = monitor.look(monitor.limits, search, system, record, memory)
         halted, lost, may_miss = halted | halt, lost | overflow, may_miss & ~halt
     pairs = ahead if _shares(run, conserving) else ()
     return _Moving(key, after.positions, after.velocities, memory, halted, lost | may_miss, energies, pairs)
 
 
-def _refresh(search: neighbors.Search, system: System, carry: Carry, each, stale_each) -> Carry:
+def _refresh(search: neighbors.Search, run: Run, carry: Carry, each: Callable, stale: Callable) -> Carry:
     """The carry with its table rebuilt if it is stale; atoms half a cell outside come back, if images are counted."""
 
     def rebuild():
         state, images = carry.state, carry.images
         if not isinstance(images, tuple):
-            positions, images = each(lambda state, images: _wrap(system, state, images))(state, images)
+            wrap = each(lambda run, state, images: _wrap(run.system, state, images))
+            positions, images = wrap(run, state, images)
             state = state._replace(positions=positions)
-        return state, images, each(lambda state: neighbors.build(search, system, state))(state)
+        return state, images, each(lambda run, state: neighbors.build(search, run.system, state))(run, state)
 
     state, images, table = jax.lax.cond(
-        jnp.any(stale_each(carry.state, carry.table)),
+        jnp.any(stale(carry.state, carry.table)),
         rebuild,
         lambda: (carry.state, carry.images, carry.table),
     )

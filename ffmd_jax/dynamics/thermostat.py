@@ -5,6 +5,7 @@ All numbers may be traced.  `ensemble` owns and checks them.
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import Array, State, System
@@ -34,7 +35,7 @@ def csvr(key: Array, system: System, state: State, temperature_K: Number, tau_fs
     return mechanics.zero_momenta(system, state._replace(velocities=scale * state.velocities))
 
 
-def _csvr_scale(key: Array, kinetic: Array, freedom: int, temperature_K: Number, ratio_of_times: Number):
+def _csvr_scale(key: Array, kinetic: Array, freedom: int | Array, temperature_K: Number, ratio_of_times: Number):
     """The factor α of `csvr` for a kinetic energy, eV, of so many degrees of freedom."""
     dtype = kinetic.dtype
     keep = jnp.exp(jnp.asarray(-ratio_of_times, dtype))
@@ -42,7 +43,10 @@ def _csvr_scale(key: Array, kinetic: Array, freedom: int, temperature_K: Number,
     normal = jax.random.normal(key_normal, dtype=dtype)
     # chi² with f − 1 degrees of freedom is twice a Gamma variate; f = 1 leaves nothing to draw.
     shape = jnp.asarray((freedom - 1) / 2, dtype)
-    chi_squared = 2 * jax.random.gamma(key_gamma, shape, dtype=dtype) if freedom > 1 else jnp.zeros((), dtype)
+    if not isinstance(freedom, Tracer) and freedom <= 1:
+        chi_squared = jnp.zeros((), dtype)
+    else:
+        chi_squared = 2 * jax.random.gamma(key_gamma, shape, dtype=dtype)
     ratio = jnp.asarray(0.5 * units.BOLTZMANN * temperature_K, dtype) / kinetic
     cross = jnp.sqrt(keep * (1 - keep) * ratio)
     squared = keep + (1 - keep) * ratio * (normal**2 + chi_squared) + 2 * normal * cross
@@ -68,6 +72,6 @@ def langevin(
     dtype = state.velocities.dtype
     keep = jnp.exp(jnp.asarray(-interval_fs / tau_fs, dtype))
     variance = (1 - keep**2) * jnp.asarray(units.BOLTZMANN * units.EV * temperature_K, dtype)
-    width = jnp.sqrt(variance / system.masses)[:, None]
+    width = jnp.sqrt(variance * mechanics.inverse_masses(system))[:, None]
     noise = width * jax.random.normal(key, state.velocities.shape, dtype)
     return mechanics.zero_momenta(system, state._replace(velocities=keep * state.velocities + noise))

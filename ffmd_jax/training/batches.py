@@ -7,6 +7,7 @@ seed and step alone, so that a resumed training repeats what an uninterrupted on
 devices.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -119,7 +120,10 @@ def _sizes(sizes: np.ndarray, counts: np.ndarray) -> tuple[int, ...]:
 
 
 def _bucket(systems: list[System], examples: list[Any], groups: list[int], size: int, pad: Callable) -> Bucket:
-    singles = [jax.tree.map(np.asarray, cast(system, jnp.float32)) for system in systems]
+    padded = any(len(system.species) < size for system in systems)
+    singles = [
+        dataclasses.replace(jax.tree.map(np.asarray, cast(system, jnp.float32)), padded=padded) for system in systems
+    ]
     stacked = jax.tree.map(lambda *x: np.stack([np.pad(values, (0, size - len(values))) for values in x]), *singles)
     filled = [x if len(s.species) == size else pad(x, size) for x, s in zip(examples, systems, strict=True)]
     joined = filled[0] if len(filled) == 1 else jax.tree.map(lambda *x: np.concatenate(x), *filled)

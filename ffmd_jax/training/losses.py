@@ -122,7 +122,7 @@ def make_loss(
     """
 
     def loss(params: trajcast.Params, system: System, pair: Pairs) -> tuple[Array, Array]:
-        real = (system.species > 0).astype(system.masses.dtype)
+        real = jnp.asarray(system.species > 0, system.masses.dtype)
         weights = real if inverse_mass is None else system.masses * np.float32(inverse_mass)
         propagate = trajcast.make_propagate(config, params, convolution, reversible=reversible)
         predicted = propagate(system, pair.state, neighbors.build(search, system, pair.state).graph)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
 
-from ffmd_jax.core import display, neighbors, units
+from ffmd_jax.core import display, mechanics, neighbors, units
 from ffmd_jax.core.state import Array, State, System, is_isolated
 from ffmd_jax.data import labelled
 from ffmd_jax.data.labelled import Frames, FrameSets
@@ -134,7 +134,7 @@ def make_loss(
     forces, stresses = "forces" in known, "stresses" in known
 
     def loss(params: Params, system: System, frame: Frames) -> tuple[Array, Array]:
-        n_atoms = jnp.sum(system.species > 0).astype(frame.energies.dtype)
+        n_atoms = jnp.asarray(mechanics.count_atoms(system), frame.energies.dtype)
         graph = neighbors.build(search, system, frame.state).graph
 
         def energy(system: System, state: State, graph: Any) -> Array:
