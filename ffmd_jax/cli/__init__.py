@@ -15,7 +15,7 @@ from ffmd_jax.core.commands import did_you_mean
 
 def run(arguments: list[str]) -> None:
     """Parses the arguments and runs the command."""
-    from ffmd_jax.cli import analyze, convert, dataset, demo, energy, evaluate, info, reference, rollout, train
+    from ffmd_jax.cli import analyze, convert, dataset, demo, energy, evaluate, info, reference, rollout, screen, train
 
     commands = {
         "demo": demo.demo,
@@ -24,6 +24,7 @@ def run(arguments: list[str]) -> None:
         "train": train.train,
         "evaluate": evaluate.evaluate,
         "rollout": rollout.rollout,
+        "screen": screen.screen,
         "analyze": analyze.analyze,
         "energy": energy.energy,
         "info": info.info,

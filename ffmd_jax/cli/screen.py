@@ -1,0 +1,79 @@
+"""``ffmd screen``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from ffmd_jax.cli import common
+
+
+def screen(
+    molecules: Positional[Path],
+    /,
+    out: Path,
+    model: str = "organic",
+    temperature: Annotated[float, tyro.conf.arg(metavar="K")] = 300.0,
+    length_ps: float = 20.0,
+    starts: int = 4,
+    equilibrate_ps: float = 1.0,
+    friction_tau_fs: float = 500.0,
+    frame_fs: float = 20.0,
+    pair: Path | None = None,
+    trajectories: bool = False,
+    most_atoms: int = 200,
+    workers: int | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Runs many molecules, and tells their conformers.
+
+    From SMILES or an SD file to a table: conformers with populations and free energies, torsion profiles, flexibility,
+    radius of gyration, polar surface, temperatures and alarms of every molecule, as molecules.csv and as index.html
+    (open it in a browser), with the conformers of each as an SD file in molecules/.
+
+    Each molecule is run from several conformers side by side, with Langevin friction.  A molecule that the model cannot
+    run (a charge, an element that it does not know, no conformer) is named with the reason, and the others go on.
+    Finished molecules are kept when the command is stopped; --resume runs the rest.
+
+    Populations of short runs say more of the starts than of equilibrium: their errors are over the starts.
+
+    Args:
+        molecules: File with a SMILES string and a name in each line (.smi, .txt), or SD file (.sdf).
+        out: Folder to write.
+        model: Propagator of isolated molecules: folder, or name of a shipped model.
+        temperature: Temperature, K.
+        length_ps: Of each molecule, over all its starts, ps.
+        starts: Conformers to start from, each for its share of the length.
+        equilibrate_ps: Of each start, before frames count, ps.
+        friction_tau_fs: Relaxation time 1/γ of the friction, fs.
+        frame_fs: Time between two frames that are analysed, fs.
+        pair: Structure of a partner (a host, a cluster) to put beside each molecule; contacts are told, too.
+        trajectories: Keep the frames of every molecule as H5MD.
+        most_atoms: Molecules with more atoms, partner included, are left out.
+        workers: Processes (None: one for each core; on an accelerator one).
+        seed: Of conformers, velocities and noise.
+        resume: Go on where an earlier call stopped.
+        overwrite: Replace an existing folder.
+    """
+    from ffmd_jax.screening import screen as screening
+    from ffmd_jax.screening.runs import Conditions
+
+    if resume and overwrite:
+        raise ValueError("`resume` continues a folder and `overwrite` replaces it: say one")
+    conditions = Conditions(temperature, length_ps, equilibrate_ps, friction_tau_fs, frame_fs, seed)
+    try:
+        found = screening.screen(
+            molecules, out, model, conditions, n_starts=starts, pair=pair, trajectories=trajectories,
+            most_atoms=most_atoms, workers=workers, resume=resume, overwrite=overwrite,
+            say=lambda text: common.say(f"note: {text}"),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{out} keeps the molecules that are finished; `resume` runs the rest.") from None
+    n_ended = sum("starts_ended" not in line or line["starts_ended"] > 0 for line in found.table)
+    print(
+        f"{out / 'index.html'}: {len(found.table)} molecules, {n_ended} with a start that an alarm ended, "
+        f"{len(found.refused)} not run"
+    )

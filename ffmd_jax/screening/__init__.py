@@ -1,0 +1,1 @@
+"""Many molecules: from SMILES to force-free runs, conformers and a table of them."""

@@ -1,0 +1,163 @@
+"""The table of a screening: as CSV, and as a page with structures that sorts."""
+
+import csv
+import html
+import io
+import math
+from typing import Any
+
+_COLUMNS = {
+    "name": "name",
+    "smiles": "SMILES",
+    "atoms": "atoms",
+    "length_ps": "length / ps",
+    "temperature_K": "T / K",
+    "conformers": "conformers",
+    "largest_population": "largest population",
+    "second_free_energy_kJ_mol": "second conformer / kJ/mol",
+    "flexibility_A": "RMSF / Å",
+    "radius_of_gyration_A": "R<sub>g</sub> / Å",
+    "polar_surface_A2": "polar surface / Å²",
+    "contact_share": "in contact",
+    "contact_lifetime_ps": "contact lifetime / ps",
+    "starts_ended": "starts ended",
+    "alarms": "alarms",
+}
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: 0.3rem 0.8rem 0.3rem 0; border-bottom: 1px solid #8885; }
+thead th { cursor: pointer; position: sticky; top: 0; background: Canvas; }
+thead th[data-order]::after { content: " ▲"; } thead th[data-order="down"]::after { content: " ▼"; }
+.structure svg { width: 150px; height: 110px; background: white; border-radius: 6px; }
+.number { text-align: right; } .alarm { color: #d55e00; } details { max-width: 40rem; }
+.profiles svg { margin: 0 0.6rem 0.4rem 0; }
+"""
+_SCRIPT = """
+document.querySelectorAll("thead th").forEach((head, i) => head.addEventListener("click", () => {
+  const body = document.querySelector("tbody"), down = head.dataset.order === "up";
+  document.querySelectorAll("thead th").forEach(other => delete other.dataset.order);
+  head.dataset.order = down ? "down" : "up";
+  const key = row => row.children[i].dataset.value ?? row.children[i].textContent;
+  const rows = [...body.children].sort((a, b) => {
+    const [x, y] = [key(a), key(b)], [p, q] = [parseFloat(x), parseFloat(y)];
+    return isNaN(p) || isNaN(q) ? x.localeCompare(y) : p - q;
+  });
+  (down ? rows.reverse() : rows).forEach(row => body.append(row));
+}));
+"""
+
+
+def row(found: dict[str, Any]) -> dict[str, Any]:
+    """A line of the table; what is not known is left out."""
+    head = {"name": found["name"], "smiles": found["smiles"]}
+    if "failed" in found:
+        return {**head, "alarms": found["failed"]}
+    ranked, contacts = found["conformers"], found.get("contacts")
+    values = {
+        **head,
+        "atoms": found["n_atoms"],
+        **{name: found[name] for name in ("length_ps", "temperature_K", "flexibility_A", "radius_of_gyration_A")},
+        "polar_surface_A2": found["polar_surface_A2"],
+        "conformers": len(ranked),
+        "largest_population": round(ranked[0]["population"], 4),
+        "second_free_energy_kJ_mol": round(ranked[1]["free_energy_kJ_mol"], 2) if len(ranked) > 1 else None,
+        "starts_ended": found["starts_ended"],
+        "alarms": "; ".join(found["alarms"]),
+    }
+    if contacts:
+        values |= {"contact_share": round(contacts["share"], 4), "contact_lifetime_ps": contacts["lifetime_ps"]}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def csv_text(table: list[dict[str, Any]]) -> str:
+    """The table as CSV, with a line of names."""
+    text, used = io.StringIO(), [name for name in _COLUMNS if any(name in line for line in table)]
+    writer = csv.DictWriter(text, used or list(_COLUMNS), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def html_page(
+    found: list[dict[str, Any]], table: list[dict[str, Any]], refused: dict[str, str], settings: dict[str, Any]
+) -> str:
+    """The table as a page without external resources."""
+    used = [name for name in _COLUMNS if name != "smiles" and any(name in line for line in table)]
+    heads = "".join(f"<th>{_COLUMNS[name]}</th>" for name in used)
+    rows = "\n".join(_row(one, line, used) for one, line in zip(found, table, strict=True))
+    listed = "".join(f"<li><b>{html.escape(n)}</b>: {html.escape(why)}</li>" for n, why in refused.items())
+    left_out = f"<h2>Not run</h2><ul>{listed}</ul>" if refused else ""
+    facts = (
+        f"{len(table)} molecules at {settings['temperature_K']:g} K, {settings['length_ps']:g} ps each over "
+        f"{settings['n_starts']} starts, model {html.escape(str(settings['model']))}, Δt "
+        f"{settings['time_step_fs']:g} fs, friction with 1/γ = {settings['friction_tau_fs']:g} fs."
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Screening</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>\n'
+        f"<h1>Screening</h1><p>{facts} A click on a heading sorts. Populations are shares of the frames: of short runs "
+        f"they say more of the starts than of equilibrium; errors are over the starts.</p>\n"
+        f"<table><thead><tr><th>structure</th>{heads}<th>conformers and torsions</th></tr></thead>\n"
+        f"<tbody>{rows}</tbody></table>{left_out}\n<script>{_SCRIPT}</script></body></html>\n"
+    )
+
+
+def _row(found: dict[str, Any], line: dict[str, Any], used: list[str]) -> str:
+    cells = "".join(_cell(name, line.get(name)) for name in used)
+    picture = f'<td class="structure" title="{html.escape(found["smiles"])}">{_drawing(found["smiles"])}</td>'
+    return f"<tr>{picture}{cells}<td>{_details(found)}</td></tr>"
+
+
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, float) and not math.isnan(value):
+        return f'<td class="number" data-value="{value}">{value:.3g}</td>'
+    if isinstance(value, int):
+        return f'<td class="number">{value}</td>'
+    text = "" if value is None or (isinstance(value, float) and math.isnan(value)) else html.escape(str(value))
+    return f'<td class="alarm">{text}</td>' if name == "alarms" and text else f"<td>{text}</td>"
+
+
+def _drawing(smiles: str) -> str:
+    from rdkit import Chem
+    from rdkit.Chem.Draw import rdMolDraw2D
+
+    molecule = Chem.MolFromSmiles(smiles)
+    if molecule is None:
+        return html.escape(smiles)
+    drawer = rdMolDraw2D.MolDraw2DSVG(150, 110)
+    drawer.DrawMolecule(molecule)
+    drawer.FinishDrawing()
+    return drawer.GetDrawingText().split("?>", 1)[-1]
+
+
+def _details(found: dict[str, Any]) -> str:
+    if "failed" in found:
+        return ""
+    lines = "".join(
+        f"<tr><td>{html.escape(one['label'])}</td><td>{100 * one['population']:.1f} ± "
+        f"{100 * one['population_error']:.1f} %</td><td>{one['free_energy_kJ_mol']:.1f}</td></tr>"
+        for one in found["conformers"][:10]
+    )
+    profiles = "".join(_profile(torsion) for torsion in found["torsions"])
+    return (
+        f"<details><summary>{len(found['conformers'])} conformers, {len(found['torsions'])} torsions</summary>"
+        f"<table><tr><th>torsions / °</th><th>population</th><th>kJ/mol</th></tr>{lines}</table>"
+        f'<div class="profiles">{profiles}</div></details>'
+    )
+
+
+def _profile(torsion: dict[str, Any], width: int = 120, height: int = 50) -> str:
+    """A small curve of the free energy from −180° to 180°, up to 20 kJ/mol."""
+    points, lines = [], []
+    for angle, energy in zip(torsion["angle"], torsion["free_energy_kJ_mol"], strict=True):
+        if energy is None or energy > 20:
+            lines, points = [*lines, points], []
+        else:
+            points.append(f"{(angle + 180) / 360 * width:.1f},{height - 4 - energy / 20 * (height - 8):.1f}")
+    curves = "".join(f'<polyline points="{" ".join(p)}"/>' for p in [*lines, points] if len(p) > 1)
+    return (
+        f'<svg width="{width}" height="{height + 14}"><g fill="none" stroke="currentColor">{curves}</g>'
+        f'<text x="0" y="{height + 11}" font-size="10" fill="currentColor">{html.escape(torsion["name"])}</text></svg>'
+    )

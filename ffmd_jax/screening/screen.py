@@ -1,0 +1,321 @@
+"""`screen`: many molecules run by one model, over all cores, analysed into a folder."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ffmd_jax.core import files, progress
+from ffmd_jax.models import model_files
+from ffmd_jax.models.model import Model
+from ffmd_jax.screening import conformers, molecules, page, runs
+from ffmd_jax.screening.molecules import Entry, Molecule, Partner
+from ffmd_jax.screening.runs import Batch, Conditions, Frames
+
+_SETTINGS, _RESULTS, _TABLE, _PAGE = "screen.json", "molecules", "molecules.csv", "index.html"
+_AT_ONCE = 64  # molecules side by side on an accelerator; a core has nothing to gain from more than one
+
+
+class Screening(NamedTuple):
+    """What came out.
+
+    Attributes:
+        table: a row for each molecule that ran, as in the CSV file.
+        refused: why a molecule did not run, by name.
+        folder: with table, page and the files of each molecule.
+    """
+
+    table: list[dict[str, Any]]
+    refused: dict[str, str]
+    folder: Path
+
+
+def screen(
+    given: Path | Sequence[str],
+    out: Path,
+    model: Model | str | Path = "organic",
+    conditions: Conditions = Conditions(),  # noqa: B008  # a frozen record
+    *,
+    n_starts: int = 4,
+    pair: Path | None = None,
+    trajectories: bool = False,
+    most_atoms: int = 200,
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    show: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> Screening:
+    """Runs molecules and says what they do; as ``ffmd screen``, whose help says more.
+
+    Args:
+        given: file with SMILES or an SD file; or SMILES.
+        out: folder to write.
+        conditions: temperature, lengths, friction.
+        n_starts: starting structures of each molecule, run side by side.
+        pair: a structure to put beside each molecule.
+        trajectories: keep the frames, too.
+        workers: processes (default: one for each core; on an accelerator one).
+        resume: go on where an earlier call stopped.
+
+    Raises:
+        ValueError: what cannot be run at all; a molecule that cannot is named in ``refused``.
+        KeyboardInterrupt: Ctrl-C; what was finished is kept, and ``resume`` goes on.
+    """
+    used = model if isinstance(model, Model) else model_files.load(model)
+    _check(used, conditions, n_starts)
+    entries = molecules.read(Path(given)) if isinstance(given, Path | str) else _entries(given)
+    partner = None if pair is None else molecules.read_partner(pair)
+    settings = _settings(used, conditions, n_starts, pair, most_atoms)
+    done = _folder(out, settings, resume, overwrite)
+    (out / _RESULTS).mkdir(parents=True, exist_ok=True)
+    ready, refused = _prepare([e for e in entries if e.name not in done], used, n_starts, most_atoms, conditions,
+                              partner, show)  # fmt: skip
+    for name, reason in refused.items():
+        say(f"{name}: {reason}")
+    _run_all(ready, used, conditions, out, trajectories, workers, show, len(done), say)
+    return _finish(out, entries, refused, settings)
+
+
+def _check(model: Model, conditions: Conditions, n_starts: int) -> None:
+    if model.kind != "propagator" or not model.config.isolated:
+        raise ValueError(f"{model.name} is no propagator of isolated molecules: screening needs one")
+    if n_starts < 1:
+        raise ValueError(f"the number of starts must be at least 1, not {n_starts}")
+    for name, value in dataclasses.asdict(_Positive(*conditions[:5])).items():
+        if not (np.isfinite(value) and (value > 0 or (name == "equilibrate_ps" and value == 0))):
+            raise ValueError(f"{name} must be positive, not {value}")
+
+
+@dataclasses.dataclass
+class _Positive:
+    temperature_K: float
+    length_ps: float
+    equilibrate_ps: float
+    friction_tau_fs: float
+    frame_fs: float
+
+
+def _entries(smiles: Sequence[str]) -> list[Entry]:
+    return [Entry(f"molecule{i + 1}", text) for i, text in enumerate(smiles)]
+
+
+def _settings(
+    model: Model, conditions: Conditions, n_starts: int, pair: Path | None, most_atoms: int
+) -> dict[str, Any]:
+    from ffmd_jax.dynamics import restart
+
+    return {
+        "model": model.name, "weights": restart.fingerprint(model.config, model.params), **conditions._asdict(),
+        "time_step_fs": model.config.time_step_fs, "n_starts": n_starts, "pair": None if pair is None else str(pair),
+        "most_atoms": most_atoms,
+    }  # fmt: skip
+
+
+def _folder(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> set[str]:
+    """Makes the folder, or finds what is done in it."""
+    if resume and (out / _SETTINGS).is_file():
+        before = json.loads((out / _SETTINGS).read_text())
+        for name, value in settings.items():
+            if before.get(name) != value:
+                raise ValueError(f"cannot resume with {name} = {value}: {out} has {before.get(name)}")
+        return {path.stem for path in (out / _RESULTS).glob("*.json")}
+    files.check_output(out, overwrite)
+    if out.exists():
+        if not (out / _SETTINGS).is_file() and any(out.iterdir()):
+            raise FileExistsError(f"{out} is no folder of a screening and will not be replaced; choose another `out`")
+        files.remove(out)
+    out.mkdir(parents=True)
+    files.write_into(out, {_SETTINGS: (json.dumps(settings, indent=2) + "\n").encode()})
+    return set()
+
+
+def _prepare(
+    entries: list[Entry], model: Model, n_starts: int, most_atoms: int, given: Conditions, partner: Partner | None,
+    show: bool,
+) -> tuple[list[Molecule], dict[str, str]]:  # fmt: skip
+    ready, refused = [], {}
+    with progress.progress(len(entries), "structures", "molecules", hidden=not show) as bar:
+        for entry in entries:
+            try:
+                ready.append(molecules.prepare(entry, model.config, n_starts, most_atoms, given.seed, partner))
+            except ValueError as error:
+                refused[entry.name] = str(error)
+            bar.update(1)
+    return ready, refused
+
+
+def _run_all(
+    ready: list[Molecule], model: Model, given: Conditions, out: Path, keep: bool, workers: int | None, show: bool,
+    n_done: int, say: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Runs what is ready, in this process on an accelerator, else in one process for each core."""
+    import jax
+
+    on_cpu = jax.default_backend() == "cpu"
+    batches = runs.batches(ready, model, 1 if on_cpu else _AT_ONCE) if ready else []
+    n_workers = min(len(batches), workers or (os.cpu_count() or 1) if on_cpu else 1)
+    jobs = [(batch, model, given, out, keep) for batch in batches]
+    total, began = n_done + len(ready), time.perf_counter()
+    with progress.progress(total, "force-free", "molecules", hidden=not show, begin=n_done, compiles=True) as bar:
+        for names, failures in _results(jobs, n_workers):
+            for text in failures:
+                say(text)
+            bar.update(len(names))
+            rate = 3600 * (bar.n - n_done) / (time.perf_counter() - began)
+            bar.set_postfix_str(f"{rate:.0f} molecules/hour", refresh=False)
+
+
+def _results(jobs: list[Any], n_workers: int) -> Iterator[tuple[list[str], list[str]]]:
+    if n_workers <= 1:
+        yield from (_do(*job) for job in jobs)
+        return
+    with _one_thread_each(), concurrent.futures.ProcessPoolExecutor(
+        n_workers, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:  # fmt: skip
+        pending = [pool.submit(_do, *job) for job in jobs]
+        try:
+            for future in concurrent.futures.as_completed(pending):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Lets processes that begin within this block compute with one thread each: molecules side by side are faster."""
+    wanted = {
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip(),
+        "OMP_NUM_THREADS": "1",
+        "JAX_PLATFORMS": "cpu",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def _do(batch: Batch, model: Model, given: Conditions, out: Path, keep: bool) -> tuple[list[str], list[str]]:
+    """Runs a batch and writes what its molecules did; returns their names, and what went wrong."""
+    names, failures, began = [], [], time.perf_counter()
+    for molecule, frames in runs.run(batch, model, given):
+        wall_s = (time.perf_counter() - began) / len(batch.molecules)
+        try:
+            found, texts = describe(molecule, frames, model, given.temperature_K)
+        except Exception as error:  # one molecule must not stop the others
+            found, texts = {"name": molecule.name, "smiles": molecule.smiles, "failed": str(error)}, {}
+            failures.append(f"{molecule.name}: {error}")
+        folder = out / _RESULTS
+        if keep:
+            _write_trajectory(folder / f"{molecule.name}.h5", molecule, frames)
+        texts[f"{molecule.name}.json"] = (json.dumps({**found, "wall_s": round(wall_s, 2)}) + "\n").encode()
+        for name, content in sorted(texts.items(), key=lambda item: item[0].endswith(".json")):  # last: it is done
+            files.write_atomically(folder / name, content)
+        names.append(molecule.name)
+    return names, failures
+
+
+def describe(
+    molecule: Molecule, frames: Frames, model: Model, temperature_K: float
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What a molecule did, JSON-able, and the files that go with it.
+
+    Raises:
+        ValueError: no frame after the equilibration.
+    """
+    system, starts = molecule.system, [x for x in frames.positions if len(x)]
+    alarms = _alarms(frames)
+    head = {"name": molecule.name, "smiles": molecule.smiles, "block": molecule.block,
+            "n_atoms": len(system.species), "alarms": alarms,
+            "starts": len(frames.positions), "starts_ended": int(np.sum(frames.ended))}  # fmt: skip
+    if not starts:
+        raise ValueError(f"no frame: {alarms[0] if alarms else 'it ended at once'}")
+    own, n_own = [x[:, : molecule.n_own] for x in starts], molecule.n_own
+    alone = dataclasses.replace(system, species=system.species[:n_own], masses=system.masses[:n_own])
+    listed, found = conformers.found_in(alone, own, temperature_K)
+    joined = np.concatenate(own)
+    kelvins = np.concatenate(frames.temperatures_K)
+    symbols = conformers.torsions.chemical_symbols
+    known = [i for i, z in enumerate(model.config.elements) if np.any(system.species == z)]
+    gyration = conformers.radius_of_gyration(alone, joined)
+    values = {
+        **head,
+        "length_ps": round(sum(len(x) for x in starts) * frames.interval_fs / 1000, 3),
+        "temperature_K": _mean_temperature(system, model, kelvins),
+        "temperature_by_element_K": {
+            symbols[model.config.elements[i]]: round(float(np.nanmean(kelvins[:, i])), 1) for i in known
+        },
+        "radius_of_gyration_A": round(float(gyration.mean()), 4),
+        "radius_of_gyration_sd_A": round(float(gyration.std()), 4),
+        "flexibility_A": round(conformers.flexibility(alone, joined), 4),
+        "polar_surface_A2": round(conformers.polar_surface(molecule.block, joined), 2),
+        "torsions": [torsion._asdict() for torsion in listed],
+        "conformers": [one._asdict() for one in found],
+    }
+    if n_own < len(system.species):
+        values["contacts"] = conformers.contacts(system, n_own, starts, frames.interval_fs)._asdict()
+    text = conformers.write_structures(molecule.block, own, found, molecule.name)
+    return values, {f"{molecule.name}.sdf": text.encode()}
+
+
+def _alarms(frames: Frames) -> list[str]:
+    """Each kind of alarm in the words of the first, with the number of starts that had one."""
+    kinds: dict[str, list[Any]] = {}
+    for alarm in sorted((alarm for each in frames.alarms for alarm in each), key=lambda alarm: alarm.time_fs):
+        kinds.setdefault(alarm.kind, []).append(alarm)
+    of = len(frames.alarms)
+    return [f"{each[0].time_fs / 1000:.3g} ps: {each[0].text} ({len(each)} of {of} starts)" for each in kinds.values()]
+
+
+def _mean_temperature(system: Any, model: Model, kelvins: np.ndarray) -> float:
+    counts = np.array([np.sum(system.species == z) for z in model.config.elements])
+    known = counts > 0
+    return round(float(np.average(np.nanmean(kelvins[:, known], axis=0), weights=counts[known])), 1)
+
+
+def _write_trajectory(path: Path, molecule: Molecule, frames: Frames) -> None:
+    from ffmd_jax.core.state import State
+    from ffmd_jax.formats import trajectory
+
+    starts = [x for x in frames.positions if len(x)]
+    if not starts:
+        return
+    positions = np.concatenate(starts)
+    cells = np.broadcast_to(np.eye(3), (len(positions), 3, 3))
+    times = np.arange(len(positions)) * frames.interval_fs
+    metadata = {"source": "force-free", "molecule": molecule.name, "starts": [len(x) for x in starts]}
+    written = trajectory.Trajectory(
+        molecule.system, State(positions, np.zeros_like(positions), cells), times, {}, metadata
+    )
+    trajectory.write(path, written, overwrite=True)
+
+
+def _finish(out: Path, entries: list[Entry], refused: dict[str, str], settings: dict[str, Any]) -> Screening:
+    """Table and page of all that is done."""
+    found = []
+    for entry in entries:
+        path = out / _RESULTS / f"{entry.name}.json"
+        if path.is_file():
+            found.append(json.loads(path.read_text()))
+    table = [page.row(one) for one in found]
+    contents = {
+        _TABLE: page.csv_text(table).encode(),
+        _PAGE: page.html_page(found, table, refused, settings).encode(),
+    }
+    for name, content in contents.items():
+        files.write_atomically(out / name, content)
+    return Screening(table, refused, out)

@@ -1,0 +1,212 @@
+"""Screening: molecules from SMILES, conformers from frames, tables."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from conftest import ffmd
+
+from ffmd_jax.core.state import make_system
+from ffmd_jax.models import model_files
+from ffmd_jax.screening import conformers, molecules, page, runs
+
+pytest.importorskip("rdkit")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_files.load("paracetamol")
+
+
+@pytest.mark.parametrize(
+    ("smiles", "reason"),
+    [
+        ("C1CC", "invalid SMILES"),
+        ("CC(=O)[O-]", "has a charge of -1"),
+        ("C[CH2]", "is a radical"),
+        ("CCl", "holds Cl; the model knows H C N O"),
+        ("C.O", "several molecules"),
+        ("[2H]C", "names isotopes"),
+        ("C" * 80, "242 atoms are more than 200"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_with_the_reason(model, smiles, reason):
+    with pytest.raises(ValueError, match=reason):
+        molecules.prepare(molecules.Entry("x", smiles), model.config, 2)
+
+
+def test_starts_are_structures_of_the_molecule(model):
+    found = molecules.prepare(molecules.Entry("propanol", "CCCO"), model.config, 3)
+    assert found.starts.shape == (3, 12, 3) and found.smiles == "CCCO"
+    assert sorted(found.system.species.tolist()) == [1] * 8 + [6] * 3 + [8]
+    for start in found.starts:
+        distances = np.linalg.norm(start[:, None] - start, axis=-1)[np.triu_indices(12, 1)]
+        assert 0.9 < distances.min() < 1.0  # O–H
+    again = molecules.prepare(molecules.Entry("propanol", "CCCO"), model.config, 3)
+    np.testing.assert_array_equal(found.starts, again.starts)
+    water = molecules.Partner("water", np.array([8, 1, 1]), np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]))
+    both = molecules.prepare(molecules.Entry("propanol", "CCCO"), model.config, 3, partner=water)
+    assert both.n_own == 12 and both.starts.shape == (3, 15, 3)
+    gap = np.linalg.norm(both.starts[:, :12, None] - both.starts[:, None, 12:], axis=-1).min(axis=(1, 2))
+    assert np.all((gap > 2.19) & (gap < 2.4))
+
+
+def test_lists_of_molecules_are_read(tmp_path, model):
+    (tmp_path / "a.smi").write_text("# comment\nCCO ethanol\n\nCO\nCCN ethanol\n")
+    assert [entry.name for entry in molecules.read(tmp_path / "a.smi")] == ["ethanol", "molecule2", "ethanol_2"]
+    first = molecules.prepare(molecules.Entry("ethanol", "CCO"), model.config, 1)
+    (tmp_path / "a.sdf").write_text(f"{first.block}$$$$\n{first.block}$$$$\n")
+    again = [molecules.prepare(entry, model.config, 1) for entry in molecules.read(tmp_path / "a.sdf")]
+    assert len({one.name for one in again}) == 2
+    np.testing.assert_allclose(again[0].starts[0], first.starts[0], atol=1e-4)  # the structure of the record
+    (tmp_path / "empty.smi").write_text("# nothing\n")
+    for name, message in (("empty.smi", "holds no molecule"), ("a.xyz", "come from .smi")):
+        (tmp_path / "a.xyz").write_text("1\n\nH 0 0 0\n")
+        with pytest.raises(ValueError, match=message):
+            molecules.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.5])
+def test_basins_are_the_parts_between_deep_minima(shift):
+    """Three wells of known populations, wherever they lie on the turn."""
+    rng, shares = np.random.default_rng(0), (0.6, 0.3, 0.1)
+    centres = np.array([-2.0, 0.1, 2.2]) + shift
+    angles = np.concatenate([rng.normal(c, 0.25, int(20_000 * p)) for c, p in zip(centres, shares, strict=True)])
+    angles = (angles + np.pi) % (2 * np.pi) - np.pi
+    found = conformers.basins(angles)
+    assert len(found.centres) == 3
+    which = found.of(angles)
+    for centre, share in zip(centres, shares, strict=True):
+        i = int(found.of(np.array([(centre + np.pi) % (2 * np.pi) - np.pi]))[0])
+        assert abs(np.mean(which == i) - share) < 0.01
+        assert abs(np.angle(np.exp(1j * (found.centres[i] - centre)))) < 0.03
+    assert len(conformers.basins(rng.uniform(-np.pi, np.pi, 5000)).centres) == 1
+    assert len(conformers.basins(rng.normal(0, 0.2, 5000)).centres) == 1
+
+
+def butane(angles, model):
+    """Butane with its torsion at each of the angles, rad; and the molecule."""
+    from rdkit import Chem
+    from rdkit.Chem import AllChem, rdMolTransforms
+
+    whole = Chem.AddHs(Chem.MolFromSmiles("CCCC"))
+    AllChem.EmbedMolecule(whole, randomSeed=1)
+    place, found = whole.GetConformer(), []
+    for angle in angles:
+        rdMolTransforms.SetDihedralRad(place, 0, 1, 2, 3, float(angle))
+        found.append(place.GetPositions())
+    numbers = [atom.GetAtomicNum() for atom in whole.GetAtoms()]
+    return make_system(numbers, [12.011 if z == 6 else 1.008 for z in numbers]), np.array(found), whole
+
+
+def test_conformers_have_their_populations_and_free_energies(model):
+    rng = np.random.default_rng(1)
+    starts, counts = [], []
+    for _ in range(4):
+        n_trans = rng.binomial(200, 0.7)
+        counts.append(n_trans)
+        angles = np.concatenate([rng.normal(np.pi, 0.15, n_trans), rng.normal(1.1, 0.15, 200 - n_trans)])
+        system, frames, whole = butane(angles, model)
+        starts.append(frames)
+    listed, found = conformers.found_in(system, starts, 300.0)
+    central = next(torsion for torsion in listed if torsion.atoms[1:3] == (1, 2))
+    assert len(listed) == 3 and len(central.centres) == 2
+    assert len(found) == 2 and abs(abs(float(found[0].label)) - 180) < 3
+    share = sum(counts) / 800
+    assert found[0].population == pytest.approx(share) and found[0].free_energy_kJ_mol == 0
+    assert found[1].free_energy_kJ_mol == pytest.approx(2.494339 * np.log(share / (1 - share)), rel=1e-4)
+    assert found[0].population_error == pytest.approx(np.std(np.array(counts) / 200, ddof=1) / 2)
+    run, frame = found[1].frame
+    turn = np.degrees(conformers.torsions.angles(starts[run][frame][None], (0, 1, 2, 3))[0])
+    assert abs(turn - np.degrees(1.1)) < 3
+    from rdkit import Chem
+
+    text = conformers.write_structures(Chem.MolToMolBlock(whole), starts, found, "butane")
+    assert text.count("$$$$") == 2 and "butane conformer 2" in text
+
+
+def test_shapes_do_not_depend_on_where_a_molecule_is(model):
+    from scipy.spatial.transform import Rotation
+
+    rng = np.random.default_rng(2)
+    system, frames, _ = butane(rng.normal(np.pi, 0.1, 30), model)
+    moved = np.stack(
+        [
+            Rotation.from_quat(rng.normal(size=4)).apply(x) + rng.normal(size=3)
+            for x in frames + rng.normal(scale=0.05, size=frames.shape)
+        ]
+    )
+    turned = moved @ Rotation.from_rotvec([1.0, 0.3, 2.0]).as_matrix()
+    assert conformers.flexibility(system, moved) == pytest.approx(conformers.flexibility(system, turned), rel=1e-6)
+    assert 0.05 < conformers.flexibility(system, moved) < 0.4
+    by_hand = [
+        np.sqrt(system.masses @ np.sum((x - system.masses @ x / system.masses.sum()) ** 2, -1) / system.masses.sum())
+        for x in moved
+    ]
+    np.testing.assert_allclose(conformers.radius_of_gyration(system, moved), by_hand)
+
+
+def test_contacts_are_counted_in_time():
+    system = make_system([8, 8], [15.999, 15.999])
+    near = [1, 1, 1, 0, 0, 1, 1, 0, 1]  # contacts of 3 and 2 frames that end, one that lasts
+    frames = np.array([[[0.0, 0, 0], [3.0 if x else 6.0, 0, 0]] for x in near])
+    found = conformers.contacts(system, 1, [frames], 20.0)
+    assert found.share == pytest.approx(6 / 9) and found.ended == 2
+    assert found.lifetime_ps == pytest.approx(2.5 * 0.02)
+
+
+@pytest.mark.slow
+def test_molecules_of_different_sizes_run_side_by_side_as_alone(model):
+    """The same seed and the same starts; padding and neighbours change rounding errors only."""
+    found = [molecules.prepare(molecules.Entry(*entry), model.config, 2) for entry in
+             (("paracetamol", "CC(=O)Nc1ccc(O)cc1"), ("acetanilide", "CC(=O)Nc1ccccc1"))]  # fmt: skip
+    given = runs.Conditions(length_ps=0.4, equilibrate_ps=0.0, frame_fs=14.0)
+    (batch,) = runs.batches(found, model, 2)
+    both = dict((molecule.name, frames) for molecule, frames in runs.run(batch, model, given))
+    (alone,) = runs.run(batch._replace(molecules=batch.molecules[:1]), model, given)
+    assert batch.n_atoms == 24 and len(both) == 2
+    for one, other in zip(both["paracetamol"].positions, alone[1].positions, strict=True):
+        assert len(one) == 15
+        np.testing.assert_allclose(one[:8], other[:8], atol=2e-3)
+    kelvins = np.concatenate(both["paracetamol"].temperatures_K)
+    assert 100 < kelvins.mean() < 500
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_the_command_names_what_it_leaves_out_and_goes_on(tmp_path, capsys):
+    (tmp_path / "m.smi").write_text("CC(=O)Nc1ccc(O)cc1 paracetamol\nCC(=O)[O-] acetate\nCC(=O)Nc1ccccc1 acetanilide\n")
+    out = tmp_path / "out"
+    options = ["--model", "paracetamol", "--length-ps", 0.6, "--starts", 2, "--workers", 1, "--equilibrate-ps", 0.1]
+    ffmd("screen", tmp_path / "m.smi", "--out", out, *options)
+    printed = capsys.readouterr().out
+    assert "note: acetate: has a charge of -1" in printed and "2 molecules" in printed
+    table = list(csv.DictReader((out / "molecules.csv").read_text().splitlines()))
+    assert [row["name"] for row in table] == ["paracetamol", "acetanilide"]
+    found = json.loads((out / "molecules" / "paracetamol.json").read_text())
+    assert found["n_atoms"] == 20 and sum(one["population"] for one in found["conformers"]) == pytest.approx(1)
+    html = (out / "index.html").read_text()
+    assert (
+        html.count("<svg") > 4
+        and "acetate" in html
+        and "http" not in html.replace("http://www.w3.org", "").replace("http://www.rdkit.org", "")
+    )
+    (out / "molecules" / "acetanilide.json").unlink()
+    written = (out / "molecules" / "paracetamol.json").stat().st_mtime_ns
+    ffmd("screen", tmp_path / "m.smi", "--out", out, *options, "--resume")
+    assert (out / "molecules" / "acetanilide.json").exists()
+    assert (out / "molecules" / "paracetamol.json").stat().st_mtime_ns == written
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        ffmd("screen", tmp_path / "m.smi", "--out", out, *options[:-1], 0.2, "--resume")
+    assert "cannot resume with equilibrate_ps = 0.2" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        ffmd("screen", tmp_path / "m.smi", "--out", tmp_path / "w", "--model", "water")
+    assert "is no propagator of isolated molecules" in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_molecule_that_failed_is_in_the_table():
+    table = [page.row({"name": "a", "smiles": "C", "failed": "no frame: it ended at once"})]
+    assert "no frame" in page.csv_text(table)
