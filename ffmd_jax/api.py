@@ -139,10 +139,10 @@ def make_dataset(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Dataset:
-    """A dataset of NVE trajectories of the same atoms, split by run; as ``ffmd dataset``, whose help says more.
+    """A dataset of NVE trajectories of one system or many, split by run; as ``ffmd dataset``, whose help says more.
 
     Args:
-        files: paths, a pattern such as ``"run*.extxyz"``, or trajectories in memory.
+        files: paths, folders, a pattern such as ``"run*.extxyz"``, or trajectories in memory.
         time_step_fs: Δt of the pairs, fs; a multiple of the frame interval.
         stride_fs: between the starts of two pairs, fs (default: Δt).
         n_train: pairs to train on, evenly chosen (default: all).
@@ -190,6 +190,8 @@ def train(
     kind: Literal["propagator", "potential"] = "propagator",
     time_step_fs: float | None = None,
     init: str | Path | None = None,
+    rehearse: Dataset | str | Path | None = None,
+    rehearse_share: float = 0.5,
     tensorboard: bool = False,
     resume: bool = False,
     overwrite: bool = False,
@@ -198,22 +200,26 @@ def train(
     """Trains a model into the folder ``out`` and returns it; as ``ffmd train``, whose help says more.
 
     Args:
-        data: a dataset of one system, or its file.
+        data: a dataset, of one system or many, or its file.
         training: epochs, batch size, learning rate ….
         architecture: sizes of the network; first of all try other cutoffs.
         kind: "propagator", or "potential" for frames with energies.
-        time_step_fs: Δt of the model, fs (default: the dataset's).
+        time_step_fs: Δt of the model, fs (default: that of ``init``, or the dataset's).
         init: model to start from: its weights, scales and sizes (fine-tuning).
+        rehearse: what it was trained on: some of it is learned again, so that it is not forgotten.
+        rehearse_share: share of that in the pairs of an epoch.
         resume: continue the training in ``out``.
         overwrite: replace an existing model folder.
         progress: show bars.
     """
     out = Path(out)
-    runs.check_folder(out, training, architecture, resume, overwrite, data, init)
+    runs.check_folder(out, training, architecture, resume, overwrite, data, init, rehearse)
     used = data if isinstance(data, Dataset) else dataset_file.read(data)
+    old = rehearse if isinstance(rehearse, Dataset | None) else dataset_file.read(rehearse)
     return runs.run(
-        used, out, training, architecture, kind=kind, time_step_fs=time_step_fs, init=init, tensorboard=tensorboard,
-        resume=resume, overwrite=overwrite, source="" if isinstance(data, Dataset) else str(data), progress=progress,
+        used, out, training, architecture, kind=kind, time_step_fs=time_step_fs, init=init, rehearse=old,
+        rehearse_share=rehearse_share, tensorboard=tensorboard, resume=resume, overwrite=overwrite,
+        source="" if isinstance(data, Dataset) else str(data), progress=progress,
     )  # fmt: skip
 
 

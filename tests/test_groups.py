@@ -1,6 +1,7 @@
 """Training on systems of different sizes: padding changes nothing, and every system counts."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import small_config
 
+from ffmd_jax import api
 from ffmd_jax.core import mechanics, neighbors, state, units
 from ffmd_jax.core.state import State, take
 from ffmd_jax.data import labelled
@@ -253,3 +255,31 @@ def test_what_cannot_be_learned_together_is_named(data):
     heavy = large._replace(system=state.System(large.system.species, 2 * np.asarray(large.system.masses)))
     with pytest.raises(ValueError, match=r"large: O has a mass of 31\.998 u, elsewhere 15\.999 u"):
         losses.elements_of([small, heavy])
+
+
+@pytest.mark.slow
+def test_fine_tuning_rehearses_what_the_model_knows(data, tmp_path, monkeypatch):
+    """From the weights of a model, at its Δt and a lower rate; a share of the pairs is old, and none of it judges."""
+    sizes, how = SIZES, settings.Training(epochs=2, batch_size=3, optimizer="adam", learning_rate=1e-3)
+    first = api.train(data, tmp_path / "first", training=how, architecture=sizes, progress=False)
+    assert first.config.time_step_fs == 10.0 and len(first.calibration.formulas) == 3
+    new = Dataset((group("other", (9, 4, 3)),), 10.0)
+    seen = []
+    fit = loop.fit
+    monkeypatch.setattr(loop, "fit", lambda config, groups, *given: seen.append(groups) or fit(config, groups, *given))
+    tuned = api.train(
+        new, tmp_path / "tuned", init=tmp_path / "first", rehearse=data, rehearse_share=0.25,
+        training=settings.Training(epochs=1, batch_size=3, optimizer="adam"), progress=False,
+    )  # fmt: skip
+    (groups,) = seen
+    old = sum(len(sets.train.displacements) for sets in groups[1:])
+    assert [len(groups[0].train.displacements), old] == [9, 3]
+    assert all(len(sets.validation.displacements) == 0 for sets in groups[1:])
+    assert tuned.config == first.config
+    saved = json.loads((tmp_path / "tuned" / "training.json").read_text())
+    assert saved["learning_rate"] == 0.01
+    with pytest.raises(ValueError, match="it needs `init`"):
+        api.train(new, tmp_path / "x", rehearse=data, progress=False)
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        api.train(new, tmp_path / "x", init=tmp_path / "first", rehearse=data, rehearse_share=1.0, progress=False)
+    assert not (tmp_path / "x").exists()

@@ -23,6 +23,8 @@ def train(
     processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes(),
     time_step: float | None = None,
     init: str | None = None,
+    rehearse: Path | None = None,
+    rehearse_share: float = 0.5,
     tensorboard: bool = False,
     resume: bool = False,
     overwrite: bool = False,
@@ -41,7 +43,7 @@ def train(
     with --coordinator, --num-processes and --process-id.  They share the folder of --out.
 
     Args:
-        data: Dataset made by `ffmd dataset`.
+        data: Dataset made by `ffmd dataset`, of one system or many, which one model learns together.
         out: Model folder to write.
         training: How to train.
         config: Sizes of the network; first of all try other cutoffs.
@@ -49,8 +51,11 @@ def train(
             from frames with energies and, if known, forces and stresses (`ffmd reference --forces`), for runs at
             constant pressure and constant energy; start from --config.layers 3 --batch-size 1.
         processes: Several processes, started by hand.
-        time_step: Δt of the model, fs; a multiple of the frame interval (None: the dataset's).
-        init: Model folder to start from: its weights, scales and sizes (then --config is not used).
+        time_step: Δt of the model, fs; a multiple of the frame interval (None: that of --init, or the dataset's).
+        init: Model to start from, folder or name of a shipped one: its weights, scales and sizes (then --config is not
+            used).  Fine-tuning: a thousand pairs of a new teacher, or of a new molecule, are enough.
+        rehearse: Dataset that --init was trained on: some of it is learned again, so that it is not forgotten.
+        rehearse_share: Share of these in the pairs of an epoch.
         tensorboard: Also write metrics for TensorBoard (needs tensorboardX).
         resume: Continue the training in --out.
         overwrite: Replace an existing model folder.
@@ -64,8 +69,9 @@ def train(
         from ffmd_jax.data import dataset_file
         from ffmd_jax.training import runs
 
-        runs.check_folder(out, training, config, resume, overwrite, data, init)
+        runs.check_folder(out, training, config, resume, overwrite, data, init, rehearse)
         runs.run(
             dataset_file.read(data), out, training, config, kind=kind, time_step_fs=time_step, init=init,
+            rehearse=None if rehearse is None else dataset_file.read(rehearse), rehearse_share=rehearse_share,
             tensorboard=tensorboard, resume=resume, overwrite=overwrite, source=str(data), say=common.say,
         )  # fmt: skip

@@ -14,8 +14,8 @@ def schedule(training: Training, n_steps: int) -> optax.Schedule:
     """Learning rate of a step: linear warm-up, then cosine decay to zero over ``n_steps``, or none before a plateau."""
     warmup = min(training.warmup_steps, max(1, n_steps // 10))
     if training.schedule == "plateau":
-        return optax.warmup_constant_schedule(0.0, training.learning_rate, warmup)
-    return optax.warmup_cosine_decay_schedule(0.0, training.learning_rate, warmup, n_steps)
+        return optax.warmup_constant_schedule(0.0, training.peak_rate, warmup)
+    return optax.warmup_cosine_decay_schedule(0.0, training.peak_rate, warmup, n_steps)
 
 
 def make(training: Training, n_steps: int) -> optax.GradientTransformation:
@@ -27,7 +27,7 @@ def make(training: Training, n_steps: int) -> optax.GradientTransformation:
     """
     rates = schedule(training, n_steps)
     # optax takes a schedule; the types of muon do not say so.
-    decay: Any = lambda step: training.weight_decay * rates(step) / training.learning_rate  # noqa: E731
+    decay: Any = lambda step: training.weight_decay * rates(step) / training.peak_rate  # noqa: E731
     if training.optimizer == "muon":
         rule = optax.contrib.muon(rates, weight_decay=decay, adam_b2=0.99)
     else:

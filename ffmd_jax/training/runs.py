@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from ffmd_jax.core import files, json_records
 from ffmd_jax.core import progress as bars
+from ffmd_jax.core.state import take
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import SPLITS, Dataset
 from ffmd_jax.models import model_files
@@ -40,6 +41,8 @@ def run(
     kind: str = "propagator",
     time_step_fs: float | None = None,
     init: str | Path | None = None,
+    rehearse: Dataset | None = None,
+    rehearse_share: float = 0.5,
     tensorboard: bool = False,
     resume: bool = False,
     overwrite: bool = False,
@@ -54,6 +57,9 @@ def run(
         kind: "propagator", or "potential" for frames with energies.
         time_step_fs: Δt of the model (default: the dataset's).
         init: model to start from: its weights, scales and sizes (then ``architecture`` is not used).
+        rehearse: data that ``init`` was trained on: some of their training pairs are learned again, so that they are
+            not forgotten.
+        rehearse_share: of them in the training pairs, at most.
         source: where the data come from, for messages.
         progress: show bars.
         say: called with lines about what happens.
@@ -70,21 +76,30 @@ def run(
     if before is not None and before.kind != kind:
         raise ValueError(f"{init} is a {before.kind}: `kind` {kind} cannot start from it")
     task, weights = tasks.TASKS[kind], None
-    groups = task.form(data, time_step_fs, None if before is None else before.config)
+    old = None if before is None else before.config
+    if resume:
+        old = model_files.read_config((out / _MODEL).read_text())[1]
+        if tasks.kind_of(old) != kind:
+            raise ValueError(f"cannot resume with `kind` {kind}: the training in {out} is of a {tasks.kind_of(old)}")
+    groups = task.form(data, time_step_fs, old)
+    if rehearse is not None:
+        if init is None:
+            raise ValueError("`rehearse` keeps what a model has learned: it needs `init`")
+        groups += _to_rehearse(task.form(rehearse, time_step_fs, old), groups, rehearse_share)
     for split in SPLITS:
         pair_sets.check_split(groups, split)
     origin = {"file": source, "sha256": pair_sets.fingerprint(groups)}
     if resume:
         _check_same_data(out, origin)
-        config = model_files.read_config((out / _MODEL).read_text())[1]
-        if tasks.kind_of(config) != kind:
-            raise ValueError(f"cannot resume with `kind` {kind}: the training in {out} is of a {tasks.kind_of(config)}")
+        config = old
     elif before is not None:
         config, weights = before.config, before.params
         for sets in groups:
             task.check_fits(config, sets)
     else:
         config = task.configure(groups, architecture)
+    if init is not None:
+        training = training.fine_tuning()
     n_steps = training.epochs * batches.n_batches(tasks.buckets(config, groups, "train"), training)
     state, best = loop.initial(config, training, n_steps, weights), float("inf")
     n_weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -111,6 +126,26 @@ def run(
             except loop.Diverged as error:
                 raise loop.Diverged(f"{error}; {out} keeps the weights and states saved before") from None
     return _finish(out, groups, progress, say)
+
+
+def _to_rehearse(old: Sequence[Any], new: Sequence[Any], share: float) -> tuple[Any, ...]:
+    """Old systems, with so many of their training pairs that these are a share of all, and nothing to judge by.
+
+    Raises:
+        ValueError: a share that is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"rehearse_share must lie between 0 and 1, not {share}")
+    n_new = sum(pair_sets.count(sets.train) for sets in new)
+    sizes = [pair_sets.count(sets.train) for sets in old]
+    chosen = pair_sets.evenly(sum(sizes), max(1, round(n_new * share / (1 - share))))
+    found, low = [], 0
+    for sets, size in zip(old, sizes, strict=True):
+        own = chosen[(chosen >= low) & (chosen < low + size)] - low
+        nothing = take(sets.train, slice(0, 0))
+        found.append(sets._replace(train=take(sets.train, own), validation=nothing, test=nothing))
+        low += size
+    return tuple(found)
 
 
 def check_folder(
@@ -215,7 +250,7 @@ def _check_same_settings(out: Path, training: Training, architecture: Architectu
     for name, now in ((_TRAINING, training), (_ARCHITECTURE, architecture)):
         before = json_records.from_json((out / name).read_text(), type(now))
         for field in vars(now):
-            if getattr(before, field) != getattr(now, field):
+            if getattr(now, field) is not None and getattr(before, field) != getattr(now, field):
                 raise ValueError(
                     f"cannot resume with {field} = {getattr(now, field)}: the training in {out} has "
                     f"{getattr(before, field)}"
@@ -254,4 +289,6 @@ def _metrics(step: int, now) -> dict[str, Any]:
     """A line of metrics.jsonl: of the training in every one, of the validation at the end of an epoch."""
     values = {"step": step, "epoch": now.epoch, "loss": now.loss, "gradient_norm": now.gradient_norm}
     values |= {"learning_rate": now.learning_rate, "configurations_per_s": now.configurations_per_s}
-    return values | ({} if now.validation is None else now.validation.as_dict())
+    errors = {} if now.validation is None else now.validation.as_dict()
+    errors.pop("systems", None)  # hundreds
+    return values | errors

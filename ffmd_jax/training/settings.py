@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+_RATE, _RATE_FROM_MODEL = 0.04, 0.01
+
 
 @dataclasses.dataclass(frozen=True)
 class Training:
@@ -12,7 +14,8 @@ class Training:
         epochs: Passes over the training pairs.
         batch_size: Pairs per optimizer step, on all devices together; small batches win on CPU.
         optimizer: muon (matrices by Muon, the rest by Adam) or adam (with AMSGrad, as in the paper).
-        learning_rate: Peak learning rate, after warm-up.  Twice as much may give smaller errors; Adam wants a tenth.
+        learning_rate: Peak learning rate, after warm-up (None: 0.04, or 0.01 with --init, which keeps what is learned).
+            Twice as much may give smaller errors; Adam wants a tenth.
         schedule: cosine: decay to zero over all epochs.  plateau: the rate falls by --plateau-factor whenever
             --plateau-patience epochs have passed without a better validation error.
         plateau_factor: What the learning rate is multiplied by at a plateau; as in the paper.
@@ -35,7 +38,7 @@ class Training:
     epochs: int = 100
     batch_size: int = 2
     optimizer: Literal["muon", "adam"] = "muon"
-    learning_rate: float = 0.04
+    learning_rate: float | None = None
     schedule: Literal["cosine", "plateau"] = "cosine"
     plateau_factor: float = 0.8
     plateau_patience: int = 20
@@ -51,7 +54,7 @@ class Training:
     seed: int = 0
 
     def __post_init__(self):
-        if min(self.epochs, self.batch_size) < 1 or not self.learning_rate > 0:
+        if min(self.epochs, self.batch_size) < 1 or not self.peak_rate > 0:
             raise ValueError("epochs, batch_size and learning_rate must be positive")
         if self.optimizer not in ("muon", "adam"):
             raise ValueError(f"the optimizer must be muon or adam, not {self.optimizer}")
@@ -63,6 +66,15 @@ class Training:
             raise ValueError("energy_weight, force_weight and stress_weight must not be negative")
         if not self.weight_decay >= 0:
             raise ValueError("weight_decay must not be negative")
+
+    @property
+    def peak_rate(self) -> float:
+        """The peak learning rate of a training from random weights, if no other one was asked for."""
+        return _RATE if self.learning_rate is None else self.learning_rate
+
+    def fine_tuning(self) -> "Training":
+        """The same for a training that starts from a model: with a lower rate, if none was asked for."""
+        return self if self.learning_rate is not None else dataclasses.replace(self, learning_rate=_RATE_FROM_MODEL)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,7 +48,8 @@ class Task(NamedTuple):
 
 
 def _form_pairs(data: Dataset, time_step_fs: float | None, config: ModelConfig | None) -> Any:
-    return pair_sets.form(data, time_step_fs)
+    step = config.time_step_fs if config is not None and time_step_fs is None else time_step_fs
+    return pair_sets.form(data, step)
 
 
 def _propagator_loss(config, groups, search, training, convolution, reversible) -> Loss:
