@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ffmd_jax.api import analyze, evaluate, load, make_dataset, read, reference, simulate, train
     from ffmd_jax.dynamics.ensemble import NPT, NVE, NVT
     from ffmd_jax.models.config import Architecture
+    from ffmd_jax.screening.screen import screen
     from ffmd_jax.training.settings import Training
 
 __version__ = "0.2.0"
@@ -34,6 +35,7 @@ __all__ = [
     "make_dataset",
     "read",
     "reference",
+    "screen",
     "simulate",
     "train",
 ]
@@ -63,6 +65,7 @@ _HOMES = {
     "NVT": "ffmd_jax.dynamics.ensemble",
     "Architecture": "ffmd_jax.models.config",
     "Training": "ffmd_jax.training.settings",
+    "screen": "ffmd_jax.screening.screen",
 }
 
 

@@ -15,12 +15,14 @@ from ffmd_jax.core import commands, files, progress, units
 _TAU_FS = {"paracetamol": 70.0, "quartz": 75.0, "water": 50.0}
 _FRICTION_TAU_FS = {"paracetamol": 4000.0, "quartz": 3000.0, "water": 1000.0}
 _REVERSIBLE = {"paracetamol": True, "quartz": False, "water": True}
+_WARM_PS = 1.0
 _LENGTHS_PS = {"paracetamol": 30.0, "quartz": 30.0, "water": 10.0}  # minutes each
 
 
 def demo(
     out: Path = Path("ffmd_demo"),
     system: Literal["quartz", "paracetamol", "water"] = "quartz",
+    smiles: str | None = None,
     temperature: Annotated[float, arg(metavar="K")] = 300.0,
     length_ps: float | None = None,
     tau_fs: float | None = None,
@@ -37,18 +39,25 @@ def demo(
     each atom, which spread the kinetic energy over elements and vibrations.  The steps of paracetamol and water are
     those of ffmd rollout --reversible.
 
+    With --smiles, any molecule of the shipped organic model, which need not have seen it, beside GFN2-xTB if tblite is
+    installed: ffmd demo --smiles "CC(=O)Nc1ccc(O)cc1".
+
     Args:
         out: Folder to write.
         system: Shipped model and prepared system.
+        smiles: A molecule instead of a prepared system (needs RDKit; for the reference, tblite).
         temperature: Temperature, K; the shipped models were trained at 300 K.
-        length_ps: Length of both trajectories, ps (None: 30; water, whose reference is slower, 10).
-        tau_fs: Relaxation time of CSVR, fs (None: the paper's; quartz 75, paracetamol 70, water 50).
-        friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz 3000, paracetamol 4000, water 1000);
-            inf: none.
+        length_ps: Length of both trajectories, ps (None: 30; water, whose reference is slower, and molecules 10).
+        tau_fs: Relaxation time of CSVR, fs (None: the paper's; quartz 75, paracetamol 70, water 50; molecules 10 Δt).
+        friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz 3000, paracetamol 4000, water 1000,
+            molecules 1000); inf: none.
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
     """
     files.check_output(out, overwrite)
+    if smiles is not None:
+        _molecule(out, smiles, temperature, length_ps, tau_fs, friction_tau_fs, seed)
+        return
     common.use_double_precision()
     import jax
 
@@ -71,6 +80,53 @@ def demo(
     frames = trajectory.read(case.reference).frames
     propagate = models.propagator(case.model, reversible=case.reversible)
     _compare(case, speeds, *free_runs.run(case.prepared, case.config, propagate, frames))
+
+
+def _molecule(
+    out: Path,
+    smiles: str,
+    kelvin: float,
+    length_ps: float | None,
+    tau_fs: float | None,
+    friction: float | None,
+    seed: int,
+) -> None:
+    """A molecule from SMILES by the organic model, and by GFN2-xTB if it is there, in a report."""
+    from importlib import util
+
+    import ffmd_jax as ffmd
+    from ffmd_jax.core.state import State
+    from ffmd_jax.formats import ase_files
+    from ffmd_jax.screening import molecules
+
+    model = ffmd.load("organic")
+    molecule = molecules.prepare(molecules.Entry("molecule", smiles), model.config, 1, seed=seed)
+    relaxed = State(molecule.starts[0], np.zeros_like(molecule.starts[0]), np.eye(3))
+    weak, step_fs = 1000.0 if friction is None else friction, model.config.time_step_fs
+    nvt = ffmd.NVT(kelvin, tau_fs, friction_tau_fs=None if weak == float("inf") else weak)
+    n_steps = max(8, round((10.0 if length_ps is None else length_ps) * units.PS / step_fs))
+    warm = round(_WARM_PS * units.PS / step_fs)  # a relaxed structure has half of its energy only
+    out.mkdir(exist_ok=True)
+    how: dict[str, Any] = {"ensemble": nvt, "seed": seed, "on_alarm": "warn"}
+    start = ffmd.simulate(model, (molecule.system, relaxed), steps=warm, progress=False, **how)
+    run = ffmd.simulate(model, start, steps=n_steps, out=out / "force_free.h5", overwrite=True, **how)
+    reference = None
+    if util.find_spec("tblite") is not None:
+        (reference,) = ffmd.reference(
+            "ase", out / "reference.h5", start=ase_files.to_atoms(molecule.system, relaxed), calculator=_teacher,
+            ensemble=nvt, length_ps=n_steps * step_fs / units.PS, frame_fs=step_fs, equilibrate_ps=_WARM_PS, seed=seed,
+            overwrite=True,
+        )  # fmt: skip
+    report = ffmd.analyze(run, reference, title=f"{molecule.smiles}, which the model need not have seen")
+    common.say(f"\n{report.text(common.width())}\n\nreport: {report.save(out)}")
+    if reference is None:
+        print("note: no reference beside it, for lack of tblite: pip install 'ffmd-jax[xtb]'")
+
+
+def _teacher() -> Any:
+    from tblite.ase import TBLite
+
+    return TBLite(method="GFN2-xTB", verbosity=0)
 
 
 class _Case(NamedTuple):
