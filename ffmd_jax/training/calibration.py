@@ -49,7 +49,8 @@ def calibrate(
         seen.append(jax.tree.map(np.asarray, looks[b](system, state)))
         expected.append(held_out[int(bucket.groups[bucket.which[row]])])
     mean, worst, change, free = (np.stack([one[i] for one in seen]) for i in range(4))
-    drift = np.abs(np.nansum(free.mean(axis=1), axis=0) / np.nansum(expected, axis=0) - 1)
+    sums = np.nansum(free.mean(axis=1), axis=0), np.nansum(expected, axis=0)
+    drift = np.abs(sums[0] / np.where(sums[1] > 0, sums[1], np.nan) - 1)  # NaN: an element that no chosen state has
     return Calibration(
         round_trip=_finite(mean),
         round_trip_atom=_finite(worst),

@@ -179,8 +179,7 @@ def fit(
         Diverged: no finite gradient or validation error.
         RuntimeError: the devices have too little memory; the message names a smaller batch.
     """
-    for sets in groups:
-        tasks.of(config).check_fits(config, sets)
+    tasks.check_fits(config, groups)
     devices, train = parallel.mesh(), tasks.buckets(config, groups, "train")
     per_epoch = batches.n_batches(train, training)
     batch_size = min(training.batch_size, max(batches.count(bucket.examples) for bucket in train))

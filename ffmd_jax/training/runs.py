@@ -94,8 +94,7 @@ def run(
         config = old
     elif before is not None:
         config, weights = before.config, before.params
-        for sets in groups:
-            task.check_fits(config, sets)
+        tasks.check_fits(config, groups)
     else:
         config = task.configure(groups, architecture)
     if init is not None:

@@ -127,6 +127,15 @@ def make_summarize(config: Any, groups: Sequence[Any], split: str) -> Callable[[
     return summarize
 
 
+def check_fits(config: Any, groups: Sequence[Any]) -> None:
+    """Raises ValueError for data of other elements, masses or Δt than the model's; of several systems it names one."""
+    for sets in groups:
+        try:
+            of(config).check_fits(config, sets)
+        except ValueError as error:
+            raise ValueError(f"{sets.name}: {error}" if len(groups) > 1 else str(error)) from error
+
+
 def evaluate(config: Any, params: Any, groups: Sequence[Any], split: str = "test", reversible: bool = False) -> Any:
     """Errors of a model on some pairs or frames; ``reversible``: of the time-symmetrised step.
 
@@ -134,8 +143,7 @@ def evaluate(config: Any, params: Any, groups: Sequence[Any], split: str = "test
         ValueError: pairs at another Δt than the model's, other elements or masses, or nothing in the split.
     """
     pair_sets.check_split(groups, split)
-    for sets in groups:
-        of(config).check_fits(config, sets)
+    check_fits(config, groups)
     at_once = 8 if trajcast.batches_together(config) else 1
     loss_of, summarize = make_loss_of(config, groups, reversible=reversible), make_summarize(config, groups, split)
     devices = parallel.mesh()
