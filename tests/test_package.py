@@ -31,6 +31,7 @@ ROOMS = [
     "reference_md",
     "interop",
     "simulation",
+    "screening",
     "api",
     "cli",
     "__main__",
@@ -180,7 +181,7 @@ def test_help_has_a_line_for_each_command_and_their_own_help_all_of_it(capsys):
         entry.main(["--help"])
     helped = capsys.readouterr().out.partition("(required)")[2]
     listed = [line for line in helped.splitlines() if re.search(r"\w", line)]
-    assert len(listed) == 11 and all("•" in line for line in listed), helped
+    assert len(listed) == 12 and all("•" in line for line in listed), helped
     with pytest.raises(SystemExit):
         entry.main(["rollout", "--help"])
     helped = capsys.readouterr().out

@@ -39,8 +39,8 @@ class Screening(NamedTuple):
 
 
 def screen(
-    given: Path | Sequence[str],
-    out: Path,
+    given: str | Path | Sequence[str],
+    out: str | Path,
     model: Model | str | Path = "organic",
     conditions: Conditions = Conditions(),  # noqa: B008  # a frozen record
     *,
@@ -57,7 +57,7 @@ def screen(
     """Runs molecules and says what they do; as ``ffmd screen``, whose help says more.
 
     Args:
-        given: file with SMILES or an SD file; or SMILES.
+        given: file with SMILES, or an SD file; or a sequence of SMILES.
         out: folder to write.
         conditions: temperature, lengths, friction.
         n_starts: starting structures of each molecule, run side by side.
@@ -70,7 +70,7 @@ def screen(
         ValueError: what cannot be run at all; a molecule that cannot is named in ``refused``.
         KeyboardInterrupt: Ctrl-C; what was finished is kept, and ``resume`` goes on.
     """
-    used = model if isinstance(model, Model) else model_files.load(model)
+    used, out = model if isinstance(model, Model) else model_files.load(model), Path(out)
     _check(used, conditions, n_starts)
     entries = molecules.read(Path(given)) if isinstance(given, Path | str) else _entries(given)
     partner = None if pair is None else molecules.read_partner(pair)
