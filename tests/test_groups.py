@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -283,3 +287,40 @@ def test_fine_tuning_rehearses_what_the_model_knows(data, tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="must lie between 0 and 1"):
         api.train(new, tmp_path / "x", init=tmp_path / "first", rehearse=data, rehearse_share=1.0, progress=False)
     assert not (tmp_path / "x").exists()
+
+
+_ON_DEVICES = """
+import sys
+import numpy as np, jax
+import test_groups as tests
+from ffmd_jax.data import pairs as pair_sets
+from ffmd_jax.data.dataset_file import Dataset
+from ffmd_jax.training import batches, loop, losses, settings
+batches._WASTE = 1.0  # a bucket for each size
+groups = pair_sets.form(Dataset((tests.group("small"), tests.group("large", (6, 4))), 10.0))
+how = settings.Training(epochs=2, batch_size=3, optimizer="adam", learning_rate=1e-2)
+*_, last = loop.fit(losses.configure(groups, tests.SIZES), groups, how)
+print(jax.device_count(), repr(last.validation.velocity_percent))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_several_devices_learn_several_systems_as_one_does():
+    found = []
+    for n in (1, 4):
+        environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={n}", "PYTHONPATH": str(Path(__file__).parent),
+        }  # fmt: skip
+        ran = subprocess.run(
+            [sys.executable, "-c", _ON_DEVICES],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+        devices, error = ran.stdout.split()
+        assert int(devices) == n
+        found.append(float(error))
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
