@@ -21,7 +21,7 @@ from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import Dataset, Group, Run
 from ffmd_jax.dynamics import alarms, rollout, thermostat
 from ffmd_jax.dynamics import monitors as monitor_limits
-from ffmd_jax.models import potential, trajcast
+from ffmd_jax.models import elements, potential, trajcast
 from ffmd_jax.models.config import Architecture, PotentialConfig
 from ffmd_jax.training import batches, calibration, loop, losses, parallel, settings, tasks
 
@@ -324,3 +324,26 @@ def test_several_devices_learn_several_systems_as_one_does():
         assert int(devices) == n
         found.append(float(error))
     assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_model_with_more_elements_is_the_same_on_those_that_it_knew():
+    config = small_config(False, natural_parity=False)
+    params = trajcast.init(jax.random.key(2), config)
+    more, wider, like = elements.extended(config, params, {1: 1.008, 16: 32.06, 9: 18.998}, {})
+    assert like == {1: 8, 16: 8, 9: 8} and more.elements == (1, 8, 9, 14, 16)
+    assert elements._most_like(17, (1, 6, 7, 8, 9, 16)) == 9 and elements._most_like(16, (1, 6, 7, 8)) == 8
+    assert elements._most_like(35, (6, 9, 17)) == 17 and elements._most_like(11, (1, 3, 9)) == 3
+    system, at = random_molecule("large")
+    search = neighbors.plan(system, at, CUTOFF)
+    with jax.enable_x64(True):
+        graph = jax.jit(lambda at: neighbors.build(search, system, at).graph)(at)
+        ends = [
+            trajcast.make_propagate(one, jax.tree.map(lambda x: np.asarray(x, np.float64), weights))(system, at, graph)
+            for one, weights in ((config, params), (more, wider))
+        ]
+        sulphur = dataclasses.replace(system, species=np.where(system.species == 8, 16, system.species))
+        ends.append(trajcast.make_propagate(more, wider)(sulphur, at, graph))
+    np.testing.assert_allclose(ends[0].positions, ends[1].positions, atol=1e-6)  # wider weights are in float32
+    np.testing.assert_allclose(ends[0].velocities, ends[1].velocities, atol=1e-7)
+    np.testing.assert_allclose(ends[2].velocities, ends[1].velocities, atol=1e-7)  # sulphur begins as oxygen

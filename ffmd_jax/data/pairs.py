@@ -159,7 +159,7 @@ def speed_limits(groups: Sequence[PairSets], elements: tuple[int, ...]) -> list[
     speeds: dict[int, list[np.ndarray]] = {element: [] for element in elements}
     for sets in groups:
         found, species = np.linalg.norm(sets.train.state.velocities, axis=-1), np.asarray(sets.system.species)
-        for element in set(species.tolist()):
+        for element in speeds.keys() & set(species.tolist()):
             speeds[element].append(found[:, species == element].ravel())
     return [float(np.quantile(np.concatenate(speeds[element]), 0.9999)) for element in elements]
 

@@ -18,7 +18,8 @@ from ffmd_jax.core import progress as bars
 from ffmd_jax.core.state import take
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import SPLITS, Dataset
-from ffmd_jax.models import model_files
+from ffmd_jax.models import elements, model_files
+from ffmd_jax.models import model as models
 from ffmd_jax.models.config import SMALL, Architecture
 from ffmd_jax.models.model import Model
 from ffmd_jax.training import batches, calibration, loop, parallel, tasks, training_log
@@ -94,6 +95,8 @@ def run(
         config = old
     elif before is not None:
         config, weights = before.config, before.params
+        if kind == "propagator":
+            config, weights = _with_new_elements(config, weights, groups, say)
         tasks.check_fits(config, groups)
     else:
         config = task.configure(groups, architecture)
@@ -125,6 +128,22 @@ def run(
             except loop.Diverged as error:
                 raise loop.Diverged(f"{error}; {out} keeps the weights and states saved before") from None
     return _finish(out, groups, progress, say)
+
+
+def _with_new_elements(config: Any, weights: Any, groups: Sequence[Any], say: Callable[[str], None]) -> tuple[Any, Any]:
+    """The model with the elements that the data have and it does not."""
+    masses: dict[int, float] = {}
+    for sets in groups:
+        masses |= dict(zip(np.asarray(sets.system.species).tolist(), map(float, sets.system.masses), strict=True))
+    new = {z: mass for z, mass in masses.items() if z not in config.elements}
+    if not new:
+        return config, weights
+    limits = dict(zip(new, pair_sets.speed_limits([s for s in groups if pair_sets.count(s.train)], tuple(new)),
+                      strict=True))  # fmt: skip
+    config, weights, like = elements.extended(config, weights, new, limits)
+    listed = ", ".join("{} as {}".format(*models.symbols(pair)) for pair in sorted(like.items()))
+    say(f"elements that the model does not know begin like others: {listed}")
+    return config, weights
 
 
 def _to_rehearse(old: Sequence[Any], new: Sequence[Any], share: float) -> tuple[Any, ...]:
