@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core.state import Array, Graph, State, System, full_precision, is_isolated
+from ffmd_jax.core.state import Array, Graph, State, System, full_precision, is_isolated, take
 
 SKIN = 1.0  # Å, for rollouts of models, whose steps move the fastest atoms by a tenth of it or more
 
@@ -104,8 +104,7 @@ def plan(
     search = dataclasses.replace(search, translations=(first, second, third))
     if not system.padded and np.ndim(system.species) == 1:
         search = _plan_bins(search, system, frames, cells, headroom)
-    counts = _count(search, system, State(frames, frames, cells.astype(frames.dtype)))
-    most, most_inside = (int(count) for count in np.max(counts, axis=0))
+    most, most_inside = _most(search, system, State(frames, frames, cells.astype(frames.dtype)))
     if most == 0 and n_atoms > 1:
         raise ValueError(f"no atom has a neighbour within {search.radius:g} Å: is the unit of the positions Å?")
     return dataclasses.replace(
@@ -331,6 +330,22 @@ def _build_from_bins(search: Search, system: System, positions: Array, cell: Arr
     graphs, overflows = jax.lax.map(rows, padded)
     graph = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n_atoms], graphs)
     return graph, jnp.any(overflows) | jnp.any(rank >= search.bin_capacity)
+
+
+def _most(search: Search, system: System, states: State) -> tuple[int, int]:
+    """Largest numbers of neighbours of any atom within radius and cutoff, in any state.
+
+    Cells of one shape are counted together: all the translations that cells of several shapes need would take longer.
+    """
+    needed = np.broadcast_to(_translations(search, system, heights(states.cell)), (len(states.cell), 3))
+    most = np.zeros(2, int)
+    for own in np.unique(needed, axis=0):
+        rows = np.flatnonzero((needed == own).all(axis=1))
+        first, second, third = own.tolist()
+        narrow = search if search.bins else dataclasses.replace(search, translations=(first, second, third))
+        members = system if np.ndim(system.species) == 1 else take(system, rows)
+        most = np.maximum(most, np.max(np.asarray(_count(narrow, members, take(states, rows))), axis=0))
+    return int(most[0]), int(most[1])
 
 
 @functools.partial(jax.jit, static_argnums=0)
