@@ -145,7 +145,9 @@ def evaluate(config: Any, params: Any, groups: Sequence[Any], split: str = "test
     pair_sets.check_split(groups, split)
     check_fits(config, groups)
     at_once = 8 if trajcast.batches_together(config) else 1
-    loss_of, summarize = make_loss_of(config, groups, reversible=reversible), make_summarize(config, groups, split)
+    alike = Training(mass_weighting=False)  # which decides the loss, not the errors
+    loss_of = make_loss_of(config, groups, alike, reversible=reversible)
+    summarize = make_summarize(config, groups, split)
     devices = parallel.mesh()
     validate = losses.make_validate(loss_of, summarize, buckets(config, groups, split), devices, at_once)
     return validate(parallel.replicate(params, devices))
