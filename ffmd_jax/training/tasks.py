@@ -48,8 +48,15 @@ class Task(NamedTuple):
 
 
 def _form_pairs(data: Dataset, time_step_fs: float | None, config: ModelConfig | None) -> Any:
-    step = config.time_step_fs if config is not None and time_step_fs is None else time_step_fs
-    return pair_sets.form(data, step)
+    if config is None or time_step_fs is not None:
+        return pair_sets.form(data, time_step_fs)
+    try:
+        return pair_sets.form(data, config.time_step_fs)
+    except ValueError as error:
+        if abs(data.time_step_fs - config.time_step_fs) < 1e-6:
+            raise
+        mismatch = f"the data have Δt = {data.time_step_fs:g} fs, the model {config.time_step_fs:g} fs"
+        raise ValueError(f"{mismatch}, and {error}") from error
 
 
 def _propagator_loss(config, groups, search, training, convolution, reversible) -> Loss:
