@@ -48,7 +48,7 @@ def demo(
         smiles: A molecule instead of a prepared system (needs RDKit; for the reference, tblite).
         temperature: Temperature, K; the shipped models were trained at 300 K.
         length_ps: Length of both trajectories, ps (None: 30; water, whose reference is slower, and molecules 10).
-        tau_fs: Relaxation time of CSVR, fs (None: the paper's; quartz 75, paracetamol 70, water 50; molecules 10 Δt).
+        tau_fs: Relaxation time of CSVR, fs (None: the paper's; quartz 75, paracetamol 70, water 50; molecules 100).
         friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz 3000, paracetamol 4000, water 1000,
             molecules 1000); inf: none.
         seed: Seed of velocities and thermostats.
@@ -103,7 +103,8 @@ def _molecule(
     molecule = molecules.prepare(molecules.Entry("molecule", smiles), model.config, 1, seed=seed)
     relaxed = State(molecule.starts[0], np.zeros_like(molecule.starts[0]), np.eye(3))
     weak, step_fs = 1000.0 if friction is None else friction, model.config.time_step_fs
-    nvt = ffmd.NVT(kelvin, tau_fs, friction_tau_fs=None if weak == float("inf") else weak)
+    tau = 100.0 if tau_fs is None else tau_fs
+    nvt = ffmd.NVT(kelvin, tau, friction_tau_fs=None if weak == float("inf") else weak)
     n_steps = max(8, round((10.0 if length_ps is None else length_ps) * units.PS / step_fs))
     warm = round(_WARM_PS * units.PS / step_fs)  # a relaxed structure has half of its energy only
     out.mkdir(exist_ok=True)
