@@ -16,7 +16,7 @@ _MOST_CONFORMERS = 50  # that are listed
 _SURFACE_FRAMES = 20
 _POLAR = (7, 8, 15, 16)  # elements; with the hydrogens on them
 _CONTACT_A = 4.0  # between heavy atoms
-_KJ_PER_EV = 96.48533212
+_KJ_PER_EV = 1e4 * units.EV  # per mole: 1 u Å²/fs² is 10,000 kJ/mol
 
 
 class Torsion(NamedTuple):

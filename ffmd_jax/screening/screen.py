@@ -1,11 +1,11 @@
 """`screen`: many molecules run by one model, over all cores, analysed into a folder."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import json
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -90,18 +90,10 @@ def _check(model: Model, conditions: Conditions, n_starts: int) -> None:
         raise ValueError(f"{model.name} is no propagator of isolated molecules: screening needs one")
     if n_starts < 1:
         raise ValueError(f"the number of starts must be at least 1, not {n_starts}")
-    for name, value in dataclasses.asdict(_Positive(*conditions[:5])).items():
-        if not (np.isfinite(value) and (value > 0 or (name == "equilibrate_ps" and value == 0))):
+    for name, value in conditions._asdict().items():
+        least_is_zero = name in ("equilibrate_ps", "seed")
+        if not (np.isfinite(value) and (value > 0 or (least_is_zero and value == 0))):
             raise ValueError(f"{name} must be positive, not {value}")
-
-
-@dataclasses.dataclass
-class _Positive:
-    temperature_K: float
-    length_ps: float
-    equilibrate_ps: float
-    friction_tau_fs: float
-    frame_fs: float
 
 
 def _entries(smiles: Sequence[str]) -> list[Entry]:
@@ -178,15 +170,16 @@ def _results(jobs: list[Any], n_workers: int) -> Iterator[tuple[list[str], list[
     if n_workers <= 1:
         yield from (_do(*job) for job in jobs)
         return
-    with _one_thread_each(), concurrent.futures.ProcessPoolExecutor(
-        n_workers, mp_context=multiprocessing.get_context("spawn")
-    ) as pool:  # fmt: skip
-        pending = [pool.submit(_do, *job) for job in jobs]
-        try:
-            for future in concurrent.futures.as_completed(pending):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    with _one_thread_each(), multiprocessing.get_context("spawn").Pool(n_workers, _leave_ctrl_c_to_the_parent) as pool:
+        yield from pool.imap_unordered(_do_job, jobs)
+
+
+def _leave_ctrl_c_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _do_job(job: tuple[Any, ...]) -> tuple[list[str], list[str]]:
+    return _do(*job)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ class Training:
         epochs: Passes over the training pairs.
         batch_size: Pairs per optimizer step, on all devices together; small batches win on CPU.
         optimizer: muon (matrices by Muon, the rest by Adam) or adam (with AMSGrad, as in the paper).
-        learning_rate: Peak learning rate, after warm-up (None: 0.04, or 0.01 with --init, which keeps what is learned).
+        learning_rate: Peak learning rate, after warm-up (None: 0.04, or with --init 0.01, which changes less).
             Twice as much may give smaller errors; Adam wants a tenth.
         schedule: cosine: decay to zero over all epochs.  plateau: the rate falls by --plateau-factor whenever
             --plateau-patience epochs have passed without a better validation error.
