@@ -125,7 +125,7 @@ def _molecule(
 
 
 def _teacher() -> Any:
-    from tblite.ase import TBLite
+    from tblite.ase import TBLite  # pyright: ignore[reportMissingImports]
 
     return TBLite(method="GFN2-xTB", verbosity=0)
 
