@@ -283,7 +283,7 @@ def reference(
         runs: independent runs.
         start: for "ase": structure to start from, ``ase.Atoms`` or a file.
         calculator: for "ase": a function without arguments that makes an ASE calculator, so that every run has its own;
-            or its name, ``module:Class``.
+            or its name, such as "gfn2-xtb" or "module:Class".
         resume: keep finished files of this set and continue.
         overwrite: replace existing files.
         progress: show bars.

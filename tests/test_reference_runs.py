@@ -23,7 +23,7 @@ from ffmd_jax.data import nve
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory
-from ffmd_jax.reference_md import ase_engine, drift, jax_md_adapter, production, sampling, systems
+from ffmd_jax.reference_md import ase_engine, drift, jax_md_adapter, production, sampling, systems, teachers
 
 EMT = "ase.calculators.emt:EMT"
 
@@ -342,6 +342,10 @@ class Nothing(ase.calculators.calculator.Calculator):
         self.results = {"energy": 0.0}
 
 
+def no_weights():
+    raise RuntimeError("no weights")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -349,6 +353,9 @@ class Nothing(ase.calculators.calculator.Calculator):
         ({"calculator": "tblite.nosuch:Thing"}, "pip install 'ffmd-jax[xtb]'"),
         ({"calculator": "ase.calculators.emt:EMTT"}, "has no calculator 'EMTT'; did you mean EMT?"),
         ({"calculator": "ase.calculators.emt"}, "takes module:Class"),
+        ({"calculator": "absent"}, "absent needs the package no_such_package: pip install no_such_package"),
+        ({"calculator": "broken"}, "broken fails (RuntimeError: no weights)"),
+        ({"calculator": "broken", "calculator-args": "a=1"}, "broken has no --calculator-args"),
         ({"calculator": "ase:Atoms"}, "no ASE calculator?"),
         ({"calculator": "fake:Nothing"}, "gives no energies and forces"),
         ({"calculator-args": "nonsense"}, "key=value"),
@@ -366,6 +373,9 @@ def test_bad_input_is_refused_in_one_line(structure, tmp_path, monkeypatch, caps
     fake = types.ModuleType("fake")
     fake.Nothing = Nothing
     monkeypatch.setitem(sys.modules, "fake", fake)
+    absent = teachers.Teacher("", "no_such_package", "pip install no_such_package", Nothing)
+    monkeypatch.setitem(teachers.TEACHERS, "absent", absent)
+    monkeypatch.setitem(teachers.TEACHERS, "broken", teachers.Teacher("", "ase", "pip install ase", no_weights))
     (tmp_path / "empty.xyz").write_text("0\n\n")
     options = [
         part

@@ -10,18 +10,41 @@ from tyro.conf import arg
 from ffmd_jax.cli import common
 from ffmd_jax.core import commands, files, progress, units
 
-# As the rollouts of experiments/: the paper's CSVR, and friction that shares the energy, fs; reversible steps where no
-# strong vibration has a period near Δt or 2 Δt.
-_TAU_FS = {"paracetamol": 70.0, "quartz": 75.0, "water": 50.0}
-_FRICTION_TAU_FS = {"paracetamol": 4000.0, "quartz": 3000.0, "water": 1000.0}
-_REVERSIBLE = {"paracetamol": True, "quartz": False, "water": True}
+
+class _Prepared(NamedTuple):
+    """What a demo is run with, as in experiments/: the paper's CSVR and friction that shares the energy.
+
+    Attributes:
+        tau_fs: of CSVR.
+        friction_tau_fs: 1/γ.
+        reversible: steps; where no strong vibration has a period near Δt or 2 Δt.
+        length_ps: minutes.
+        teacher: of `teachers.TEACHERS`; None: the force field of the prepared system.
+        structure: prepared system where a run with the teacher begins.
+    """
+
+    tau_fs: float
+    friction_tau_fs: float
+    reversible: bool
+    length_ps: float
+    teacher: str | None = None
+    structure: str = ""
+
+
+_SYSTEMS = {
+    "quartz": _Prepared(75.0, 3000.0, False, 30.0),
+    "paracetamol": _Prepared(70.0, 4000.0, True, 30.0),
+    "water": _Prepared(50.0, 1000.0, True, 10.0),
+    "silicon": _Prepared(75.0, 3000.0, False, 30.0),
+    "paracetamol-ccx": _Prepared(60.0, 1000.0, False, 2.0, "ani-1ccx", "paracetamol"),
+}
+_MOLECULE = _Prepared(100.0, 1000.0, False, 10.0, "gfn2-xtb")
 _WARM_PS = 1.0
-_LENGTHS_PS = {"paracetamol": 30.0, "quartz": 30.0, "water": 10.0}  # minutes each
 
 
 def demo(
     out: Path = Path("ffmd_demo"),
-    system: Literal["quartz", "paracetamol", "water"] = "quartz",
+    system: Literal["quartz", "paracetamol", "water", "silicon", "paracetamol-ccx"] = "quartz",
     smiles: str | None = None,
     temperature: Annotated[float, arg(metavar="K")] = 300.0,
     length_ps: float | None = None,
@@ -39,6 +62,8 @@ def demo(
     each atom, which spread the kinetic energy over elements and vibrations.  The steps of paracetamol and water are
     those of ffmd rollout --reversible.
 
+    The reference of paracetamol-ccx is ANI-1ccx, if torchani is installed; else the run is reported alone.
+
     With --smiles, any molecule of the shipped organic model, which need not have seen it, beside GFN2-xTB if tblite is
     installed: ffmd demo --smiles "CC(=O)Nc1ccc(O)cc1".
 
@@ -47,17 +72,31 @@ def demo(
         system: Shipped model and prepared system.
         smiles: A molecule instead of a prepared system (needs RDKit; for the reference, tblite).
         temperature: Temperature, K; the shipped models were trained at 300 K.
-        length_ps: Length of both trajectories, ps (None: 30; water, whose reference is slower, and molecules 10).
-        tau_fs: Relaxation time of CSVR, fs (None: the paper's; quartz 75, paracetamol 70, water 50; molecules 100).
-        friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz 3000, paracetamol 4000, water 1000,
-            molecules 1000); inf: none.
+        length_ps: Length of both trajectories, ps (None: 30; with slower references water and molecules 10,
+            paracetamol-ccx 2).
+        tau_fs: Relaxation time of CSVR, fs (None: that of the model's card; quartz and silicon 75, paracetamol 70,
+            paracetamol-ccx 60, water 50, molecules 100).
+        friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz and silicon 3000, paracetamol 4000, the
+            others 1000); inf: none.
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
     """
     files.check_output(out, overwrite)
-    if smiles is not None:
-        _molecule(out, smiles, temperature, length_ps, tau_fs, friction_tau_fs, seed)
-        return
+    usual = _SYSTEMS[system] if smiles is None else _MOLECULE
+    friction = usual.friction_tau_fs if friction_tau_fs is None else friction_tau_fs
+    from ffmd_jax.dynamics.ensemble import NVT
+
+    tau = usual.tau_fs if tau_fs is None else tau_fs
+    ensemble = NVT(temperature, tau, friction_tau_fs=None if friction == float("inf") else friction)
+    length_ps = usual.length_ps if length_ps is None else length_ps
+    if usual.teacher is None:
+        _beside_force_field(out, system, ensemble, usual.reversible, seed, length_ps)
+    else:
+        _beside_teacher(out, system, smiles, ensemble, usual, seed, length_ps)
+
+
+def _beside_force_field(out: Path, system: str, ensemble: Any, reversible: bool, seed: int, length_ps: float) -> None:
+    """A model and its force field from the same state, their speeds, and free runs."""
     common.use_double_precision()
     import jax
 
@@ -65,69 +104,65 @@ def demo(
     from ffmd_jax.models import model as models
     from ffmd_jax.reference_md import free_runs
 
-    friction = _FRICTION_TAU_FS[system] if friction_tau_fs is None else friction_tau_fs
-    from ffmd_jax.dynamics.ensemble import NVT
-
-    tau = _TAU_FS[system] if tau_fs is None else tau_fs
-    ensemble = NVT(temperature, tau, friction_tau_fs=None if friction == float("inf") else friction)
-    case = _case(out, system, ensemble, seed, _LENGTHS_PS[system] if length_ps is None else length_ps)
+    case = _case(out, system, ensemble, reversible, seed, length_ps)
     out.mkdir(exist_ok=True)
     for stale in ("report.html", "summary.json"):  # of an earlier demo: they would not be of these trajectories
         files.remove(out / stale)
     key_start, key_reference = jax.random.split(jax.random.key(seed))
-    start = _equilibrate(case.prepared, temperature, key_start)
+    start = _equilibrate(case.prepared, ensemble.temperature_K, key_start)
     speeds = {"ns_per_day": _force_free(case, start), "reference_ns_per_day": _reference(case, start, key_reference)}
     frames = trajectory.read(case.reference).frames
     propagate = models.propagator(case.model, reversible=case.reversible)
     _compare(case, speeds, *free_runs.run(case.prepared, case.config, propagate, frames))
 
 
-def _molecule(
-    out: Path,
-    smiles: str,
-    kelvin: float,
-    length_ps: float | None,
-    tau_fs: float | None,
-    friction: float | None,
-    seed: int,
+def _beside_teacher(
+    out: Path, system: str, smiles: str | None, ensemble: Any, usual: _Prepared, seed: int, length_ps: float
 ) -> None:
-    """A molecule from SMILES by the organic model, and by GFN2-xTB if it is there, in a report."""
-    from importlib import util
-
+    """A molecule by a model, and by the teacher if it is installed, in a report."""
     import ffmd_jax as ffmd
-    from ffmd_jax.core.state import State
     from ffmd_jax.formats import ase_files
-    from ffmd_jax.screening import molecules
+    from ffmd_jax.reference_md import systems, teachers
 
-    model = ffmd.load("organic")
-    molecule = molecules.prepare(molecules.Entry("molecule", smiles), model.config, 1, seed=seed)
-    relaxed = State(molecule.starts[0], np.zeros_like(molecule.starts[0]), np.eye(3))
-    weak, step_fs = 1000.0 if friction is None else friction, model.config.time_step_fs
-    tau = 100.0 if tau_fs is None else tau_fs
-    nvt = ffmd.NVT(kelvin, tau, friction_tau_fs=None if weak == float("inf") else weak)
-    n_steps = max(8, round((10.0 if length_ps is None else length_ps) * units.PS / step_fs))
+    model = ffmd.load(system if smiles is None else "organic")
+    if smiles is None:
+        prepared = systems.get(usual.structure)
+        atoms, relaxed, title = prepared.system, prepared.state, f"Force-free MD of {system}"
+    else:
+        atoms, relaxed, title = _molecule(smiles, model, seed)
+    step_fs = model.config.time_step_fs
+    n_steps = max(8, round(length_ps * units.PS / step_fs))
     warm = round(_WARM_PS * units.PS / step_fs)  # a relaxed structure has half of its energy only
     out.mkdir(exist_ok=True)
-    how: dict[str, Any] = {"ensemble": nvt, "seed": seed, "on_alarm": "warn"}
-    start = ffmd.simulate(model, (molecule.system, relaxed), steps=warm, progress=False, **how)
+    how: dict[str, Any] = {"ensemble": ensemble, "seed": seed, "on_alarm": "warn"}
+    start = ffmd.simulate(model, (atoms, relaxed), steps=warm, progress=False, **how)
     run = ffmd.simulate(model, start, steps=n_steps, out=out / "force_free.h5", overwrite=True, **how)
-    reference = None
-    if util.find_spec("tblite") is not None:
+    reference, missing = None, ""
+    assert usual.teacher is not None
+    try:
+        teachers.check(usual.teacher)
+    except ValueError as error:
+        missing = f"note: no reference beside it: {error}"
+    else:
         (reference,) = ffmd.reference(
-            "ase", out / "reference.h5", start=ase_files.to_atoms(molecule.system, relaxed), calculator=_teacher,
-            ensemble=nvt, length_ps=n_steps * step_fs / units.PS, frame_fs=step_fs, equilibrate_ps=_WARM_PS, seed=seed,
-            overwrite=True,
+            "ase", out / "reference.h5", start=ase_files.to_atoms(atoms, relaxed), calculator=usual.teacher,
+            ensemble=ensemble, length_ps=n_steps * step_fs / units.PS, frame_fs=step_fs, equilibrate_ps=_WARM_PS,
+            seed=seed, overwrite=True,
         )  # fmt: skip
-    report = ffmd.analyze(run, reference, title=f"{molecule.smiles}, which the model need not have seen")
+    report = ffmd.analyze(run, reference, title=title)
     common.say(f"\n{report.text(common.width())}\n\nreport: {report.save(out)}")
-    if reference is None:
-        print("note: no reference beside it, for lack of tblite: pip install 'ffmd-jax[xtb]'")
+    if missing:
+        print(missing)
 
 
-def _teacher() -> Any:
-    from tblite.ase import TBLite  # pyright: ignore[reportMissingImports]
+def _molecule(smiles: str, model: Any, seed: int) -> tuple[Any, Any, str]:
+    """System, relaxed state and title of a molecule from SMILES."""
+    from ffmd_jax.core.state import State
+    from ffmd_jax.screening import molecules
 
-    return TBLite(method="GFN2-xTB", verbosity=0)
+    molecule = molecules.prepare(molecules.Entry("molecule", smiles), model.config, 1, seed=seed)
+    relaxed = State(molecule.starts[0], np.zeros_like(molecule.starts[0]), np.eye(3))
+    return molecule.system, relaxed, f"{molecule.smiles}, which the model need not have seen"
 
 
 class _Case(NamedTuple):
@@ -170,7 +205,7 @@ class _Case(NamedTuple):
                 "seed": self.seed, "command": command}  # fmt: skip
 
 
-def _case(out: Path, name: str, ensemble: Any, seed: int, length_ps: float) -> _Case:
+def _case(out: Path, name: str, ensemble: Any, reversible: bool, seed: int, length_ps: float) -> _Case:
     from ffmd_jax.models import model_files
     from ffmd_jax.reference_md import systems
 
@@ -178,7 +213,7 @@ def _case(out: Path, name: str, ensemble: Any, seed: int, length_ps: float) -> _
     n_frames = round(length_ps * units.PS / model.config.time_step_fs)
     if n_frames < 8:
         raise ValueError(f"--length-ps must be at least {8 * model.config.time_step_fs / units.PS:g} ps")
-    return _Case(out, name, systems.get(name), model, ensemble, _REVERSIBLE[name], seed, n_frames)
+    return _Case(out, name, systems.get(name), model, ensemble, reversible, seed, n_frames)
 
 
 def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> None:

@@ -31,8 +31,7 @@ def reference(
     SYSTEM ase takes any ASE calculator; it must be installed in this Python:
 
         pip install 'ffmd-jax[xtb]'
-        ffmd reference ase --calculator tblite.ase:TBLite --calculator-args method=GFN2-xTB,accuracy=0.1
-            --start ethanol.xyz --runs 5 --out ref.h5
+        ffmd reference ase --calculator gfn2-xtb --start ethanol.xyz --runs 5 --out ref.h5
         --calculator mace.calculators:mace_mp --calculator-args model=small,default_dtype=float64
         --calculator sevenn.calculator:SevenNetCalculator --calculator-args model=7net-0
         --calculator chgnet.model.dynamics:CHGNetCalculator

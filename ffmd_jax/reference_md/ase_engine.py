@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import functools
 import importlib
 import re
 import time
@@ -18,6 +19,7 @@ from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
 from ffmd_jax.formats import ase_files, common, h5md, note, stresses, trajectory
+from ffmd_jax.reference_md import teachers
 from ffmd_jax.reference_md.engine import FORCES, ReferenceEngine
 
 MakeCalculator = Callable[[], Any]
@@ -84,14 +86,20 @@ def _literal(text: str) -> Any:
 
 
 def make_calculator(name: str, arguments: dict[str, Any]) -> MakeCalculator:
-    """What makes the calculator ``module:name``, a class or a function that returns a calculator.
+    """What makes the calculator: one of `teachers.TEACHERS`, or ``module:name``, a class or function that returns one.
 
     Raises:
-        ValueError: not of that form, not there, or not callable; the message says what to install.
+        ValueError: neither, not there, or not callable; the message says what to install.
     """
+    if name in teachers.TEACHERS:
+        if arguments:
+            raise ValueError(f"{name} has no `calculator_args`")
+        teachers.check(name)
+        return functools.partial(teachers.make, name)
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
-        raise ValueError(f"`calculator` takes module:Class, such as tblite.ase:TBLite, not '{name}'")
+        known = ", ".join(teachers.TEACHERS)
+        raise ValueError(f"`calculator` takes module:Class, such as tblite.ase:TBLite, or {known}, not '{name}'")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # a broken installation raises anything

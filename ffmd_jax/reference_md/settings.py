@@ -27,9 +27,10 @@ class Settings:
         friction_tau_fs: Relaxation time 1/γ of Langevin friction and noise besides, in nvt, fs, as of ffmd rollout.
         dt: Time step of the integrator, fs (None: the system's; quartz, silicon 1, water, paracetamol 0.5, argon 4;
             ase 0.5 with hydrogen, else 1).
-        repeat: Unit cells along each lattice vector (None: quartz 3 3 2, silicon 2 2 2, argon 3 3 3).
+        repeat: Unit cells along each lattice vector (None: quartz 3 3 2, silicon 3 3 3, argon 3 3 3).
         molecules: Molecules of water (None: 64).
-        calculator: ase: module:Class, or module:function that returns a calculator.
+        calculator: ase: gfn2-xtb, ani-1ccx, sevennet-0, chgnet (if installed), module:Class, or module:function that
+            returns a calculator.
         calculator_args: ase: its arguments, key=value,key=value.
         start: ase: structure to start from, any file that ASE reads; its cell and periodic directions are kept.
         forces: Store forces, and the stress of crystals and liquids, for potentials to be trained on.

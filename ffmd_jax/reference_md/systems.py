@@ -57,7 +57,7 @@ def quartz(repeat: tuple[int, int, int] = (3, 3, 2), structure: Structure | None
     return Reference("quartz", system, state, silica.bks(), cutoff=10.0, dt=1.0, skin=1.0)
 
 
-def silicon_diamond(repeat: tuple[int, int, int] = (2, 2, 2), structure: Structure | None = None) -> Reference:
+def silicon_diamond(repeat: tuple[int, int, int] = (3, 3, 3), structure: Structure | None = None) -> Reference:
     """Silicon in the diamond structure, a = 5.431 Å, with the Stillinger–Weber potential; 8 atoms a unit cell."""
     if structure is None:
         structure = ase_files.from_atoms(ase.build.bulk("Si", "diamond", a=5.431, cubic=True).repeat(repeat))

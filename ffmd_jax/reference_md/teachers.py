@@ -1,0 +1,76 @@
+"""Sources of forces that are known by name, each from a package of its own: semi-empirical and learned potentials."""
+
+import contextlib
+import importlib
+import io
+import warnings
+from collections.abc import Callable
+from importlib import util
+from typing import Any, NamedTuple
+
+from ffmd_jax.formats import common
+
+
+class Teacher(NamedTuple):
+    """What makes an ASE calculator.
+
+    Attributes:
+        title: what it is, in a few words.
+        package: module that must be there.
+        install: command that installs it.
+        make: the calculator, after the import of the package.
+    """
+
+    title: str
+    package: str
+    install: str
+    make: Callable[[], Any]
+
+
+def _gfn2_xtb() -> Any:
+    return importlib.import_module("tblite.ase").TBLite(method="GFN2-xTB", accuracy=0.1, verbosity=0)
+
+
+def _ani_1ccx() -> Any:
+    return importlib.import_module("torchani").models.ANI1ccx().ase()
+
+
+def _sevennet_0() -> Any:
+    return importlib.import_module("sevenn.calculator").SevenNetCalculator("7net-0", device="cpu")
+
+
+def _chgnet() -> Any:
+    return importlib.import_module("chgnet.model.dynamics").CHGNetCalculator(use_device="cpu")
+
+
+_ANI = "pip install torch lark-parser 'setuptools<80' && pip install --no-deps torchani==2.0"
+
+TEACHERS = {
+    "gfn2-xtb": Teacher("semi-empirical quantum chemistry", "tblite", "pip install 'ffmd-jax[xtb]'", _gfn2_xtb),
+    "ani-1ccx": Teacher("potential of coupled-cluster quality, H C N O", "torchani", _ANI, _ani_1ccx),
+    "sevennet-0": Teacher("potential of 89 elements", "sevenn", "pip install sevenn", _sevennet_0),
+    "chgnet": Teacher("potential of 89 elements, of crystals", "chgnet", "pip install chgnet", _chgnet),
+}
+
+
+def check(name: str) -> None:
+    """Raises ValueError, which says what to install, if the package of a teacher is not there."""
+    teacher = TEACHERS[name]
+    if util.find_spec(teacher.package) is None:
+        raise ValueError(f"{name} needs the package {teacher.package}: {teacher.install}")
+
+
+def make(name: str) -> Any:
+    """The ASE calculator of that name.
+
+    Raises:
+        ValueError: its package is not there, or fails; the message says what to install.
+    """
+    check(name)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # some greet
+            warnings.simplefilter("ignore")
+            return TEACHERS[name].make()
+    except Exception as error:  # a broken installation raises anything
+        reason = f"{type(error).__name__}: {common.first_line(error)}"
+        raise ValueError(f"{name} fails ({reason}); {TEACHERS[name].install}") from error
