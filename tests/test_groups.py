@@ -23,7 +23,7 @@ from ffmd_jax.dynamics import alarms, rollout, thermostat
 from ffmd_jax.dynamics import monitors as monitor_limits
 from ffmd_jax.models import elements, potential, trajcast
 from ffmd_jax.models.config import Architecture, PotentialConfig
-from ffmd_jax.training import batches, calibration, loop, losses, parallel, settings, tasks
+from ffmd_jax.training import batches, calibration, loop, losses, parallel, runs, settings, tasks
 
 CUTOFF = 4.0
 SIZES = Architecture(
@@ -287,6 +287,18 @@ def test_fine_tuning_rehearses_what_the_model_knows(data, tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="must lie between 0 and 1"):
         api.train(new, tmp_path / "x", init=tmp_path / "first", rehearse=data, rehearse_share=1.0, progress=False)
     assert not (tmp_path / "x").exists()
+
+
+def test_fine_tuning_to_another_time_step_scales_the_outputs_to_the_data(data):
+    config, said = losses.configure(pair_sets.form(data), SIZES), []
+    first = data.groups[0]
+    runs_of = [run._replace(frames=take(run.frames, slice(0, 6)), segment=0) for run in first.runs]
+    doubled = pair_sets.form(dataclasses.replace(data, groups=(first._replace(runs=tuple(runs_of)),)), 20.0)
+    found = runs._with_time_step(config, doubled, 20.0, said.append)
+    scales = pair_sets.statistics(doubled)
+    assert (found.time_step_fs, found.displacement_rms) == (20.0, scales.displacement_rms)
+    assert found.velocity_rms == scales.velocity_rms and "not the 10 fs of `init`" in said[0]
+    assert runs._with_time_step(config, doubled, None, said.append) is config
 
 
 _ON_DEVICES = """

@@ -1,6 +1,7 @@
 """A training as a folder: settings, best weights so far, metrics, training states, calibration at the end."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -97,6 +98,7 @@ def run(
         config, weights = before.config, before.params
         if kind == "propagator":
             config, weights = _with_new_elements(config, weights, groups, say)
+            config = _with_time_step(config, groups, time_step_fs, say)
         tasks.check_fits(config, groups)
     else:
         config = task.configure(groups, architecture)
@@ -144,6 +146,16 @@ def _with_new_elements(config: Any, weights: Any, groups: Sequence[Any], say: Ca
     listed = ", ".join("{} as {}".format(*models.symbols(pair)) for pair in sorted(like.items()))
     say(f"elements that the model does not know begin like others: {listed}")
     return config, weights
+
+
+def _with_time_step(config: Any, groups: Sequence[Any], wanted_fs: float | None, say: Callable[[str], None]) -> Any:
+    """The model with the Δt that was asked for, its outputs in units of what the atoms move in that time."""
+    if wanted_fs in (None, config.time_step_fs):
+        return config
+    say(f"Δt is {wanted_fs:g} fs, not the {config.time_step_fs:g} fs of `init`: its outputs are scaled to the data")
+    found = pair_sets.statistics(groups)
+    scales = {"displacement_rms": float(found.displacement_rms), "velocity_rms": float(found.velocity_rms)}
+    return dataclasses.replace(config, time_step_fs=wanted_fs, **scales)
 
 
 def _to_rehearse(old: Sequence[Any], new: Sequence[Any], share: float) -> tuple[Any, ...]:
