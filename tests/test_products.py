@@ -76,6 +76,38 @@ def test_blocks_of_any_size_give_the_numbers_and_gradients_of_e3nn(kind, block):
     assert_same(gradient_and_outputs(blocks, kind), gradient_and_outputs(convolutions.by_e3nn, kind))
 
 
+@pytest.mark.parametrize(("kind", "systems"), [("mixture", 0), ("table", 2)])
+def test_the_tpu_kernel_gives_the_numbers_and_gradients_of_e3nn(kind, systems):
+    """Interpreted; with several systems by vmap, whose gradients of the table are added."""
+    irreps = [e3nn.Irrep(l, (-1) ** l) for l in range(3 if kind == "mixture" else 2)]
+    features, edges, radial, paths = random_inputs(kind, 4, 3, 2, irreps, len(irreps) - 1)
+    paths = [path for path in paths if path.out in irreps]
+
+    def of(convolution, features, harmonics, radial):
+        if kind == "mixture":  # whose functions are zero where there is no neighbour, by definition
+            radial = radial._replace(functions=radial.functions * edges.graph.mask[..., None])
+        if not systems:
+            return loss(convolution, features, edges._replace(harmonics=harmonics), radial, paths)
+        turned = jax.tree.map(lambda x: jnp.stack([jnp.roll(x, i, 0) for i in range(systems)]), (features, harmonics))
+        one = lambda x, y: loss(convolution, x, edges._replace(harmonics=y), radial, paths)  # noqa: E731
+        values, outputs = jax.vmap(one)(*turned)
+        return jnp.mean(values), outputs
+
+    made = coefficients_of(radial, len(paths))
+    found, expected = (
+        jax.jit(jax.grad(functools.partial(of, f), argnums=(0, 1, 2), has_aux=True))(features, edges.harmonics, made)
+        for f in (functools.partial(convolutions.by_tpu_kernel, interpret=True), convolutions.by_e3nn)
+    )
+    assert_same(found, expected)
+
+
+def coefficients_of(radial, n_paths):
+    """The weights of the first paths alone."""
+    if isinstance(radial, layers.Table):
+        return radial._replace(coefficients=radial.coefficients[:n_paths])
+    return radial._replace(mix=radial.mix[:, : n_paths * 2])
+
+
 @pytest.mark.kernel
 @pytest.mark.parametrize("systems", [0, 3])
 def test_the_kernel_gives_the_numbers_and_gradients_of_e3nn(systems):

@@ -111,8 +111,13 @@ def plan(
         search,
         capacity=max(4, 4 * int(np.ceil(most * headroom / 4))),
         # Every column costs tensor products: little room, and rather another compilation.
-        selected=max(1, int(np.ceil(most_inside * (1 + (headroom - 1) / 2)))) if select else 0,
+        selected=in_tiles(max(1, int(np.ceil(most_inside * (1 + (headroom - 1) / 2))))) if select else 0,
     )
+
+
+def in_tiles(columns: int, backend: str | None = None) -> int:
+    """Rounded up to whole tiles of a TPU's memory, where other sizes would be copied about; as it is on a CPU."""
+    return columns if (backend or jax.default_backend()) == "cpu" else -(-columns // 8) * 8
 
 
 def _plan_bins(search: Search, system: System, frames: np.ndarray, cells: np.ndarray, headroom: float) -> Search:
@@ -148,7 +153,7 @@ def grow(search: Search, system: System, cells: Array, factor: float = 1.3) -> S
         translations=(first, second, third),
         capacity=4 * int(np.ceil(search.capacity * factor / 4)),
         bin_capacity=int(np.ceil(search.bin_capacity * factor)),
-        selected=int(np.ceil(search.selected * factor)),
+        selected=in_tiles(int(np.ceil(search.selected * factor))),
     )
 
 

@@ -2,8 +2,8 @@
 
 The product over neighbours is nearly all of the cost of a step, and its weights of edges, paths and channels would
 fill gigabytes.  `by_kernel` makes them in registers, on CPUs; `by_blocks`, for XLA, for blocks of atoms that fit into
-the cache; `edge_convolution` takes the faster.  `by_e3nn` is the same product in the plain formulation of e3nn-jax,
-slow and large: the oracle of tests and benchmarks.
+the cache; `by_tpu_kernel` in the fast memory of a TPU.  `edge_convolution` chooses.  `by_e3nn` is the same product in
+the plain formulation of e3nn-jax, slow and large: the oracle of tests and benchmarks.
 """
 
 import functools
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.core.state import Array, Graph
-from ffmd_jax.models import cpu_kernel, splines
+from ffmd_jax.models import cpu_kernel, splines, tpu_kernel
 from ffmd_jax.models.layers import Features, Mixture, RadialWeights, Table, ordered
 
 
@@ -103,7 +103,8 @@ def edge_convolution(
 ) -> Features:
     """Σ_j w_ij (h_j ⊗ Y(r̂_ij)) over the neighbours of each atom, every path apart.
 
-    On CPUs, tables go to the compiled kernel (`by_kernel`) if it is available; all else runs `by_blocks`.
+    On CPUs, tables go to the compiled kernel (`by_kernel`) if it is available; on TPUs, what fits goes to
+    `by_tpu_kernel` if it is asked for (`tpu_kernel.chosen`); all else runs `by_blocks`.
 
     Args:
         features: of the atoms, all with the same number of channels.
@@ -115,6 +116,8 @@ def edge_convolution(
     lmax = max(max(path.first.l, path.out.l) for path in paths)
     if block is None and isinstance(radial, Table) and kernel_serves(lmax):
         return by_kernel(features, edges, radial, paths)
+    if block is None and tpu_kernel.chosen(sum(values.size for values in features.values())):
+        return by_tpu_kernel(features, edges, radial, paths)
     return by_blocks(features, edges, radial, paths, block)
 
 
@@ -215,6 +218,56 @@ def _weights(radial: RadialWeights) -> tuple[Array, Callable[[Array], Array]]:
     coefficients = jnp.swapaxes(radial.coefficients, 0, 1)
     coefficients = coefficients.reshape(len(coefficients), -1)
     return radial.place, lambda part: splines.evaluate(coefficients, part.reshape(-1))
+
+
+def by_tpu_kernel(
+    features: Features, edges: Edges, radial: RadialWeights, paths: Sequence[Path], interpret: bool = False
+) -> Features:
+    """`edge_convolution` by `tpu_kernel`; ``interpret`` runs it anywhere, slowly, for tests."""
+    functions, mix = _functions(radial, edges.graph.mask, len(paths))
+    irreps, outputs = ordered(features), ordered(path.out for path in paths)
+    rows = jnp.concatenate([features[irrep] for irrep in irreps], axis=1)
+    couple, plan = _tpu_plan(tuple(irreps), tuple(paths), edges.harmonics.shape[-1], interpret)
+    operands = tpu_kernel.Operands(rows.reshape(len(rows), -1), edges.harmonics, functions, mix)
+    found: Any = tpu_kernel.convolve(plan, edges.graph.senders[:, None], jnp.asarray(couple, rows.dtype), operands)
+    return dict(zip(outputs, found, strict=True))
+
+
+def _functions(radial: RadialWeights, mask: Array, n_paths: int) -> tuple[Array, Array]:
+    """Few functions of the edges, zero where there is none, and their mix ``[n_paths, n_functions, channels]``."""
+    if isinstance(radial, Mixture):
+        functions, mix = radial
+        return functions, jnp.swapaxes(mix.reshape(len(mix), n_paths, -1), 0, 1)
+    functions = splines.matrix(radial.place, radial.coefficients.shape[1])
+    return jnp.where(mask[..., None], functions, 0.0), radial.coefficients
+
+
+@functools.cache
+def _tpu_plan(
+    irreps: tuple[e3nn.Irrep, ...], paths: tuple[Path, ...], n_harmonics: int, interpret: bool
+) -> tuple[np.ndarray, tpu_kernel.Plan]:
+    """What makes coupling tensors of the harmonics, and what the kernel must know of ``paths``.
+
+    Only elements of the tensors that are not zero for all Y have a column.
+    """
+    starts = dict(zip(irreps, np.cumsum([0, *(irrep.dim for irrep in irreps)]).tolist(), strict=False))
+    columns, places = [], {}
+    for l_1, l_2, l_3 in sorted({_kind(path) for path in paths}):
+        symbols, found = coupling(l_1, l_2, l_3), []
+        for a, c in np.argwhere(np.abs(symbols).max(axis=1) > 1e-9).tolist():
+            found.append((c, a, len(columns)))
+            column = np.zeros(n_harmonics)
+            column[l_2**2 : (l_2 + 1) ** 2] = symbols[a, :, c]
+            columns.append(column)
+        places[l_1, l_2, l_3] = tuple(found)
+    outputs = ordered(path.out for path in paths)
+    described, slots = [], dict.fromkeys(outputs, 0)
+    for path in paths:
+        place = outputs.index(path.out)
+        described.append(tpu_kernel.Path(starts[path.first], place, slots[path.out], places[_kind(path)]))
+        slots[path.out] += 1
+    sizes = tuple((irrep.dim, slots[irrep]) for irrep in outputs)
+    return np.stack(columns, axis=1), tpu_kernel.Plan(tuple(described), sizes, interpret)
 
 
 def block_size(n_atoms: int, numbers_per_atom: int) -> int:

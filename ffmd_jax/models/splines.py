@@ -27,6 +27,14 @@ def basis(place: Array, n_intervals: int) -> tuple[Array, Array, Array]:
     return first, jnp.stack(factors, axis=-1) / 6, jnp.stack(slopes, axis=-1) / 6
 
 
+def matrix(place: Array, n_coefficients: int) -> Array:
+    """The basis at places ``[...]``, ``[..., n_coefficients]``: times coefficients it gives the values."""
+    first, factors, _ = basis(place, n_coefficients - 3)
+    columns = jnp.arange(n_coefficients) - first[..., None]
+    parts = [jnp.where(columns == k, factors[..., k, None], 0.0) for k in range(4)]
+    return sum(parts[1:], parts[0])
+
+
 @jax.custom_vjp
 def evaluate(coefficients: Array, place: Array) -> Array:
     """Values ``[n_places, n_functions]`` at places ``[n_places]`` from ``[n_intervals + 3, n_functions]``.
