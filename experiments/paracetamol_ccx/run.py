@@ -56,13 +56,15 @@ class Stages:
         return found
 
     def train(self) -> dict[str, Any]:
-        """The model that ships: from that of OPLS-AA, with all pairs, then once more at a low rate without decay."""
-        first = self._trained("ships_before", None, 15, "paracetamol")
+        """The model that ships: from that of OPLS-AA with all pairs, then twice more from there."""
+        again = ffmd.Training(batch_size=BATCH, learning_rate=0.03)
         last = ffmd.Training(batch_size=BATCH, learning_rate=0.01, weight_decay=0.0)
-        second = self._trained("ships", None, 5, str(self.runs / "ships_before"), last)
-        both = first["core_minutes"] + second["core_minutes"]
+        first = self._trained("ships_0", None, 15, "paracetamol")
+        second = self._trained("ships_1", None, 30, str(self.runs / "ships_0"), again)
+        third = self._trained("ships", None, 5, str(self.runs / "ships_1"), last)
         reversible = ffmd.evaluate(ffmd.load(self.runs / "ships"), self.data / "nve.h5", reversible=True)
-        return {**second, "core_minutes": round(both, 1), "reversible_velocities_percent": _round(reversible)}
+        minutes = sum(part["core_minutes"] for part in (first, second, third))
+        return {**third, "core_minutes": round(minutes, 1), "reversible_velocities_percent": _round(reversible)}
 
     def _trained(
         self, name: str, n_pairs: int | None, passes: int, init: str | None, training: ffmd.Training | None = None
