@@ -9,14 +9,16 @@ neighbour list with update in each step, and its Nosé–Hoover thermostat, at 1
 the force-free side is `ffmd_jax.simulate` with its monitors, CSVR and weak friction.  Blocks of both are run in turn,
 ``ns_per_day`` are medians.
 
-With ``--length-ps`` both make trajectories of that length, which are compared: temperature, VDOS and g(r) beside the
-halves of either, and the mean energy by the same Stillinger–Weber potential.  jax-md's BKS is cut at 8 Å and differs in
-its long range from the one that the quartz model has learnt, so that quartz is compared in speed only.
+With ``--length-ps`` both make trajectories of that length with the same weak friction (jax-md's: Langevin), which are
+compared: temperature, VDOS and g(r) beside the halves of either, and the mean energy by the same Stillinger–Weber
+potential.  jax-md's BKS is cut at 8 Å and differs in its long range from the one that the quartz model has learnt, so
+that quartz is compared in speed only.
 """
 
 import argparse
 import datetime
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,8 +38,12 @@ from ffmd_jax.formats.common import Trajectory
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import production, systems
 
+# Else this file would be what `import jax_md` finds.
+sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
+
 SYSTEMS = ("silicon-216", "silicon-512", "silicon-4096", "quartz-576")
 KELVIN, SKIN, ROUNDS, STEPS_FS = 300.0, 0.5, 3, (1.0, 2.0)
+FRICTION_TAU_FS = 3000.0  # of weak friction, without which vibrations of a crystal hardly share their energy
 _EVERY = 4  # steps between two frames where speed is measured
 
 
@@ -62,8 +68,10 @@ def structure(name: str) -> tuple[System, State]:
     return ase_files.from_atoms(block.repeat((4, 2, 4)))
 
 
-def jax_md(name: str, system: System, state: State, dt_fs: float, every_fs: float) -> JaxMd:
-    """Frames every ``every_fs`` of jax-md's NVT; its units are Å, eV and fs."""
+def jax_md(
+    name: str, system: System, state: State, dt_fs: float, every_fs: float, friction_tau_fs: float | None = None
+) -> JaxMd:
+    """Frames every ``every_fs`` of jax-md's NVT, Nosé–Hoover or Langevin; its units are Å, eV and fs."""
     from jax_md import energy, simulate, space
 
     box: Any = jnp.asarray(np.diag(state.cell), jnp.float32)
@@ -73,7 +81,11 @@ def jax_md(name: str, system: System, state: State, dt_fs: float, every_fs: floa
     else:
         kinds = jnp.asarray(np.asarray(system.species) == 8, jnp.int32)
         neighbor_fn, energy_fn = energy.bks_silica_neighbor_list(displacement, box, kinds, dr_threshold=SKIN)
-    init, apply = simulate.nvt_nose_hoover(energy_fn, shift, dt_fs, KELVIN * units.BOLTZMANN)
+    thermal = KELVIN * units.BOLTZMANN
+    if friction_tau_fs is None:
+        init, apply = simulate.nvt_nose_hoover(energy_fn, shift, dt_fs, thermal)
+    else:
+        init, apply = simulate.nvt_langevin(energy_fn, shift, dt_fs, thermal, gamma=1 / friction_tau_fs)
     mass = jnp.asarray(system.masses / units.EV, jnp.float32)
     places = jnp.asarray(state.positions, jnp.float32) % box
     n_steps = round(every_fs / dt_fs)
@@ -119,7 +131,7 @@ def trajectory(system: System, cell: np.ndarray, seen: list, every_fs: float) ->
 def force_free(model: Model, start: Any, length_fs: float, every: int = _EVERY) -> tuple[Any, float]:
     """A run of about that length, and its ns/day."""
     step_fs = model.config.time_step_fs
-    bath = ffmd.NVT(KELVIN, tau_fs=75.0, friction_tau_fs=3000.0)
+    bath = ffmd.NVT(KELVIN, tau_fs=75.0, friction_tau_fs=FRICTION_TAU_FS)
     n_frames = max(2, round(length_fs / (step_fs * every)))
     began = time.perf_counter()
     run = ffmd.simulate(model, start, steps=n_frames * every, every=every, ensemble=bath, progress=False)
@@ -162,7 +174,7 @@ def physics(name: str, model: Model, length_ps: float) -> dict[str, Any]:
     """
     system, state = structure(name)
     step_fs = model.config.time_step_fs
-    other = jax_md(name, system, state, STEPS_FS[0], step_fs)
+    other = jax_md(name, system, state, STEPS_FS[0], step_fs, FRICTION_TAU_FS)
     warm, n_frames = round(5 * units.PS / step_fs), round(length_ps * units.PS / step_fs)
     begun, _ = other.run(other.begin(jax.random.key(2)), warm)
     began = time.perf_counter()

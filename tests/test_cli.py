@@ -17,7 +17,7 @@ from conftest import fails, ffmd, random_params, small_config
 from ffmd_jax.core import neighbors, progress
 from ffmd_jax.formats import ase_files, trajectory
 from ffmd_jax.models import model, model_files
-from ffmd_jax.reference_md import free_runs, systems
+from ffmd_jax.reference_md import free_runs, systems, teachers
 
 TINY = ["--config.cutoff", "5", "--config.lmax", "1", "--config.channels", "4", "--config.layers", "1"]
 TINY += ["--config.radial-hidden", "4", "--config.speed-hidden", "4", "--config.velocity-input"]
@@ -196,6 +196,16 @@ def test_the_demo_reports_both_runs_in_the_same_bath(tmp_path, monkeypatch, caps
     monkeypatch.setattr(free_runs, "free_run", lambda *_: lambda _: None)
     frames = trajectory.read(out / "reference.h5").frames
     assert free_runs.run(systems.get("paracetamol"), config, flight, frames) == (None, 3)
+
+
+@pytest.mark.slow
+def test_the_demo_of_a_molecule_runs_alone_where_its_teacher_is_not_installed(tmp_path, monkeypatch, capsys):
+    absent = teachers.Teacher("", "no_such_package", "pip install no_such_package", lambda: None)
+    monkeypatch.setitem(teachers.TEACHERS, "gfn2-xtb", absent)
+    ffmd("demo", "--smiles", "O", "--out", tmp_path / "demo", "--length-ps", 0.1)
+    said = capsys.readouterr().out
+    assert "no reference beside it: gfn2-xtb needs the package no_such_package: pip install no_such_package" in said
+    assert (tmp_path / "demo" / "report.html").exists() and not (tmp_path / "demo" / "reference.h5").exists()
 
 
 def test_a_demo_with_impossible_options_writes_nothing(tmp_path, capsys):

@@ -63,7 +63,7 @@ def make_stages(pipeline, system, folder, model="nowhere"):
     return stages, script["STAGES"]
 
 
-@pytest.mark.parametrize("system", ["paracetamol", "quartz", "water"])
+@pytest.mark.parametrize("system", ["paracetamol", "quartz", "silicon", "water"])
 def test_every_command_of_an_experiment_is_understood(system, tmp_path, pipeline, monkeypatch, capsys):
     stages, names = make_stages(pipeline, system, tmp_path)
     commands = []
@@ -177,7 +177,7 @@ def test_there_is_no_demo_of_a_shipped_model_that_is_another_one(tmp_path, pipel
     assert "another one" in capsys.readouterr().out and not (tmp_path / "results.json").exists()
 
 
-@pytest.mark.parametrize("system", ["paracetamol", "quartz", "water"])
+@pytest.mark.parametrize("system", ["paracetamol", "quartz", "silicon", "water"])
 def test_results_are_those_of_the_shipped_model(system):
     results = json.loads((EXPERIMENTS / system / "results.json").read_text())
     assert results["model"] == digest_of(system)
@@ -213,7 +213,7 @@ def test_the_table_says_what_ended_early_and_leaves_out_what_is_not_known(monkey
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("system", ["paracetamol", "quartz", "water"])
+@pytest.mark.parametrize("system", ["paracetamol", "quartz", "silicon", "water"])
 def test_stages_that_an_experiment_does_not_have_are_refused(system):
     done = run(f"{system}/run.py", "nonsense")
     assert done.returncode == 2 and "unknown stage nonsense" in done.stderr

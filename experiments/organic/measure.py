@@ -1,6 +1,7 @@
 """What the organic model does on molecules that it has not seen.
 
     python experiments/organic/measure.py errors stability speed --model organic
+    python experiments/organic/measure.py stability --friction-tau-fs 1000
     python experiments/organic/measure.py torsions --model organic --teacher-ps 1000
 
 errors: of a step, by size, family and element.  stability: 100 held-out molecules, 100 ps each.  speed: beside GFN2-xTB
@@ -27,7 +28,7 @@ from ffmd_jax.core import files, progress
 from ffmd_jax.screening import conformers, molecules, runs
 
 HERE = Path(__file__).resolve().parent
-FRICTION_FS, LENGTH_PS = 1000.0, 100.0
+FRICTION_FS, LENGTH_PS = 1000.0, 100.0  # weak, and of the torsions and speeds
 TORSIONS = ["CCO", "CCCO", "CCC(C)O", "OCCCO", "CC(C)CO", "CCC(C)=O", "CCNC(C)=O", "COCCO", "CCOC=O", "NCCCO"]
 SPEEDS = {"20 atoms": "CC(=O)Nc1ccc(O)cc1", "50 atoms": "CC(=O)NC(C)C(=O)NC(C)C(=O)NC(C)C(=O)NC"}
 
@@ -72,11 +73,11 @@ def errors(model, data: Path) -> dict:
     }
 
 
-def stability(model, data: Path) -> dict:
-    """Runs with weak friction, one start each: which end, and how warm the elements are."""
+def stability(model, friction_fs: float) -> dict:
+    """Runs of one start each: which end, and how warm the elements of the others are."""
     listed = [(n, s) for s, n, f in reference.read(HERE / "held_out.smi") if f not in ("oxime", "n-oxide")][:100]
     ready = [molecules.prepare(molecules.Entry(name, smiles), model.config, 1) for name, smiles in listed]
-    given = runs.Conditions(300.0, LENGTH_PS, 2.0, FRICTION_FS)
+    given = runs.Conditions(300.0, LENGTH_PS, 2.0, friction_fs)
     ended, kelvins, began = {}, [], time.perf_counter()
     with progress.progress(len(ready), "stability", "molecules") as bar:
         for batch in runs.batches(ready, model, 1):
@@ -89,7 +90,7 @@ def stability(model, data: Path) -> dict:
     symbols = [conformers.torsions.chemical_symbols[z] for z in model.config.elements]
     by_element = np.array(kelvins)
     return {
-        "molecules": len(ready), "length_ps": LENGTH_PS, "ended": ended,
+        "friction_tau_fs": friction_fs, "molecules": len(ready), "length_ps": LENGTH_PS, "ended": ended,
         "temperature_by_element_K": dict(zip(symbols, np.nanmean(by_element, axis=0).round(1).tolist(), strict=True)),
         "wall_s": round(time.perf_counter() - began, 1),
     }  # fmt: skip
@@ -188,18 +189,24 @@ def main() -> None:
     parser.add_argument("--model", default="organic")
     parser.add_argument("--data", type=Path, default=HERE / "data", help="folder of reference.py")
     parser.add_argument("--teacher-ps", type=float, default=1000.0)
+    usual = runs.Conditions().friction_tau_fs
+    parser.add_argument("--friction-tau-fs", type=float, default=usual, help="of stability (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=HERE / "results.json")
     given = parser.parse_args()
     model = ffmd.load(given.model)
     known = json.loads(given.results.read_text()) if given.results.exists() else {}
     for what in given.what:
         with jax.enable_x64(False):
+            name = what
             if what == "torsions":
                 known[what] = torsion_populations(model, given.data, given.teacher_ps)
+            elif what == "stability":
+                name = what if given.friction_tau_fs == usual else f"{what}_{given.friction_tau_fs:g}_fs"
+                known[name] = stability(model, given.friction_tau_fs)
             else:
-                known[what] = {"errors": errors, "stability": stability, "speed": speed}[what](model, given.data)
+                known[what] = {"errors": errors, "speed": speed}[what](model, given.data)
         given.results.write_text(json.dumps(known, indent=2) + "\n")
-        print(json.dumps({what: known[what]}, indent=2))
+        print(json.dumps({name: known[name]}, indent=2))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ _SYSTEMS = {
     "silicon": _Prepared(75.0, 3000.0, False, 30.0),
     "paracetamol-ccx": _Prepared(60.0, 1000.0, False, 2.0, "ani-1ccx", "paracetamol"),
 }
-_MOLECULE = _Prepared(100.0, 1000.0, False, 10.0, "gfn2-xtb")
+_MOLECULE = _Prepared(100.0, 200.0, False, 10.0, "gfn2-xtb")
 _WARM_PS = 1.0
 
 
@@ -76,8 +76,8 @@ def demo(
             paracetamol-ccx 2).
         tau_fs: Relaxation time of CSVR, fs (None: that of the model's card; quartz and silicon 75, paracetamol 70,
             paracetamol-ccx 60, water 50, molecules 100).
-        friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz and silicon 3000, paracetamol 4000, the
-            others 1000); inf: none.
+        friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz and silicon 3000, paracetamol 4000, water
+            and paracetamol-ccx 1000, molecules 200); inf: none.
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
     """

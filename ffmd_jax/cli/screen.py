@@ -18,7 +18,7 @@ def screen(
     length_ps: float = 20.0,
     starts: int = 4,
     equilibrate_ps: float = 1.0,
-    friction_tau_fs: float = 500.0,
+    friction_tau_fs: float = 200.0,
     frame_fs: float = 20.0,
     pair: Path | None = None,
     trajectories: bool = False,
@@ -48,7 +48,7 @@ def screen(
         length_ps: Of each molecule, over all its starts, ps.
         starts: Conformers to start from, each for its share of the length.
         equilibrate_ps: Of each start, before frames count, ps.
-        friction_tau_fs: Relaxation time 1/γ of the friction, fs.
+        friction_tau_fs: Relaxation time 1/γ of the friction, fs; weaker friction lets some molecules heat with organic.
         frame_fs: Time between two frames that are analysed, fs.
         pair: Structure of a partner (a host, a cluster) to put beside each molecule; contacts are told, too.
         trajectories: Keep the frames of every molecule as H5MD.

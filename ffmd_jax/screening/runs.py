@@ -38,7 +38,7 @@ class Conditions(NamedTuple):
     temperature_K: float = 300.0
     length_ps: float = 20.0
     equilibrate_ps: float = 1.0
-    friction_tau_fs: float = 500.0
+    friction_tau_fs: float = 200.0
     frame_fs: float = 20.0
     seed: int = 0
 
