@@ -3,7 +3,7 @@
     python benchmarks/device_check.py
 
 One JSON line for each shipped model: a step in single precision on the device beside the same step in double precision
-on the CPU, a step turned beside the turned step, and 1,000 steps in NVT with their alarms and temperatures; on a TPU also
+on the CPU, a step turned beside the turned step, and 1,000 steps in NVT with alarms and temperatures; on a TPU also
 the fused kernel beside XLA's product.  Errors are the largest of any component, in units of the RMS of a step's change.
 Exit code 1 if one is beyond what single precision explains.
 """
