@@ -17,6 +17,7 @@ that quartz is compared in speed only.
 
 import argparse
 import datetime
+import functools
 import json
 import sys
 import time
@@ -68,12 +69,12 @@ def structure(name: str) -> tuple[System, State]:
     return ase_files.from_atoms(block.repeat((4, 2, 4)))
 
 
-def jax_md(
-    name: str, system: System, state: State, dt_fs: float, every_fs: float, friction_tau_fs: float | None = None
-) -> JaxMd:
-    """Frames every ``every_fs`` of jax-md's NVT, Nosé–Hoover or Langevin; its units are Å, eV and fs."""
-    from jax_md import energy, simulate, space
+@functools.cache  # jax-md compares the lists of two simulations, which only one and the same list survives
+def potential(name: str) -> tuple[Callable, Any, Any]:
+    """jax-md's energy, neighbour list and shift function of a system, in Å and eV."""
+    from jax_md import energy, space
 
+    system, state = structure(name)
     box: Any = jnp.asarray(np.diag(state.cell), jnp.float32)
     displacement, shift = space.periodic(box)
     if name.startswith("silicon"):
@@ -81,18 +82,27 @@ def jax_md(
     else:
         kinds = jnp.asarray(np.asarray(system.species) == 8, jnp.int32)
         neighbor_fn, energy_fn = energy.bks_silica_neighbor_list(displacement, box, kinds, dr_threshold=SKIN)
+    places = jnp.asarray(state.positions, jnp.float32) % box
+    return energy_fn, neighbor_fn.allocate(places, extra_capacity=4), shift
+
+
+def jax_md(name: str, dt_fs: float, every_fs: float, friction_tau_fs: float | None = None) -> JaxMd:
+    """Frames every ``every_fs`` of jax-md's NVT, Nosé–Hoover or Langevin; its units are Å, eV and fs."""
+    from jax_md import simulate
+
+    energy_fn, neighbor, shift = potential(name)
+    system, state = structure(name)
     thermal = KELVIN * units.BOLTZMANN
     if friction_tau_fs is None:
         init, apply = simulate.nvt_nose_hoover(energy_fn, shift, dt_fs, thermal)
     else:
         init, apply = simulate.nvt_langevin(energy_fn, shift, dt_fs, thermal, gamma=1 / friction_tau_fs)
     mass = jnp.asarray(system.masses / units.EV, jnp.float32)
-    places = jnp.asarray(state.positions, jnp.float32) % box
+    places = jnp.asarray(state.positions % np.diag(state.cell), jnp.float32)
     n_steps = round(every_fs / dt_fs)
 
-    def begin(key):
-        neighbor = neighbor_fn.allocate(places, extra_capacity=4)
-        return init(key, places, mass=mass, neighbor=neighbor), neighbor
+    def begin(key):  # twice the temperature: half of it goes into the potential energy of the lattice
+        return init(key, places, mass=mass, neighbor=neighbor, kT=2 * thermal), neighbor
 
     @jax.jit
     def frame(both):
@@ -144,7 +154,7 @@ def speeds(name: str, model: Model, seconds: float) -> dict[str, Any]:
     frame_fs = _EVERY * model.config.time_step_fs
     others, states, n_frames = {}, {}, {}
     for dt in STEPS_FS:
-        others[dt] = jax_md(name, system, state, dt, frame_fs)
+        others[dt] = jax_md(name, dt, frame_fs)
         states[dt], _ = others[dt].run(others[dt].begin(jax.random.key(1)), 4)
         began = time.perf_counter()
         states[dt], _ = others[dt].run(states[dt], 2)
@@ -174,7 +184,7 @@ def physics(name: str, model: Model, length_ps: float) -> dict[str, Any]:
     """
     system, state = structure(name)
     step_fs = model.config.time_step_fs
-    other = jax_md(name, system, state, STEPS_FS[0], step_fs, FRICTION_TAU_FS)
+    other = jax_md(name, STEPS_FS[0], step_fs, FRICTION_TAU_FS)
     warm, n_frames = round(5 * units.PS / step_fs), round(length_ps * units.PS / step_fs)
     begun, _ = other.run(other.begin(jax.random.key(2)), warm)
     began = time.perf_counter()
