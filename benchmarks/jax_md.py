@@ -247,6 +247,8 @@ def figure(lines: list[dict[str, Any]], out: Path) -> None:
         label = side.replace("_", " ").replace("jax md", "jax-md,").replace("force free", "force-free")
         axes.plot([row["atoms"] for row in rows], [row["ns_per_day"][side] for row in rows], "o-", label=label)
     axes.set(xscale="log", yscale="log", xlabel="atoms", ylabel="ns/day", title="Silicon, Stillinger–Weber")
+    axes.set_xticks([row["atoms"] for row in rows], [f"{row['atoms']:,}" for row in rows])
+    axes.minorticks_off()
     axes.legend()
     fig.savefig(out, dpi=150)
 

@@ -128,7 +128,7 @@ class Stages:
         import teacher
 
         model, prepared = self._model(), systems.paracetamol()
-        bath, n_steps = ffmd.NVT(KELVIN, TAU_FS, friction_tau_fs=FRICTION_TAU_FS), 20_000
+        bath, n_steps = ffmd.NVT(KELVIN, TAU_FS, friction_tau_fs=FRICTION_TAU_FS), 4_000
         found: dict[str, list[float]] = {"plain": [], "reversible": [], "teacher": [], "teacher_of_64_copies": []}
         start = ffmd.simulate(model, (prepared.system, prepared.state), steps=2000, ensemble=bath, progress=False)
         for turn in range(4):
