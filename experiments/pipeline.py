@@ -237,6 +237,7 @@ class Stages:
         known = json.loads(path.read_text()) if path.exists() else {}
         if known.get("model") != model:
             known = {"model": model}
+        found = {key: value for key, value in found.items() if key != "advice"}  # commands with paths of this machine
         files_module.write_atomically(path, (json.dumps({**known, name: found}, indent=1) + "\n").encode())
 
 

@@ -96,6 +96,13 @@ def test_every_command_of_an_experiment_is_understood(system, tmp_path, pipeline
         fails(capsys, *words, *stop.get(words[0], []))
 
 
+def test_noted_results_hold_no_commands_with_paths_of_this_machine(tmp_path, pipeline, monkeypatch):
+    stages, _ = make_stages(pipeline, "quartz", tmp_path)
+    monkeypatch.setattr(pipeline, "_digest", lambda model: "shipped")
+    stages._note("weak", {"temperature_K": 300.0, "advice": [f"ffmd rollout {tmp_path}"]})
+    assert json.loads((tmp_path / "results.json").read_text()) == {"model": "shipped", "weak": {"temperature_K": 300.0}}
+
+
 def test_each_training_begins_with_the_weights_of_the_one_before(tmp_path, pipeline, monkeypatch):
     stages, _ = make_stages(pipeline, "quartz", tmp_path)
     stages.experiment = dataclasses.replace(stages.experiment, trainings=("--epochs 2", "--epochs 1", "--epochs 3"))
