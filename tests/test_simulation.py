@@ -2,6 +2,10 @@
 
 import dataclasses
 import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +150,18 @@ def test_a_dead_replica_does_not_stop_the_others():
     alive = int(block.valid[:, 1].sum())
     assert 0 < alive < 20 and block.valid[:, [0, 2]].all() and np.isfinite(block.frames.positions).all()
     assert block.carry.memory.record.step[:, 0].tolist() == [-1, alive + 1, -1]
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_replicas_over_devices_are_those_on_one():
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        ["timeout", "-k", "5", "200", sys.executable, Path(__file__).with_name("replicas_over_devices.py")],
+        env={**os.environ, **cache, "XLA_FLAGS": flags}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and "the same on four devices" in done.stdout, done.stderr[-2000:]
 
 
 def test_a_ramp_is_linear_in_time_and_cannot_be_lengthened(folder, tmp_path, capsys):

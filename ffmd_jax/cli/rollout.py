@@ -44,6 +44,8 @@ class Settings:
         seed: Seed of thermostat and drawn velocities.
         replicas: Runs side by side in one program, in one file; replica i has the seed --seed + i and is read as
             run.h5:i. 0: one run.
+        devices: Accelerators that replicas are divided over, at most (None: all of this machine). Their number changes
+            rounding only; --resume is bit for bit on as many.
         replica_temperatures: Temperature of each replica, K, instead of --temperature.
         monitors: Look at every step for what a failing model shows.
         alarm_factor: Alarm at this multiple of what the model showed on held-out data.
@@ -75,6 +77,7 @@ class Settings:
     fields: tuple[Literal["positions", "velocities"], ...] = ("positions", "velocities")
     seed: int = 0
     replicas: int = 0
+    devices: int | None = None
     replica_temperatures: tuple[float, ...] = ()
     monitors: bool = True
     alarm_factor: float = 10.0
@@ -86,8 +89,8 @@ class Settings:
     tables: bool = True
 
 
-_SAME = ("steps", "on_alarm", "wall_clock_hours", "reversible", "every", "fields", "seed", "replicas", "monitors",
-         "alarm_factor", "check_every", "fallback", "fallback_steps", "float64", "tables",
+_SAME = ("steps", "on_alarm", "wall_clock_hours", "reversible", "every", "fields", "seed", "replicas", "devices",
+         "monitors", "alarm_factor", "check_every", "fallback", "fallback_steps", "float64", "tables",
          "potential", "energy_conservation")  # fmt: skip
 
 

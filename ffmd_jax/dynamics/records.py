@@ -3,9 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
 from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import Array, Energy, Graph, Propagate, State, System
 from ffmd_jax.dynamics.barostat import Molecules
@@ -126,25 +123,6 @@ class Run(NamedTuple):
     observe: Callable[[System, State, Graph], dict[str, Array]] | None = None
     energy: Energy | None = None
     molecules: Molecules | None = None
-
-
-def each(run: Run, replicas: bool) -> Callable:
-    """``function(run, …) -> function`` of all replicas; its other arguments have the axes ``in_axes``, 0 by default."""
-    if not replicas:
-        return lambda function, in_axes=0: function
-    of_run: Any = None
-    if np.ndim(run.system.species) > 1:
-        monitor: Any = None if run.monitor is None else Monitor(limits=0, start=None, look=None, observe=None)  # type: ignore[arg-type]
-        of_run = Run(*[None] * len(Run._fields))._replace(system=0, monitor=monitor)  # type: ignore[arg-type]
-
-    def mapped(function: Callable, in_axes: Any = 0) -> Callable:
-        def call(run: Run, *arguments: Any) -> Any:
-            axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(arguments)
-            return jax.vmap(function, (of_run, *axes))(run, *arguments)
-
-        return call
-
-    return mapped
 
 
 class Conserving(NamedTuple):

@@ -17,10 +17,12 @@ from ffmd_jax.core.state import Array, Graph, Propagate, State, System, cast, ta
 from ffmd_jax.dynamics import barostat as barostats
 from ffmd_jax.dynamics import energetics
 from ffmd_jax.dynamics import ensemble as ensembles
+from ffmd_jax.dynamics import replicas as side_by_side
 from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
 from ffmd_jax.dynamics.potentials import Potential
 from ffmd_jax.dynamics.records import FASTEST, Carry, Conserving, Monitor, Run
-from ffmd_jax.dynamics.records import each as of_replicas
+from ffmd_jax.dynamics.replicas import CARRY, FIRST, SECOND, Replicas, shared_out
+from ffmd_jax.dynamics.replicas import each as of_replicas
 from ffmd_jax.dynamics.stepping import make_step, scan
 
 AHEAD = 5.0  # RMS components of a model's step: how far the neighbour table of its end looks
@@ -55,7 +57,7 @@ class Shape(NamedTuple):
     search: neighbors.Search
     every: int
     block_frames: int
-    replicas: bool
+    replicas: Replicas | None
     wrap: bool
     conserving: Conserving
 
@@ -87,6 +89,7 @@ class Engine:
         wrap: bring atoms back into the cell and count images, so that float32 keeps its precision far from it: the
             error of a step is half a unit in the last place of the cell's size, not of the way that an atom has gone.
         replicas: number of runs side by side; 0: one, without the axis.
+        devices: that replicas are divided over, at most; None: all.
         potential: gives the energies of the run, and with them energy conservation and constant pressure; None: none.
         conserve_energy: scale velocities after each step so that the propagator leaves the total energy as it is.
         ahead: Å, how far atoms may go in a step, about; where the potential shares the propagator's table.
@@ -114,6 +117,7 @@ class Engine:
         monitor: Monitor | None = None,
         wrap: bool = False,
         replicas: int = 0,
+        devices: int | None = None,
         potential: Potential | None = None,
         conserve_energy: bool = False,
         ahead: float = 0.3,
@@ -131,7 +135,8 @@ class Engine:
             searches = neighbors.plan(self.system, state, cutoff, skin, 1.15, select=select, ahead=ahead), own
         self.time_step_fs, self._replicas = time_step_fs, replicas
         conserving = Conserving(searches[1], conserve_energy)
-        self._shape = Shape(searches[0], every, max(1, block_steps // every), replicas > 0, wrap, conserving)
+        divided = side_by_side.over(replicas, devices) if replicas else None
+        self._shape = Shape(searches[0], every, max(1, block_steps // every), divided, wrap, conserving)
         self._run = Run(
             self.system,
             as_partial(propagate),
@@ -193,9 +198,9 @@ class Engine:
                 cells = after.state.cell * smaller  # it may have been a trial that was too small
                 grown = (None if each is None else neighbors.grow(each, self.system, cells) for each in self.searches)
                 self._shape = self._shape.with_search(*grown)
-                after = after._replace(table=_tables(self._shape, self._run, after.state))
+                after = after._replace(table=self._build(self._shape.search, after.state))
                 if self._shape.conserving.search is not None:
-                    own = _own_tables(self._shape, self._run, after.state)
+                    own = self._build(self._shape.conserving.search, after.state)
                     after = after._replace(energies=after.energies._replace(table=own))
             made = (int(after.step) - int(carry.step)) // self.every
             if made or not overflow:
@@ -204,6 +209,9 @@ class Engine:
         frames, seen, images, halted = (_first(x, made) for x in (states, seen, images, halted))
         times = (int(carry.step) // self.every + 1 + np.arange(made)) * self.every * self.time_step_fs
         return Block(_unwrapped(frames, images), times, seen, after, ~halted if self._replicas else None)
+
+    def _build(self, search: neighbors.Search, state: State) -> neighbors.Neighbors:
+        return _build(search, self._shape.replicas, self._run, state)
 
     def state(self, carry: Carry) -> State:
         """The state of a carry on the host, positions unwrapped."""
@@ -218,50 +226,56 @@ def as_partial(function: Callable) -> Any:
 @functools.partial(jax.jit, static_argnums=0)
 def _advance(shape: Shape, run: Run, carry: Carry, wanted: Array):
     """Up to ``wanted`` frames, padded to the frames of a block."""
-    step = make_step(run, shape.search, shape.every, replicas=shape.replicas, conserving=shape.conserving)
-    each = of_replicas(run, shape.replicas)
 
-    def look(carry: Carry) -> Any:
-        seen = {}
-        if run.observe is not None:
-            seen |= each(lambda run, *given: run.observe(run.system, *given))(run, carry.state, carry.table.graph)
-        if run.monitor is not None:
-            seen |= each(lambda run, memory: run.monitor.observe(memory))(run, carry.memory)
-        if run.energy is not None:
-            seen |= each(lambda run, *given: energetics.observe(run.system, *given))(run, carry.state, carry.energies)
-        if isinstance(run.ensemble, NPT):
-            seen |= each(lambda run, *given: energetics.observe_volume(*given))(run, carry.state, carry.barostat)
-        return seen, carry.images, carry.halted
+    def advance(run: Run, carry: Carry, wanted: Array):
+        step = make_step(run, shape.search, shape.every, replicas=shape.replicas, conserving=shape.conserving)
+        return scan(step, carry, shape.block_frames, functools.partial(_look, shape, run), wanted, shape.replicas)
 
-    return scan(step, carry, shape.block_frames, look, wanted)
+    return shared_out(shape.replicas, advance, run, (carry, wanted), (CARRY, SECOND))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _own_tables(shape: Shape, run: Run, state: State) -> neighbors.Neighbors:
-    search: Any = shape.conserving.search
-    return of_replicas(run, shape.replicas)(lambda run, state: neighbors.build(search, run.system, state))(run, state)
+def _look(shape: Shape, run: Run, carry: Carry) -> Any:
+    """What is stored with a frame."""
+    each, seen = of_replicas(run, shape.replicas), {}
+    if run.observe is not None:
+        seen |= each(lambda run, *given: run.observe(run.system, *given))(run, carry.state, carry.table.graph)
+    if run.monitor is not None:
+        seen |= each(lambda run, memory: run.monitor.observe(memory))(run, carry.memory)
+    if run.energy is not None:
+        seen |= each(lambda run, *given: energetics.observe(run.system, *given))(run, carry.state, carry.energies)
+    if isinstance(run.ensemble, NPT):
+        seen |= each(lambda run, *given: energetics.observe_volume(*given))(run, carry.state, carry.barostat)
+    return seen, carry.images, carry.halted
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _tables(shape: Shape, run: Run, state: State) -> neighbors.Neighbors:
-    each = of_replicas(run, shape.replicas)
-    return each(lambda run, state: neighbors.build(shape.search, run.system, state))(run, state)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _build(search: neighbors.Search, replicas: Replicas | None, run: Run, state: State) -> neighbors.Neighbors:
+    """Neighbour tables of a state."""
+
+    def build(run: Run, state: State) -> neighbors.Neighbors:
+        return of_replicas(run, replicas)(lambda run, state: neighbors.build(search, run.system, state))(run, state)
+
+    return shared_out(replicas, build, run, (state,), FIRST)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _start(shape: Shape, run: Run, state: State, key: Array, step: Array) -> Carry:
-    each, memory = of_replicas(run, shape.replicas), ()
-    if run.monitor is not None:
-        memory = each(lambda run, state: run.monitor.start(run.monitor.limits, run.system, state))(run, state)
-    replicas = state.positions.shape[:-2]
-    images = jnp.zeros(state.positions.shape, jnp.int32) if shape.wrap else ()
-    table, energies, barostat = _tables(shape, run, state), (), ()
-    if run.energy is not None:
-        begin = lambda run, *given: energetics.start(run, shape.search, shape.conserving, *given)  # noqa: E731
-        energies = each(begin)(run, state, table)
-    if isinstance(run.ensemble, NPT):
-        barostat = each(lambda run, state: barostats.start(state))(run, state)
-    return Carry(key, state, table, step, images, memory, jnp.zeros(replicas, bool), energies, barostat)
+    def start(run: Run, state: State, key: Array, step: Array) -> Carry:
+        each, memory = of_replicas(run, shape.replicas), ()
+        if run.monitor is not None:
+            memory = each(lambda run, state: run.monitor.start(run.monitor.limits, run.system, state))(run, state)
+        images = jnp.zeros(state.positions.shape, jnp.int32) if shape.wrap else ()
+        table = each(lambda run, state: neighbors.build(shape.search, run.system, state))(run, state)
+        energies, barostat = (), ()
+        if run.energy is not None:
+            begin = lambda run, *given: energetics.start(run, shape.search, shape.conserving, *given)  # noqa: E731
+            energies = each(begin)(run, state, table)
+        if isinstance(run.ensemble, NPT):
+            barostat = each(lambda run, state: barostats.start(state))(run, state)
+        halted = jnp.zeros(state.positions.shape[:-2], bool)
+        return Carry(key, state, table, step, images, memory, halted, energies, barostat)
+
+    return shared_out(shape.replicas, start, run, (state, key, step), CARRY)
 
 
 def _unwrapped(frames: State, images: Any) -> State:

@@ -19,7 +19,8 @@ from ffmd_jax.dynamics import energetics
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics.ensemble import NPT, NVE
 from ffmd_jax.dynamics.records import PLAIN, Carry, Conserving, Run, Step, StepRecord
-from ffmd_jax.dynamics.records import each as of_replicas
+from ffmd_jax.dynamics.replicas import Replicas, all_of, any_of, own
+from ffmd_jax.dynamics.replicas import each as of_replicas
 
 
 class _Moving(NamedTuple):
@@ -45,7 +46,7 @@ def make_step(
     search: neighbors.Search,
     n_steps: int = 1,
     *,
-    replicas: bool = False,
+    replicas: Replicas | None = None,
     conserving: Conserving = PLAIN,
 ) -> Step:
     """Returns the body of the scan: ``n_steps`` times neighbour table → propagate → thermostat → monitor.
@@ -55,20 +56,23 @@ def make_step(
     pair parameters): carrying them through every step costs the reference integrator a factor of three.
 
     Args:
-        replicas: the carry is one of replicas, whose tables are rebuilt together.
+        replicas: where the carry is one of replicas, whose tables are rebuilt together.
         conserving: how a potential is used.
     """
     each = of_replicas(run, replicas)
     advance = each(functools.partial(_advance, search, conserving), (0, 0, None, 0, 0))
     select = each(lambda run, state, table: neighbors.select(search, state, table))
-    stale = functools.partial(each(lambda run, state, table: neighbors.stale(search, state, table)), run)
+    old = each(lambda run, state, table: neighbors.stale(search, state, table))
+
+    def stale(state, table):
+        return any_of(replicas, old(run, state, table))
 
     def on(done, halted):
-        return (done < n_steps) & ~jnp.all(halted)
+        return (done < n_steps) & ~all_of(replicas, halted)
 
     def kelvin_at(step, like):
         kelvin = ensembles.temperature(run.ensemble, (step + 1) / run.ramp_steps)
-        return jnp.broadcast_to(jnp.asarray(kelvin, like.state.positions.dtype), like.halted.shape)
+        return own(replicas, jnp.asarray(kelvin, like.state.positions.dtype), like.halted)
 
     def until_stale(loop):
         done, carry = loop
@@ -85,7 +89,7 @@ def make_step(
 
         def go_on(inner):
             taken, moving = inner
-            fresh = ~jnp.any(stale(State(moving.positions, moving.velocities, cell), table))
+            fresh = ~stale(State(moving.positions, moving.velocities, cell), table)
             if isinstance(run.ensemble, NPT):  # the barostat acts before the table is looked at
                 fresh &= (taken == 0) | ((carry.step + taken) % run.ensemble.barostat_every != 0)
             return on(done + taken, moving.halted) & fresh
@@ -159,7 +163,7 @@ def _refresh(search: neighbors.Search, run: Run, carry: Carry, each: Callable, s
         return state, images, each(lambda run, state: neighbors.build(search, run.system, state))(run, state)
 
     state, images, table = jax.lax.cond(
-        jnp.any(stale(carry.state, carry.table)),
+        stale(carry.state, carry.table),
         rebuild,
         lambda: (carry.state, carry.images, carry.table),
     )
@@ -186,6 +190,7 @@ def scan(
     n_frames: int,
     observe: Callable[[Carry], Any] = lambda carry: {},
     wanted: Array | int | None = None,
+    replicas: Replicas | None = None,
 ) -> tuple[Carry, tuple[State, Any]]:
     """Applies ``step`` n_frames times inside jit; returns the last carry and (state, observed) after each.
 
@@ -194,22 +199,23 @@ def scan(
 
     Args:
         wanted: frames to compute, a number known only at run time; the others repeat the last.
+        replicas: where the carry is one of replicas.
     """
     carry = carry._replace(step=jnp.asarray(carry.step), halted=jnp.asarray(carry.halted))
 
     def frame(carry, i):
-        go = ~jnp.all(carry.halted) & ~jnp.any(carry.table.overflow)
+        go = ~all_of(replicas, carry.halted) & ~any_of(replicas, carry.table.overflow)
         if wanted is not None:
             go &= i < wanted
-        carry = jax.lax.cond(go, lambda carry: _good(carry, step(carry)), lambda carry: carry, carry)
+        carry = jax.lax.cond(go, lambda carry: _good(carry, step(carry), replicas), lambda carry: carry, carry)
         return carry, (carry.state, observe(carry))
 
     return jax.lax.scan(frame, carry, jnp.arange(n_frames))
 
 
-def _good(before: Carry, after: Carry) -> Carry:
+def _good(before: Carry, after: Carry, replicas: Replicas | None) -> Carry:
     """``after``; but where it is no good, what belongs to the last good frame."""
-    lost, halted = jnp.any(after.table.overflow), after.halted
+    lost, halted = any_of(replicas, after.table.overflow), after.halted
 
     def keep(bad, old, new):
         return jax.tree.map(lambda x, y: jnp.where(bad.reshape(bad.shape + (1,) * (y.ndim - bad.ndim)), x, y), old, new)
@@ -219,7 +225,7 @@ def _good(before: Carry, after: Carry) -> Carry:
         keep(halted | lost, before.key, after.key),
         keep(halted | lost, before.state, after.state),
         table._replace(overflow=after.table.overflow),
-        jnp.where(jnp.all(halted) | lost, before.step, after.step),
+        jnp.where(all_of(replicas, halted) | lost, before.step, after.step),
         keep(halted | lost, before.images, after.images),
         keep(before.halted | lost, before.memory, after.memory),
         jnp.where(lost, before.halted, halted),

@@ -48,6 +48,7 @@ class Plan(NamedTuple):
     reversible: bool
     potential: Potential | None = None
     conserve_energy: bool = False
+    devices: int | None = None
 
 
 class Until(NamedTuple):
@@ -73,8 +74,8 @@ def _make_engine(plan: Plan, searches: Any) -> rollout.Engine:
     return rollout.Engine(
         begin.system, cast(begin.state, plan.dtype), propagate, cutoff=config.architecture.cutoff,
         time_step_fs=config.time_step_fs, every=plan.every, ensemble=plan.ensemble, ramp_steps=plan.n_steps,
-        select=True, monitor=monitor, wrap=True, replicas=begin.replicas, searches=searches, potential=plan.potential,
-        conserve_energy=plan.conserve_energy, ahead=rollout.AHEAD * config.displacement_rms,
+        select=True, monitor=monitor, wrap=True, replicas=begin.replicas, devices=plan.devices, searches=searches,
+        potential=plan.potential, conserve_energy=plan.conserve_energy, ahead=rollout.AHEAD * config.displacement_rms,
     )  # fmt: skip
 
 

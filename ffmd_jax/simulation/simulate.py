@@ -42,6 +42,7 @@ def simulate(
     overwrite: bool = False,
     seed: int = 0,
     replicas: int = 0,
+    devices: int | None = None,
     reversible: bool = False,
     potential: Model | str | Path | None = None,
     energy_conservation: bool = True,
@@ -77,6 +78,7 @@ def simulate(
         overwrite: replace an existing file.
         seed: of thermostat and drawn velocities; replica i has seed + i.
         replicas: runs side by side in one program; 0: one run, or as many as ``start`` has entries.
+        devices: that replicas are divided over, at most (None: all); their number changes rounding only.
         reversible: time-symmetrised steps: smaller errors, no gains and losses of energy that add up, at three times
             the cost; see `propagators.reversible`.
         potential: gives the energies along the run, energy conservation, and the barostat of `NPT` its energies: a
@@ -116,6 +118,8 @@ def simulate(
         config = used.config
         ensemble = ensembles.complete(ensemble, config.time_step_fs)
         begin = starts.begin(used, start, ensemble, seed, replicas, velocities, draw_temperature_K, hints)
+        if devices is not None and not begin.replicas:
+            raise ValueError("devices are what replicas are divided over: say how many replicas")
         dtype = jnp.float64 if float64 else jnp.float32
         first = take(begin.state, 0) if begin.replicas else begin.state
         found = potentials.find(potential, used, begin.system, first, ensemble, dtype)
@@ -128,7 +132,7 @@ def simulate(
         plan = Plan(
             used, begin, ensemble, limits, steps, every, on_alarm, check_every,
             _make_fallback(fallback, fallback_args, fallback_steps, used, begin, ensemble),
-            dtype, tables, reversible, found, conserve,
+            dtype, tables, reversible, found, conserve, devices,
         )  # fmt: skip
         options = {
             "reversible": reversible, "velocities": velocities, "draw_temperature_K": draw_temperature_K,

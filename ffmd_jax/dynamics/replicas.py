@@ -1,0 +1,122 @@
+"""Runs side by side: one program for all of them, on one device or divided over several.
+
+Each device has its share of the replicas.  What all replicas decide together, such as when neighbour tables are made
+anew, is decided over all devices: a trajectory does not depend on their number.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
+
+from ffmd_jax.core.state import Array
+from ffmd_jax.dynamics.records import Carry, Monitor, Run
+
+_AXIS = "replicas"
+
+
+class Replicas(NamedTuple):
+    """That a run is one of replicas, and the devices that they are divided over; static, hashable.
+
+    Attributes:
+        devices: a mesh of one axis; None: all replicas are on the same device.
+    """
+
+    devices: Mesh | None = None
+
+
+def over(n_replicas: int, n_devices: int | None = None) -> Replicas:
+    """Replicas divided over at most ``n_devices`` of this process (None: all), as many as get equal shares.
+
+    Raises:
+        ValueError: there are fewer devices.
+    """
+    known = jax.local_devices()
+    if n_devices is not None and not 1 <= n_devices <= len(known):
+        raise ValueError(f"{n_devices} devices: there are {len(known)} ({known[0].platform})")
+    at_most = len(known) if n_devices is None else n_devices
+    used = max(n for n in range(1, at_most + 1) if n_replicas % n == 0)
+    if used == 1:
+        return Replicas()
+    return Replicas(jax.make_mesh((used,), (_AXIS,), devices=known[:used], axis_types=(AxisType.Auto,)))
+
+
+def any_of(replicas: Replicas | None, flags: Array) -> Array:
+    """True if a flag is, of any replica on any device."""
+    found = jnp.any(flags)
+    if replicas is None or replicas.devices is None:
+        return found
+    return jax.lax.pmax(found.astype(jnp.int32), _AXIS) > 0
+
+
+def all_of(replicas: Replicas | None, flags: Array) -> Array:
+    """True if all flags are, of all replicas on all devices."""
+    return ~any_of(replicas, ~jnp.asarray(flags))
+
+
+def own(replicas: Replicas | None, values: Array, like: Array) -> Array:
+    """Of one value, or one for each replica, those of this device's replicas, of the shape of ``like`` ``[n_own]``."""
+    if np.ndim(values) and replicas is not None and replicas.devices is not None:
+        return jax.lax.dynamic_slice_in_dim(values, jax.lax.axis_index(_AXIS) * len(like), len(like))
+    return jnp.broadcast_to(values, like.shape)
+
+
+def each(run: Run, replicas: Replicas | None) -> Callable:
+    """``function(run, …) -> function`` of all replicas; its other arguments have the axes ``in_axes``, 0 by default."""
+    if replicas is None:
+        return lambda function, in_axes=0: function
+    of_run: Any = None
+    if _differ(run):
+        monitor: Any = None if run.monitor is None else Monitor(limits=0, start=None, look=None, observe=None)  # type: ignore[arg-type]
+        of_run = Run(*[None] * len(Run._fields))._replace(system=0, monitor=monitor)  # type: ignore[arg-type]
+
+    def mapped(function: Callable, in_axes: Any = 0) -> Callable:
+        def call(run: Run, *arguments: Any) -> Any:
+            axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(arguments)
+            return jax.vmap(function, (of_run, *axes))(run, *arguments)
+
+        return call
+
+    return mapped
+
+
+def shared_out(replicas: Replicas | None, function: Callable, run: Run, arguments: tuple, out: Any) -> Any:
+    """``function(run, *arguments)``, on every device for its share of the replicas.
+
+    Args:
+        function: of a run and its state; uses `any_of` and `all_of` where replicas decide together.
+        arguments: a `Carry`, arrays with a leading axis of replicas, or scalars.
+        out: like the results, with `FIRST`, `SECOND`, `CARRY` or `SAME` for the axis of the replicas.
+    """
+    if replicas is None or replicas.devices is None:
+        return function(run, *arguments)
+    specs = (_of_run(run), *(CARRY if isinstance(given, Carry) else _first(given) for given in arguments))
+    divided = jax.shard_map(function, mesh=replicas.devices, in_specs=specs, out_specs=out, check_vma=False)
+    return divided(run, *arguments)
+
+
+SAME, FIRST, SECOND = P(), P(_AXIS), P(None, _AXIS)
+_ALL: Any = [FIRST] * len(Carry._fields)
+CARRY: Any = Carry(*_ALL)._replace(step=SAME)
+
+
+def _first(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: FIRST if np.ndim(leaf) else SAME, tree)
+
+
+def _of_run(run: Run) -> Any:
+    """Where the parts of a run are: those of each replica with it, all others everywhere."""
+    same: Any = [SAME] * len(Run._fields)
+    if not _differ(run):
+        return Run(*same)
+    monitor: Any = run.monitor and Monitor(*same[:4])._replace(limits=_first(run.monitor.limits))
+    return Run(*same)._replace(system=_first(run.system), monitor=monitor)
+
+
+def _differ(run: Run) -> bool:
+    """True where every replica is a system of its own."""
+    return np.ndim(run.system.species) > 1
