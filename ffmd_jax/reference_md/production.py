@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,17 +66,18 @@ def engine(reference: Reference, with_forces: bool = False) -> ReferenceEngine:
     return ReferenceEngine(reference.name, reference.system, reference.state, reference.dt, produce)
 
 
-def of_model(model: Model, system: System, state: State, dt: float = 0.5) -> Reference:
-    """A trained potential as a force field, in double precision.
+def of_model(model: Model, system: System, state: State, dt: float = 0.5, dtype: Any = jnp.float64) -> Reference:
+    """A trained potential as a force field, in double precision unless another is asked for.
 
     Args:
         dt: fs, time step of the integrator.
+        dtype: of the network's arithmetic; runs of single precision start from a state of it, too.
 
     Raises:
         ValueError: elements or boundary conditions that the potential was not made for.
     """
     models.check_potential(model.config, system)
-    made = models.energy(model, jnp.float64)
+    made = models.energy(model, dtype)
 
     def energy(system: System, state: State, graph: Graph) -> Array:  # hashable; a Partial is not
         return made(system, state, graph)
