@@ -46,6 +46,15 @@ def oscillators(n_frames=600, interval=10.0, fastest=0.05, kick=None, seed=0) ->
     return Trajectory(SYSTEM, frames, interval * np.arange(n_frames), {}, {})
 
 
+def forces_of(run, fastest=0.05, seed=0):
+    """Those of `oscillators` without kicks, eV/Å: −m ω² x, with the same random numbers."""
+    rng = np.random.default_rng(seed)
+    omega = rng.uniform(0.005, fastest, (N_ATOMS, 3))
+    rng.normal(size=(2, N_ATOMS, 3))
+    centres = rng.uniform(0, 40, (N_ATOMS, 3))
+    return -39.95 / units.EV * omega**2 * (run.frames.positions - centres)
+
+
 def langevin(tau):
     def kick(rng, v, dt):
         keep = np.exp(-dt / tau)
@@ -213,6 +222,22 @@ def test_stored_energies_decide(run):
             nve.check(run._replace(observables=observables))
 
 
+@pytest.mark.parametrize("interval", [10.0, 60.0])
+def test_forces_are_held_against_the_virial_theorem(interval):
+    run = oscillators(interval=interval)
+    forces = forces_of(run)
+    nve.check(run._replace(forces=forces))
+    for hint, wrong in {
+        "Hartree/Bohr": forces / 51.42206747,
+        "kcal/mol/Å": forces / 0.0433641153,
+        "kJ/mol/nm": forces / 0.001036427,
+        "of the opposite sign": -forces,
+        "other frames or atoms": np.roll(forces, 1, axis=1),
+    }.items():
+        with pytest.raises(ValueError, match=f"forces do not belong to the motion.*{hint}"):
+            nve.check(run._replace(forces=wrong))
+
+
 def no_velocities(run):
     return replaced(run, velocities=0 * run.frames.velocities)
 
@@ -288,7 +313,7 @@ def test_one_file_gives_pairs_at_any_time_step_that_its_frames_allow(run, tmp_pa
 
 
 def test_energies_and_forces_are_kept_where_all_frames_have_them(run, tmp_path):
-    energies, forces = np.arange(600.0), np.random.default_rng(0).normal(size=(600, N_ATOMS, 3))
+    energies, forces = np.arange(600.0), forces_of(run)
     kinetic = 0.5 * np.einsum("i,tix->t", SYSTEM.masses, run.frames.velocities**2) / units.EV
     known = run._replace(observables={"potential_energy_eV": 5.0 - kinetic}, forces=forces)
     dataset.write(tmp_path / "data.h5", dataset.make([known], 40.0))
