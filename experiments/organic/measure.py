@@ -151,13 +151,6 @@ def teacher_frames(smiles: str, name: str, length_ps: float, folder: Path) -> li
     return found
 
 
-def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """Of the densities of two series of angles, from 0 to 1."""
-    edges = np.linspace(-np.pi, np.pi, 37)
-    p, q = (np.histogram(x, edges)[0] / x.size for x in (one, other))
-    return float(np.minimum(p, q).sum())
-
-
 def torsion_populations(model, data: Path, teacher_ps: float) -> dict:
     """Overlaps of the torsions of ten molecules with the teacher's, and of the teacher's two runs."""
     folder, found = data / "torsions", {}
@@ -177,7 +170,8 @@ def torsion_populations(model, data: Path, teacher_ps: float) -> dict:
                 for x in (ours, np.concatenate(theirs), *theirs)
             ]
             rows["-".join(map(str, equivalent[0]))] = {
-                "overlap": round(overlap(angles[0], angles[1]), 4), "halves": round(overlap(angles[2], angles[3]), 4)
+                "overlap": round(torsions.overlap_of_angles(*angles[:2]), 4),
+                "halves": round(torsions.overlap_of_angles(*angles[2:]), 4),
             }  # fmt: skip
         found[smiles] = rows
     return found

@@ -119,7 +119,8 @@ class Stages:
                 for x in (ours, theirs, theirs[:, ::2], theirs[:, 1::2])
             ]
             found["torsions"]["-".join(map(str, equivalent[0]))] = {
-                "overlap": _overlap(angles[0], angles[1]), "halves": _overlap(angles[2], angles[3])
+                "overlap": round(torsions.overlap_of_angles(*angles[:2]), 4),
+                "halves": round(torsions.overlap_of_angles(*angles[2:]), 4),
             }  # fmt: skip
         return found
 
@@ -161,13 +162,6 @@ class Stages:
 
 def _round(errors: Any) -> float:
     return round(float(errors.velocity_percent), 3)
-
-
-def _overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """Of the densities of two series of angles, from 0 to 1."""
-    edges = np.linspace(-np.pi, np.pi, 37)
-    p, q = (np.histogram(x, edges)[0] / x.size for x in (one, other))
-    return round(float(np.minimum(p, q).sum()), 4)
 
 
 def main() -> None:

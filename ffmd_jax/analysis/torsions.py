@@ -153,6 +153,13 @@ def overlap(one: np.ndarray, other: np.ndarray, temperatures_K: tuple[float, flo
     return float(np.sum(np.minimum(p / p.sum(), q / q.sum())))
 
 
+def overlap_of_angles(one: np.ndarray, other: np.ndarray, n_bins: int = 36) -> float:
+    """Overlap of the populations of two series of angles, rad, of any shape, from 0 to 1."""
+    edges = np.linspace(-np.pi, np.pi, n_bins + 1)
+    p, q = (np.histogram(series, edges)[0] / np.size(series) for series in (one, other))
+    return float(np.minimum(p, q).sum())
+
+
 def overlaps(
     found: Mapping[str, Profile] | Surfaces,
     others: Mapping[str, Profile] | Surfaces,
