@@ -1,16 +1,20 @@
-"""Does it train on a pod?  Compiles the training program for TPU slices, on a machine without a TPU.
+"""Does it run on a pod?  Compiles training and replicas for TPU slices, on a machine without a TPU.
 
     pip install -e ".[tpu]"
     python benchmarks/pod_compile.py --topologies v5e:2x4 v5e:8x8 v5e:16x16
+    python benchmarks/pod_compile.py --programs replicas
 
-The program is the one of `ffmd train`: a block of optimizer steps on quartz of 72 atoms, the batch divided over one
+Training is the program of `ffmd train`: a block of optimizer steps on quartz of 72 atoms, the batch divided over one
 axis of all chips.  One JSON line each: MiB of memory on a chip, GB that a chip accesses in a step, collectives in the
 program and the MiB of a step's, which is the gradient.  A mesh of several processes is the same mesh: ``processes`` is
 the number of hosts whose chips it spans.
+
+Replicas are a block of `ffmd rollout --replicas` with monitors and NVT, ``pairs_per_chip`` of them on each chip.
 """
 
 import argparse
 import datetime
+import functools
 import json
 import re
 import time
@@ -24,7 +28,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ffmd_jax.core.state import State
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import Dataset, Group, Run
+from ffmd_jax.dynamics import alarms, monitors, replicas, rollout
+from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.models import convolution as convolutions
+from ffmd_jax.models import radial_tables, trajcast
 from ffmd_jax.models.config import Architecture
 from ffmd_jax.reference_md import systems
 from ffmd_jax.training import batches, loop, losses, optimizer, parallel, tasks
@@ -45,7 +52,7 @@ def data(n_pairs: int) -> Dataset:
     return Dataset((Group(prepared.system, runs),), 10.0)
 
 
-def compiled(topology_name: str, network: str, pairs_per_chip: int, n_steps: int) -> dict:
+def training_program(topology_name: str, network: str, pairs_per_chip: int, n_steps: int) -> dict:
     """One line."""
     topology = topologies.get_topology_desc(platform="tpu", topology_name=topology_name)
     chips = topology.devices
@@ -78,31 +85,79 @@ def compiled(topology_name: str, network: str, pairs_per_chip: int, n_steps: int
     )  # fmt: skip
     began = time.perf_counter()
     made = loop.make_block(take_step, mesh).lower(*arguments).compile()
+    weights = sum(np.size(leaf) for leaf in jax.tree.leaves(state.params))
+    more = {"pairs_per_chip": pairs_per_chip, "weights": weights, "gradient_MiB": round(4 * (weights + 1) / 2**20, 2)}
+    return line("training", chips, topology_name, network, made, began) | more
+
+
+def replicas_program(topology_name: str, network: str, per_chip: int, n_steps: int) -> dict:
+    """One line."""
+    chips = topologies.get_topology_desc(platform="tpu", topology_name=topology_name).devices
+    groups = pair_sets.form(data(2))
+    config = losses.configure(groups, NETWORKS[network])
+    params = radial_tables.tabulate(config, trajcast.init(jax.random.key(0), config))
+    prepared, n = systems.quartz((2, 2, 2)), per_chip * len(chips)
+    states = jax.tree.map(lambda x: np.repeat(np.asarray(x, np.float32)[None], n, axis=0), prepared.state)
+    ensemble = NVT(300.0, tau_fs=100.0, friction_tau_fs=1000.0)
+    limits = monitors.limits(config, None, prepared.system, ensemble)
+    # Blocks that hold all atoms: in a loop the compiler would count one turn.
+    propagate = trajcast.make_propagate(config, params, functools.partial(convolutions.by_blocks, block=72))
+    engine = rollout.Engine(
+        prepared.system, states, propagate, cutoff=config.architecture.cutoff, time_step_fs=10.0, ensemble=ensemble,
+        monitor=alarms.monitor(propagate, limits), select=True, wrap=True, replicas=n, block_steps=n_steps,
+    )  # fmt: skip
+    mesh = Mesh(np.array(chips), (replicas.AXIS,), axis_types=(AxisType.Auto,))
+    shape, run = engine._shape, engine._run
+    keys = jax.random.split(jax.random.key(0), n)
+    carry = jax.eval_shape(functools.partial(rollout._start, shape), run, states, keys, np.int32(0))
+
+    def placed(spec, tree):
+        sharding = NamedSharding(mesh, spec)
+
+        def struct(leaf):
+            dtype = leaf.dtype if hasattr(leaf, "dtype") else jax.dtypes.result_type(leaf)
+            return jax.ShapeDtypeStruct(np.shape(leaf), dtype, sharding=sharding)
+
+        return jax.tree.map(struct, tree)
+
+    carry = rollout.Carry(*(placed(spec, part) for spec, part in zip(replicas.CARRY, carry, strict=True)))
+    began = time.perf_counter()
+    divided, wanted = shape._replace(replicas=replicas.Replicas(mesh)), placed(replicas.SAME, np.int32(1))
+    made = rollout._advance.lower(divided, placed(replicas.SAME, run), carry, wanted).compile()
+    return line("replicas", chips, topology_name, network, made, began) | {"replicas_per_chip": per_chip}
+
+
+def line(program: str, chips, topology_name: str, network: str, made, began: float) -> dict:
+    """What the compiler says of a program."""
     memory, text = made.memory_analysis(), made.as_text()
     held = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
     found = {name: len(re.findall(rf"\s{name}(?:-start)?\(", text)) for name in COLLECTIVES}
-    weights = sum(np.size(leaf) for leaf in jax.tree.leaves(state.params))
     return {
-        "topology": topology_name, "chips": len(chips), "processes": len({chip.process_index for chip in chips}),
-        "network": network, "pairs_per_chip": pairs_per_chip, "weights": weights,
+        "program": program, "topology": topology_name, "chips": len(chips),
+        "processes": len({chip.process_index for chip in chips}), "network": network,
         "MiB_of_a_chip": round((held - memory.alias_size_in_bytes) / 2**20, 1),
         "GB_accessed_of_a_step": round(made.cost_analysis()["bytes accessed"] / 1e9, 3),
         "collectives": {name: n for name, n in found.items() if n},
-        "gradient_MiB": round(4 * (weights + 1) / 2**20, 2),
         "compile_s": round(time.perf_counter() - began, 1), "jax": jax.__version__, "date": f"{datetime.date.today()}",
     }  # fmt: skip
+
+
+PROGRAMS = {"training": training_program, "replicas": replicas_program}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topologies", nargs="+", default=["v5e:2x4", "v5e:8x8", "v5e:16x16", "v5p:2x2x2"])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["small"])
-    parser.add_argument("--pairs-per-chip", type=int, default=2)
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=["training"])
+    parser.add_argument("--pairs-per-chip", type=int, default=2, help="or replicas (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=25, help="of a block (default: %(default)s)")
     given = parser.parse_args()
     for name in given.topologies:
         for network in given.networks:
-            print(json.dumps(compiled(name, network, given.pairs_per_chip, given.steps)), flush=True)
+            for program in given.programs:
+                found = PROGRAMS[program](name, network, given.pairs_per_chip, given.steps)
+                print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

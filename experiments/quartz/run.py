@@ -27,7 +27,7 @@ EXPERIMENT = pipeline.Experiment(
     n_train=5_000,
     n_runs=3,
     other_runs=tuple(f"--repeat {a} {b} {c} --equilibrate-ps 3" for a, b, c in CELLS),
-    large_reference="--repeat 6 6 4 --length-ps 30 --equilibrate-ps 5",
+    large_reference="--repeat 6 6 4 --length-ps 15 --equilibrate-ps 4",
     network="--config.cutoff 5",
     trainings=(
         "--epochs 6 --batch-size 1 --learning-rate 0.08",

@@ -29,7 +29,6 @@ EXPERIMENT = pipeline.Experiment(
     ),
     tau=50.0,
     friction_tau=1000.0,
-    reversible=("spectrum", "friction", "long", "weak", "free"),
     n_spectrum=10_000,
 )
 

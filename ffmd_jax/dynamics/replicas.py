@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from ffmd_jax.core.state import Array
 from ffmd_jax.dynamics.records import Carry, Monitor, Run
 
-_AXIS = "replicas"
+AXIS = "replicas"
 
 
 class Replicas(NamedTuple):
@@ -42,7 +42,7 @@ def over(n_replicas: int, n_devices: int | None = None) -> Replicas:
     used = max(n for n in range(1, at_most + 1) if n_replicas % n == 0)
     if used == 1:
         return Replicas()
-    return Replicas(jax.make_mesh((used,), (_AXIS,), devices=known[:used], axis_types=(AxisType.Auto,)))
+    return Replicas(jax.make_mesh((used,), (AXIS,), devices=known[:used], axis_types=(AxisType.Auto,)))
 
 
 def any_of(replicas: Replicas | None, flags: Array) -> Array:
@@ -50,7 +50,7 @@ def any_of(replicas: Replicas | None, flags: Array) -> Array:
     found = jnp.any(flags)
     if replicas is None or replicas.devices is None:
         return found
-    return jax.lax.pmax(found.astype(jnp.int32), _AXIS) > 0
+    return jax.lax.pmax(found.astype(jnp.int32), AXIS) > 0
 
 
 def all_of(replicas: Replicas | None, flags: Array) -> Array:
@@ -61,7 +61,7 @@ def all_of(replicas: Replicas | None, flags: Array) -> Array:
 def own(replicas: Replicas | None, values: Array, like: Array) -> Array:
     """Of one value, or one for each replica, those of this device's replicas, of the shape of ``like`` ``[n_own]``."""
     if np.ndim(values) and replicas is not None and replicas.devices is not None:
-        return jax.lax.dynamic_slice_in_dim(values, jax.lax.axis_index(_AXIS) * len(like), len(like))
+        return jax.lax.dynamic_slice_in_dim(values, jax.lax.axis_index(AXIS) * len(like), len(like))
     return jnp.broadcast_to(values, like.shape)
 
 
@@ -99,7 +99,7 @@ def shared_out(replicas: Replicas | None, function: Callable, run: Run, argument
     return divided(run, *arguments)
 
 
-SAME, FIRST, SECOND = P(), P(_AXIS), P(None, _AXIS)
+SAME, FIRST, SECOND = P(), P(AXIS), P(None, AXIS)
 _ALL: Any = [FIRST] * len(Carry._fields)
 CARRY: Any = Carry(*_ALL)._replace(step=SAME)
 
