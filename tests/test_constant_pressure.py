@@ -13,7 +13,7 @@ from ffmd_jax import api
 from ffmd_jax.analysis import properties
 from ffmd_jax.core import conservation, mechanics, units
 from ffmd_jax.core.state import State, make_system, take
-from ffmd_jax.dynamics import barostat, potentials, rollout
+from ffmd_jax.dynamics import barostat, monitors, potentials, rollout
 from ffmd_jax.dynamics.ensemble import NPT, NVE
 from ffmd_jax.dynamics.potentials import Potential
 from ffmd_jax.formats import ase_files, trajectory
@@ -310,6 +310,18 @@ def test_energy_alarms_say_what_was_gained(folder, start):
     assert totals[1] < totals[0] and np.isfinite(kept.observables["total_energy_eV"]).all()
 
 
+def test_a_start_at_another_volume_is_refused_at_constant_pressure_and_noted_otherwise(caplog):
+    known = configs.Calibration(0.1, 0.1, (0.1,), 1e-3, (0.1,), 100.0, ("Ar",), (30.0, 40.0))
+    cells = [np.eye(3) * (32 * volume) ** (1 / 3) for volume in (29.6, 40.5, 44.0)]
+    for cell in cells[:2]:
+        monitors.check_volume(known, ARGON.system, cell, NPT(60.0))
+    with pytest.raises(ValueError, match="volume of the start is 44 Å³ an atom; the model was trained at 30 to 40 Å³"):
+        monitors.check_volume(known, ARGON.system, np.stack(cells), NPT(60.0))
+    assert not caplog.records
+    monitors.check_volume(known, ARGON.system, cells[2], NVE())
+    assert "volume of the start is 44" in caplog.text
+
+
 @pytest.mark.slow
 def test_a_volume_beyond_the_training_data_is_an_alarm(folder, start):
     ensemble = NPT(60.0, pressure_bar=40_000.0, barostat_every=1)
@@ -328,7 +340,7 @@ def test_a_volume_beyond_the_training_data_is_an_alarm(folder, start):
     [
         (("--ensemble", "npt"), "constant pressure needs a potential"),
         (("--pressure-bar", 3), "are of --ensemble npt"),
-        (("--potential", "quartz"), "is a propagator without a potential"),
+        (("--potential", "paracetamol"), "is a propagator without a potential"),
         (("--potential", "reference:quartz"), "has no parameters for Ar"),
         (("--ensemble", "npt", "--pressure-bar", "nan", "--potential", "reference:argon"), "must be a finite number"),
         (("--ensemble", "npt", "--potential", "nowhere"), "nowhere is no model folder"),

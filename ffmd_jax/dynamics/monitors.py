@@ -5,7 +5,8 @@ not trained on.  What it should never leave is the range of these states: speeds
 largest, pairs down to 0.9 times the closest.
 """
 
-from typing import NamedTuple
+import logging
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -30,6 +31,8 @@ _CHANCE = 3e-7  # of a false alarm in a window; 5 standard deviations of a norma
 _NVE_WINDOW = 200  # steps
 _UNKNOWN_DRIFT = 0.02
 _NEVER = 0.5  # a model that forgets the velocities reaches 0.7
+logger = logging.getLogger("ffmd_jax")
+
 _ENERGY = 0.1  # of the kinetic energy: what a run without a thermostat may gain or lose
 _GAIN = 1.0  # of the kinetic energy, that a propagator may gain or lose in 200 steps
 _VOLUME = 1.02  # beyond the smallest and largest volume of the training data
@@ -117,6 +120,28 @@ def _volumes(found: Calibration | None, system: System, ensemble: Ensemble) -> t
     return found.volumes_A3[0] / _VOLUME, found.volumes_A3[1] * _VOLUME
 
 
+def check_volume(found: Calibration | None, system: System, cells: Any, ensemble: Ensemble) -> None:
+    """Raises ValueError for a start at constant pressure whose volume the model was not trained at.
+
+    At constant volume it is logged: nothing else watches the volume there.
+
+    Args:
+        cells: Å, ``[…, 3, 3]``.
+    """
+    if not all(system.pbc) or found is None or found.volumes_A3 is None:
+        return
+    each = np.atleast_1d(mechanics.volume(np.asarray(cells, np.float64))) / mechanics.count_atoms(system)
+    low, high = found.volumes_A3
+    off = each[(each < low / _VOLUME) | (each > high * _VOLUME)]
+    if not len(off):
+        return
+    known = f"{low:.4g}" if high / low < 1.001 else f"{low:.4g} to {high:.4g}"
+    text = f"the volume of the start is {off[0]:.4g} Å³ an atom; the model was trained at {known} Å³"
+    if isinstance(ensemble, NPT):
+        raise ValueError(f"{text}: start nearer to it, or train at this volume, too")
+    logger.warning(text)
+
+
 def describe(record: alarms.Record, config: ModelConfig, system: System) -> list[Alarm]:
     """The first alarm of each kind that was raised, in the order in which they came."""
     found = []
@@ -158,7 +183,7 @@ def _text(kind: str, value: float, limit: float, place: int, config: ModelConfig
         "round trip of an atom": f"a step backwards misses the start of {atom} by {value:.3g} of a step, "
         f"limit {limit:.3g}",
         "total energy": f"the total energy has changed by {value:.3g} of the kinetic energy, limit {limit:.3g}",
-        "propagator energy": f"the propagator changes the energy by {value:.3g} of the kinetic energy in 200 steps, "
-        f"limit {limit:.3g}",
+        "propagator energy": f"the propagator changes the energy, averaged over a window, by {value:.3g} of the kinetic "
+        f"energy in 200 steps, limit {limit:.3g}",
         "volume": f"the volume is {value:.4g} Å³ an atom, limit {limit:.4g}: beyond the training data",
     }[kind]

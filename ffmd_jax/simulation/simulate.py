@@ -126,6 +126,7 @@ def simulate(
         conserve = found is not None and energy_conservation
         limits = None
         if monitors:
+            monitor_limits.check_volume(used.calibration, begin.system, begin.state.cell, ensemble)
             limits = monitor_limits.limits(
                 config, used.calibration, begin.system, ensemble, alarm_factor, tables=tables
             )
