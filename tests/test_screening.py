@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import ffmd
 
+from ffmd_jax.analysis import torsions
 from ffmd_jax.core.state import make_system
 from ffmd_jax.models import model_files
 from ffmd_jax.screening import conformers, molecules, page, runs
@@ -50,6 +51,18 @@ def test_starts_are_structures_of_the_molecule(model):
     assert both.n_own == 12 and both.starts.shape == (3, 15, 3)
     gap = np.linalg.norm(both.starts[:, :12, None] - both.starts[:, None, 12:], axis=-1).min(axis=(1, 2))
     assert np.all((gap > 2.19) & (gap < 2.4))
+
+
+def test_all_starts_are_one_stereoisomer(model):
+    for smiles, chosen in (("CC(O)C(N)C", True), ("CC=CC", True), ("C/C=C\\C", False), ("CCO", False)):
+        molecule = molecules.prepare(molecules.Entry("m", smiles), model.config, 6)
+        assert molecule.isomer_chosen == chosen
+        if "=" in smiles:  # four carbons in a row: cis or trans, the same in all starts
+            angles = np.array([torsions.angles(start[None], (0, 1, 2, 3))[0] for start in molecule.starts])
+            assert len({bool(abs(angle) < 1) for angle in angles}) == 1
+            assert chosen or abs(angles).max() < 1
+    stated = molecules.prepare(molecules.Entry("m", molecule.smiles), model.config, 1)
+    assert not stated.isomer_chosen
 
 
 def test_lists_of_molecules_are_read(tmp_path, model):

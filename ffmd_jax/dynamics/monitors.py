@@ -183,7 +183,7 @@ def _text(kind: str, value: float, limit: float, place: int, config: ModelConfig
         "round trip of an atom": f"a step backwards misses the start of {atom} by {value:.3g} of a step, "
         f"limit {limit:.3g}",
         "total energy": f"the total energy has changed by {value:.3g} of the kinetic energy, limit {limit:.3g}",
-        "propagator energy": f"the propagator changes the energy, averaged over a window, by {value:.3g} of the kinetic "
-        f"energy in 200 steps, limit {limit:.3g}",
+        "propagator energy": f"the propagator changes the energy, averaged over a window, by {value:.3g} of the "
+        f"kinetic energy in 200 steps, limit {limit:.3g}",
         "volume": f"the volume is {value:.4g} Å³ an atom, limit {limit:.4g}: beyond the training data",
     }[kind]

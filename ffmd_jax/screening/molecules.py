@@ -31,6 +31,7 @@ class Molecule(NamedTuple):
         starts: structures, Å, ``[n_starts, n_atoms, 3]``; those of a partner come last.
         block: mol block with bonds, of the molecule alone.
         n_own: atoms of the molecule; the others are a partner's.
+        isomer_chosen: the SMILES left stereocentres or double bonds open; ``smiles`` is the isomer that all starts are.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Molecule(NamedTuple):
     starts: np.ndarray
     block: str
     n_own: int
+    isomer_chosen: bool = False
 
 
 class Partner(NamedTuple):
@@ -112,7 +114,8 @@ def prepare(
 ) -> Molecule:
     """The molecule with hydrogens and starting structures, each another conformer as far as there are some.
 
-    Conformers are RDKit's (ETKDG), relaxed with MMFF94 where that knows the molecule, else with UFF.
+    Conformers are RDKit's (ETKDG), relaxed with MMFF94 where that knows the molecule, else with UFF.  All are one
+    stereoisomer: they could not turn into each other.
 
     Args:
         config: of the model; gives the masses.
@@ -129,6 +132,10 @@ def prepare(
     if molecule is None or not molecule.GetNumAtoms():
         raise ValueError("RDKit does not understand the SD record" if entry.block else f"invalid SMILES {entry.smiles}")
     _check(Chem, molecule)
+    given = Chem.MolToSmiles(molecule)
+    if not (molecule.GetNumConformers() and molecule.GetConformer().Is3D()):
+        molecule = _one_isomer(molecule, seed)
+    isomer_chosen = Chem.MolToSmiles(molecule) != given
     whole = Chem.AddHs(molecule, addCoords=True)
     numbers = np.array([atom.GetAtomicNum() for atom in whole.GetAtoms()])
     others = np.array([], int) if partner is None else partner.numbers
@@ -147,9 +154,20 @@ def prepare(
     species = np.concatenate([numbers, others])
     masses = np.asarray(config.masses)[np.searchsorted(config.elements, species)]
     system = mechanics.on_a_line(make_system(species, masses), starts)
-    return Molecule(
-        entry.name, Chem.MolToSmiles(Chem.RemoveHs(whole)), system, starts, _block(Chem, whole, places[0]), len(numbers)
-    )
+    smiles = Chem.MolToSmiles(Chem.RemoveHs(whole))
+    block = _block(Chem, whole, places[0])
+    return Molecule(entry.name, smiles, system, starts, block, len(numbers), isomer_chosen)
+
+
+def _one_isomer(molecule: Any, seed: int) -> Any:
+    """The molecule with every stereocentre and double bond decided; one that can be embedded, where there is one."""
+    from rdkit.Chem import EnumerateStereoisomers as stereo
+
+    for embed in (True, False):
+        options = stereo.StereoEnumerationOptions(tryEmbedding=embed, maxIsomers=1, rand=seed)
+        for isomer in stereo.EnumerateStereoisomers(molecule, options=options):
+            return isomer
+    return molecule
 
 
 def _block(Chem: Any, molecule: Any, positions: np.ndarray) -> str:

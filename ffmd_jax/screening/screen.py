@@ -22,6 +22,7 @@ from ffmd_jax.screening.runs import Batch, Conditions, Frames
 
 _SETTINGS, _RESULTS, _TABLE, _PAGE = "screen.json", "molecules", "molecules.csv", "index.html"
 _AT_ONCE = 64  # molecules side by side on an accelerator; a core has nothing to gain from more than one
+_OFF = 0.1  # of the temperature that was asked for; a molecule farther off is marked
 
 
 class Screening(NamedTuple):
@@ -79,6 +80,9 @@ def screen(
     (out / _RESULTS).mkdir(parents=True, exist_ok=True)
     ready, refused = _prepare([e for e in entries if e.name not in done], used, n_starts, most_atoms, conditions,
                               partner, show)  # fmt: skip
+    for molecule in ready:
+        if molecule.isomer_chosen:
+            say(f"{molecule.name}: its stereochemistry is not stated; it runs as {molecule.smiles}")
     for name, reason in refused.items():
         say(f"{name}: {reason}")
     _run_all(ready, used, conditions, out, trajectories, workers, show, len(done), say)
@@ -244,11 +248,14 @@ def describe(
     kelvins = np.concatenate(frames.temperatures_K)
     symbols = conformers.torsions.chemical_symbols
     known = [i for i, z in enumerate(model.config.elements) if np.any(system.species == z)]
+    mean = _mean_temperature(system, model, kelvins)
+    if abs(mean - temperature_K) > _OFF * temperature_K:
+        alarms.append(f"it was at {mean:.0f} K, not at {temperature_K:g}: its populations are of that temperature")
     gyration = conformers.radius_of_gyration(alone, joined)
     values = {
         **head,
         "length_ps": round(sum(len(x) for x in starts) * frames.interval_fs / 1000, 3),
-        "temperature_K": _mean_temperature(system, model, kelvins),
+        "temperature_K": mean,
         "temperature_by_element_K": {
             symbols[model.config.elements[i]]: round(float(np.nanmean(kelvins[:, i])), 1) for i in known
         },
