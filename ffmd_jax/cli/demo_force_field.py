@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ffmd_jax.cli import common
-from ffmd_jax.core import commands, files, mechanics, progress, units
+from ffmd_jax.core import commands, files, progress, units
 
 
 def run(out: Path, system: str, ensemble: Any, reversible: bool, seed: int, length_ps: float) -> None:
@@ -128,6 +128,7 @@ def _equilibrate(prepared, temperature: float, key):
 
 def _force_free(case: _Case, start) -> float:
     """Runs the model, writes its frames with reference energies, and returns ns/day without compilation."""
+    from ffmd_jax.core import mechanics
     from ffmd_jax.formats import trajectory
     from ffmd_jax.reference_md import production
     from ffmd_jax.simulation.simulate import simulate
