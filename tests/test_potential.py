@@ -310,7 +310,7 @@ def test_the_ase_calculator_gives_energy_forces_and_stress(trained, argon_files,
     np.testing.assert_allclose(printed["energy_eV"], numbers, rtol=1e-6)
     np.testing.assert_allclose(printed["stress_GPa"], units.EV_PER_A3_IN_GPA * expected[2], atol=1e-4)
     with pytest.raises(ValueError, match="is a propagator without a potential"):
-        ase_interop.Potential("quartz")
+        ase_interop.Potential("paracetamol")
     atoms.numbers[0] = 10
     with pytest.raises(ValueError, match="holds Ne, which the potential does not know"):
         atoms.get_potential_energy()
