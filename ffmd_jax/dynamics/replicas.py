@@ -84,7 +84,7 @@ def each(run: Run, replicas: Replicas | None) -> Callable:
     return mapped
 
 
-def shared_out(replicas: Replicas | None, function: Callable, run: Run, arguments: tuple, out: Any) -> Any:
+def divided_over(replicas: Replicas | None, function: Callable, run: Run, arguments: tuple, out: Any) -> Any:
     """``function(run, *arguments)``, on every device for its share of the replicas.
 
     Args:

@@ -21,7 +21,7 @@ from ffmd_jax.dynamics import replicas as side_by_side
 from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
 from ffmd_jax.dynamics.potentials import Potential
 from ffmd_jax.dynamics.records import FASTEST, Carry, Conserving, Monitor, Run
-from ffmd_jax.dynamics.replicas import CARRY, FIRST, SECOND, Replicas, shared_out
+from ffmd_jax.dynamics.replicas import CARRY, FIRST, SECOND, Replicas, divided_over
 from ffmd_jax.dynamics.replicas import each as of_replicas
 from ffmd_jax.dynamics.stepping import make_step, scan
 
@@ -231,7 +231,7 @@ def _advance(shape: Shape, run: Run, carry: Carry, wanted: Array):
         step = make_step(run, shape.search, shape.every, replicas=shape.replicas, conserving=shape.conserving)
         return scan(step, carry, shape.block_frames, functools.partial(_look, shape, run), wanted, shape.replicas)
 
-    return shared_out(shape.replicas, advance, run, (carry, wanted), (CARRY, SECOND))
+    return divided_over(shape.replicas, advance, run, (carry, wanted), (CARRY, SECOND))
 
 
 def _look(shape: Shape, run: Run, carry: Carry) -> Any:
@@ -255,7 +255,7 @@ def _build(search: neighbors.Search, replicas: Replicas | None, run: Run, state:
     def build(run: Run, state: State) -> neighbors.Neighbors:
         return of_replicas(run, replicas)(lambda run, state: neighbors.build(search, run.system, state))(run, state)
 
-    return shared_out(replicas, build, run, (state,), FIRST)
+    return divided_over(replicas, build, run, (state,), FIRST)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -275,7 +275,7 @@ def _start(shape: Shape, run: Run, state: State, key: Array, step: Array) -> Car
         halted = jnp.zeros(state.positions.shape[:-2], bool)
         return Carry(key, state, table, step, images, memory, halted, energies, barostat)
 
-    return shared_out(shape.replicas, start, run, (state, key, step), CARRY)
+    return divided_over(shape.replicas, start, run, (state, key, step), CARRY)
 
 
 def _unwrapped(frames: State, images: Any) -> State:
