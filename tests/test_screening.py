@@ -57,6 +57,10 @@ def test_all_starts_are_one_stereoisomer(model):
     for smiles, chosen in (("CC(O)C(N)C", True), ("CC=CC", True), ("C/C=C\\C", False), ("CCO", False)):
         molecule = molecules.prepare(molecules.Entry("m", smiles), model.config, 6)
         assert molecule.isomer_chosen == chosen
+        if "N" in smiles:  # handedness about both stereocentres: the same in all starts
+            for centre, near in ((1, (0, 2, 3)), (3, (1, 4, 5))):
+                edges = molecule.starts[:, near] - molecule.starts[:, [centre]]
+                assert abs(np.sign(np.linalg.det(edges)).sum()) == 6
         if "=" in smiles:  # four carbons in a row: cis or trans, the same in all starts
             angles = np.array([torsions.angles(start[None], (0, 1, 2, 3))[0] for start in molecule.starts])
             assert len({bool(abs(angle) < 1) for angle in angles}) == 1

@@ -1,7 +1,7 @@
 """Runs side by side: one program for all of them, on one device or divided over several.
 
 Each device has its share of the replicas.  What all replicas decide together, such as when neighbour tables are made
-anew, is decided over all devices: a trajectory does not depend on their number.
+anew, is decided over all devices: their number changes a trajectory by rounding only.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,9 @@ from ffmd_jax.core.state import Array
 from ffmd_jax.dynamics.records import Carry, Monitor, Run
 
 AXIS = "replicas"
+SAME, FIRST, SECOND = P(), P(AXIS), P(None, AXIS)  # the axis of an array that runs over replicas: none, or which
+_ALL: Any = [FIRST] * len(Carry._fields)
+CARRY: Any = Carry(*_ALL)._replace(step=SAME)
 
 
 class Replicas(NamedTuple):
@@ -97,11 +100,6 @@ def divided_over(replicas: Replicas | None, function: Callable, run: Run, argume
     specs = (_of_run(run), *(CARRY if isinstance(given, Carry) else _first(given) for given in arguments))
     divided = jax.shard_map(function, mesh=replicas.devices, in_specs=specs, out_specs=out, check_vma=False)
     return divided(run, *arguments)
-
-
-SAME, FIRST, SECOND = P(), P(AXIS), P(None, AXIS)
-_ALL: Any = [FIRST] * len(Carry._fields)
-CARRY: Any = Carry(*_ALL)._replace(step=SAME)
 
 
 def _first(tree: Any) -> Any:
