@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import fails, perturbed, random_params, small_config
+from conftest import fails, ffmd, perturbed, random_params, small_config
 
 from ffmd_jax.dynamics import restart
 from ffmd_jax.formats import trajectory
@@ -21,36 +21,54 @@ from ffmd_jax.models.model import Model
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
 
+@pytest.fixture
+def pipeline(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    return importlib.import_module("pipeline")
+
+
+def run(monkeypatch, system, *arguments):
+    monkeypatch.setattr(sys, "argv", ["run.py", *map(str, arguments)])
+    runpy.run_path(str(EXPERIMENTS / system / "run.py"), run_name="__main__")
+
+
 def digest_of(name):
     used = model_files.load(name)
     return restart.fingerprint(used.config, used.params)
 
 
-def run(script, *arguments):
-    return subprocess.run(
-        ["timeout", "-k", "5", "400", sys.executable, EXPERIMENTS / script, *arguments],
-        capture_output=True, text=True,
-    )  # fmt: skip
-
-
 @pytest.mark.slow
-@pytest.mark.process
-def test_an_experiment_runs_and_goes_on_where_it_was(tmp_path):
-    first = run("paracetamol/run.py", "--smoke", tmp_path)
-    assert first.returncode == 0, first.stderr[-2000:]
+def test_an_experiment_runs_and_goes_on_where_it_was(tmp_path, pipeline, monkeypatch, capsys, restore_precision):
+    def in_this_process(*words, json_line=False, may_alarm=False):
+        capsys.readouterr()
+        with jax.enable_x64(False):
+            ffmd(*words)
+        return json.loads(capsys.readouterr().out.splitlines()[-1]) if json_line else 0
+
+    monkeypatch.setattr(pipeline, "_ffmd", in_this_process)
+    run(monkeypatch, "paracetamol", "--smoke", tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results) == {"model", "training", "one_step", "one_reversible_step", "spectrum"}
     assert results["training"]["hours"] > 0
     assert 0 < results["one_step"]["velocity_mae_relative_percent"] < 200
     assert results["spectrum"]["potential_energy_shift_meV_per_atom"] is not None
-    again = run("paracetamol/run.py", "reference", "--smoke", tmp_path)
-    assert again.returncode == 0 and "all 5 runs are finished" in again.stdout
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()}
+    run(monkeypatch, "paracetamol", "reference", "--smoke", tmp_path)
+    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()}
 
 
-@pytest.fixture
-def pipeline(monkeypatch):
-    monkeypatch.syspath_prepend(EXPERIMENTS)
-    return importlib.import_module("pipeline")
+@pytest.mark.process
+def test_the_commands_of_an_experiment_are_processes_and_failures_end_it(pipeline, tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho said; echo "{\\"given\\": \\"$*\\"}"; exit $4\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert pipeline._ffmd("info", 0, json_line=True) == {"given": "-m ffmd_jax info 0"}
+    assert pipeline._ffmd("rollout", pipeline.ALARM, may_alarm=True) == pipeline.ALARM
+    for code, may_alarm in ((pipeline.ALARM, False), (1, True)):
+        with pytest.raises(SystemExit) as stop:
+            pipeline._ffmd("rollout", code, may_alarm=may_alarm)
+        assert stop.value.code == code
 
 
 def make_stages(pipeline, system, folder, model="nowhere"):
@@ -219,15 +237,17 @@ def test_the_table_says_what_ended_early_and_leaves_out_what_is_not_known(monkey
     assert rows["MAE v, 1e-5 Å/fs, reversible step"] == "2.00 (1.50 %)" and "MAE v by element" not in rows
 
 
-@pytest.mark.process
+@pytest.mark.usefixtures("pipeline")
 @pytest.mark.parametrize("system", ["paracetamol", "quartz", "silicon", "water"])
-def test_stages_that_an_experiment_does_not_have_are_refused(system):
-    done = run(f"{system}/run.py", "nonsense")
-    assert done.returncode == 2 and "unknown stage nonsense" in done.stderr
+def test_stages_that_an_experiment_does_not_have_are_refused(system, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, system, "nonsense")
+    assert stop.value.code == 2 and "unknown stage nonsense" in capsys.readouterr().err
 
 
 def test_the_table_in_the_readme_is_the_one_of_the_results():
-    done = run("table.py")
+    command = [sys.executable, EXPERIMENTS / "table.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert "| MAE v, 1e-5 Å/fs |" in done.stdout
     assert done.stdout in (EXPERIMENTS / "README.md").read_text()

@@ -325,8 +325,9 @@ for devices in (jax.devices()[:1], jax.devices()):
 @pytest.mark.process
 def test_several_devices_learn_several_systems_as_one_does():
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONPATH": str(Path(__file__).parent),
-    }  # fmt: skip
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
     command = [sys.executable, "-c", _ON_DEVICES]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
     found = [float(word) for word in ran.stdout.split()]

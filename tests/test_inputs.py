@@ -337,26 +337,45 @@ def test_any_locale_will_do(cases, small, tmp_path, encoding):
         assert done.returncode == 0, done.stderr
 
 
+# A limit on the size of files: what a full disk does, without one.
+_ON_A_FULL_DISK = """
+import contextlib, io, json, resource, sys
+from pathlib import Path
+from ffmd_jax.__main__ import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (20 * 1024, 20 * 1024))
+found = []
+for command in json.loads(sys.argv[1]):
+    said, code = io.StringIO(), 0
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main(command)
+        except SystemExit as stop:
+            code = stop.code
+    found.append((code, said.getvalue(), [str(path) for path in Path(sys.argv[2]).iterdir()]))
+print(json.dumps(found))
+"""
+
+
 @pytest.mark.process
 def test_a_full_disk_ends_in_one_line_and_leaves_nothing(small, tmp_path):
     model, data = small
     run = data.parent / "run.traj"
-    # A limit on the size of files: what a full disk does, without one.
     commands = {
         "data": ["dataset", run, "--time-step", 20, "--out", tmp_path / "d.h5"],
         "roll-out": ["rollout", model, "--start", run, "--temperature", 60, "--steps", 400, "--on-alarm", "warn",
                      "--float64", "--out", tmp_path / "r.h5"],
         "report": ["analyze", run, "--out", tmp_path / "report"],
     }  # fmt: skip
-    for name, command in commands.items():
-        text = " ".join(map(str, command))
-        done = subprocess.run(
-            ["bash", "-c", f"ulimit -f 20; exec {sys.executable} -m ffmd_jax {text}"], capture_output=True, text=True,
-            env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0", "MPLCONFIGDIR": str(small[0])},
-        )  # fmt: skip
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ffmd: ")]
-        assert done.returncode == 1 and len(lines) == 1 and "cannot be written" in lines[0], (name, done.stderr[-500:])
-        assert list(tmp_path.iterdir()) == [], name
+    words = json.dumps([[str(word) for word in command] for command in commands.values()])
+    done = subprocess.run(
+        [sys.executable, "-c", _ON_A_FULL_DISK, words, tmp_path], capture_output=True, text=True,
+        env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0", "MPLCONFIGDIR": str(small[0])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-500:]
+    for name, (code, said, left) in zip(commands, json.loads(done.stdout.splitlines()[-1]), strict=True):
+        lines = [line for line in said.splitlines() if line.startswith("ffmd: ")]
+        assert code == 1 and len(lines) == 1 and "cannot be written" in lines[0], (name, said[-500:])
+        assert left == [], name
 
 
 def test_outputs_never_replace_inputs(small, tmp_path, capsys):

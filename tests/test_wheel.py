@@ -55,9 +55,10 @@ def test_the_wheel_holds_code_kernel_models_and_force_fields(wheel):
 @pytest.mark.slow
 @pytest.mark.process
 def test_the_installed_wheel_runs_the_demo(wheel, tmp_path):
-    venv.create(tmp_path / "bare", with_pip=True)
+    venv.create(tmp_path / "bare")
     binaries = tmp_path / "bare" / "bin"
-    installed = run(binaries / "python", "-m", "pip", "install", "--quiet", "--no-compile", wheel, cwd=tmp_path)
+    pip = (sys.executable, "-m", "pip", "--python", binaries / "python")
+    installed = run(*pip, "install", "--quiet", "--no-compile", wheel, cwd=tmp_path)
     assert installed.returncode == 0, installed.stderr
     demo = ("demo", "--system", "silicon", "--length-ps", "1")  # the fastest to compile
     done = run(binaries / "ffmd", *demo, cwd=tmp_path, JAX_PLATFORMS="cpu")

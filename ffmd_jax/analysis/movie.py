@@ -94,6 +94,7 @@ def _gif(runs: list[tuple[Analysis, str, str]], dpi: int) -> bytes:
             axes.set_axis_off()
             axes.set_title(f"{name}, {(run.snapshots.times_fs[now] - run.times_fs[0]) / units.PS:.2f} ps", fontsize=11)
         canvas.draw()
+        figure.set_layout_engine("none")  # all frames as the first
         images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
     palette = images[0].quantize(_COLORS, dither=Image.Dither.NONE)
     indexed = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]

@@ -108,15 +108,15 @@ def content(
     reference: Analysis | None,
     found: list[Check],
     settings: dict[str, Any],
-    drawn: dict[str, Figure],
+    drawn: dict[str, bytes],
 ) -> str:
-    """Tables and figures as HTML."""
+    """Tables and figures, which are PNG, as HTML."""
     captions = {**CAPTIONS, "vdos": f"{CAPTIONS['vdos']} {_folded(analysis, reference)}"}
     sections = [("Key numbers", _numbers(analysis, reference))]
     if found:
         sections.append(("Comparison", _comparison(found)))
     sections.append(("This run", _facts(analysis, reference, settings)))
-    sections.append(("Figures", "\n".join(_figure(figure, captions[name]) for name, figure in drawn.items())))
+    sections.append(("Figures", "\n".join(_figure(png, captions[name]) for name, png in drawn.items())))
     return "\n".join(f"<h2>{name}</h2>\n{body}" for name, body in sections)
 
 
@@ -151,10 +151,10 @@ def _folded(analysis: Analysis, reference: Analysis | None) -> str:
     return " ".join(parts)
 
 
-def _figure(figure: Figure, caption: str) -> str:
+def _figure(png: bytes, caption: str) -> str:
     caption = html.escape(caption)
     return (
-        f'<figure><img class="figure" src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}" '
+        f'<figure><img class="figure" src="data:image/png;base64,{base64.b64encode(png).decode()}" '
         f'alt="{caption}"><figcaption>{caption}</figcaption></figure>'
     )
 

@@ -96,18 +96,21 @@ class Report:
 
     def save(self, folder) -> Path:
         """Writes report.html, summary.json and the figures as PNG into the folder; returns the path of the page."""
-        folder, summary, drawn = Path(folder), json.dumps(self.summary, indent=2) + "\n", self.figures()
+        folder, summary, drawn = Path(folder), json.dumps(self.summary, indent=2) + "\n", self._drawn()
         shown = page.movie(self.movie(), movie.reason(self.analysis))
         html = page.page(self.title, self._verdict, self.outcome, self.advice, shown, self._content(drawn))
-        images = {f"{name}.png": page.png(figure) for name, figure in drawn.items()}
+        images = {f"{name}.png": png for name, png in drawn.items()}
         files.write_into(folder, images | {"summary.json": summary.encode(), "report.html": html.encode()})
         return folder / "report.html"
 
-    def _content(self, drawn: dict[str, Figure]) -> str:
+    def _drawn(self) -> dict[str, bytes]:
+        return {name: page.png(figure) for name, figure in self.figures().items()}
+
+    def _content(self, drawn: dict[str, bytes]) -> str:
         return page.content(self.analysis, self.reference, self.checks, self.settings, drawn)
 
     def _repr_html_(self) -> str:
-        return page.notebook(self.title, self._verdict, self.advice, self._content(self.figures()))
+        return page.notebook(self.title, self._verdict, self.advice, self._content(self._drawn()))
 
     def __repr__(self) -> str:
         return f"<Report {self.title!r}: {self.outcome}. {verdict.headline(self.checks)}>"
