@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from ffmd_jax.dynamics import restart
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import model_files
 from ffmd_jax.models.model import Model
+from ffmd_jax.reference_md import systems
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
@@ -251,3 +253,38 @@ def test_the_table_in_the_readme_is_the_one_of_the_results():
     assert done.returncode == 0
     assert "| MAE v, 1e-5 Å/fs |" in done.stdout
     assert done.stdout in (EXPERIMENTS / "README.md").read_text()
+
+
+def test_methods_are_compared_by_error_time_and_bias(tmp_path, monkeypatch, restore_precision):
+    """White noise: the error of a mean is known, and so is what a shift of the mean is beyond it."""
+    monkeypatch.syspath_prepend(EXPERIMENTS / "force_free_or_potential")
+    compare = importlib.import_module("compare")
+    crystal, state = perturbed()
+    rng, n_frames = np.random.default_rng(1), 1600
+    shifts, target, speeds = {"exact": 0.0, "same": 0.0, "off": 0.4}, 0.01, {"exact": 2.0, "same": 1.0, "off": 4.0}
+    for label, shift in shifts.items():
+        frames = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], n_frames, axis=0), state)
+        frames.positions[:, 0, 0] = 4 + shift + rng.normal(size=n_frames)
+        with trajectory.Writer(tmp_path / f"made_up_{label}.h5", crystal, {}) as writer:
+            writer.append(frames, np.arange(1, n_frames + 1) * 1000.0, {})
+    monkeypatch.setattr(compare, "observe", lambda kind, part: part.frames.positions[:, 0, 0].mean(keepdims=True))
+    methods = {label: compare.Method("propagator", 1, 1) for label in shifts}
+    of = compare.Comparison(methods, 1.0, 1.0, {"rdf": target})
+    found = compare.compared(SimpleNamespace(name="made_up", of=of), tmp_path, speeds)["rdf"]["methods"]
+    for label, row in found.items():
+        assert row["length_ps"] == pytest.approx(1600, rel=0.01)
+        assert row["error"] == pytest.approx(1440**-0.5 / (4 + shifts[label]), rel=0.6)  # of eight blocks
+        assert row["needed_ps"] == pytest.approx(1440 * (row["error"] / target) ** 2, rel=0.02)
+        assert row["core_minutes"] == pytest.approx(row["needed_ps"] / 1000 / speeds[label] * 24 * 60, rel=0.02)
+    assert found["off"]["bias"] == pytest.approx(0.1, abs=0.025) and found["same"]["bias"] < 0.02
+    assert found["off"]["difference"] > 2 * found["off"]["chance"]
+
+
+def test_repartitioned_hydrogen_leaves_the_masses_of_molecules(monkeypatch, restore_precision):
+    monkeypatch.syspath_prepend(EXPERIMENTS / "force_free_or_potential")
+    compare = importlib.import_module("compare")
+    water = systems.get("water")
+    heavy = compare.repartitioned(water.system, water.state)
+    masses, hydrogen = np.asarray(heavy.masses), np.asarray(heavy.species) == 1
+    np.testing.assert_allclose(masses[hydrogen], compare.HEAVY_HYDROGEN)
+    np.testing.assert_allclose(masses[~hydrogen], 15.999 - 2 * (compare.HEAVY_HYDROGEN - 1.008), atol=2e-3)

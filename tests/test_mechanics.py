@@ -1,13 +1,15 @@
 """Temperatures, degrees of freedom and momenta."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ffmd_jax.core import mechanics, units
+from ffmd_jax.core import matrices, mechanics, units
 from ffmd_jax.core.state import Constraints, State, cast, check_state, is_isolated, make_cell, make_system
 
 
@@ -198,3 +200,44 @@ def test_cast_touches_floats_only():
     system = cast(system_of(True), jnp.float32)
     assert system.masses.dtype == jnp.float32
     assert system.species.dtype == np.int32
+
+
+def test_inverses_in_closed_form_are_those_of_lapack():
+    matrix = np.random.default_rng(3).normal(size=(50, 3, 3))
+    np.testing.assert_allclose(matrices.determinant(matrix), np.linalg.det(matrix), rtol=1e-10)
+    np.testing.assert_allclose(matrices.inverse(matrix), np.linalg.inv(matrix), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", ["many", "plane", "ball", "long", "line", "two", "one", "bent line"])
+def test_the_inverse_of_the_inertia_leaves_out_the_axis_of_a_line(shape):
+    rng = np.random.default_rng(5)
+    line = np.array([1.0, -2.0, 0.5]) * np.arange(4.0)[:, None]
+    positions = {
+        "many": rng.normal(size=(6, 3)), "plane": rng.normal(size=(6, 3)) * [1, 1, 0], "ball": np.eye(3) - 1 / 3,
+        "long": rng.normal(size=(30, 3)) * [30, 1, 1], "line": line, "two": line[:2], "one": line[:1],
+        "bent line": line + 0.1 * rng.normal(size=(4, 3)),
+    }[shape]  # fmt: skip
+    n_atoms = len(positions)
+    system = dataclasses.replace(make_system([6] * n_atoms, rng.uniform(1, 20, n_atoms), False),
+                                 linear=shape == "bent line")  # fmt: skip
+    tensor = mechanics.inertia(system, jnp.asarray(positions))
+    if shape == "bent line":
+        moments, axes = np.linalg.eigh(tensor)
+        expected = (axes[:, 1:] / moments[1:]) @ axes[:, 1:].T
+    else:
+        expected = np.linalg.pinv(tensor, hermitian=True, rtol=1e-9)
+    found = mechanics._inverse_inertia(system, tensor)
+    np.testing.assert_allclose(found, expected, atol=1e-12, rtol=1e-8)
+    slopes = jax.jacobian(lambda x: mechanics._inverse_inertia(system, mechanics.inertia(system, x)))(positions)
+    assert np.isfinite(slopes).all()
+
+
+def test_no_program_calls_lapack():
+    """Two of its routines for batches in one program can wait for each other for ever."""
+    sources = Path(mechanics.__file__).parents[1].rglob("*.py")
+    lines = [line for path in sources for line in path.read_text().splitlines()]
+    assert not [line for line in lines if re.search(r"jnp\.linalg\.(?!norm\b)|jax\.scipy\.linalg|lax\.linalg", line)]
+    molecule = make_system([6] * 4, [12.0] * 4, False)
+    states = State(*np.random.default_rng(0).normal(size=(2, 9, 4, 3)), np.broadcast_to(np.eye(3), (9, 3, 3)))
+    lowered = jax.jit(jax.vmap(lambda state: mechanics.zero_momenta(molecule, state))).lower(states)
+    assert "lapack" not in lowered.as_text() and "lapack" in jax.jit(jnp.linalg.eigh).lower(np.eye(3)).as_text()

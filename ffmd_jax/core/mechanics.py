@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import units
+from ffmd_jax.core import matrices, units
 from ffmd_jax.core.state import Array, Constraints, State, System, is_isolated
 
 _LINE = -0.866  # cos 150°
+_FLAT = 1e-6  # of products of the moments of inertia, each in units of Σ m x²: atoms on a line
 
 
 def kinetic_energies(system: System, velocities: Array) -> Array:
@@ -139,8 +140,7 @@ def strained(state: State, strain: Array) -> State:
 
 def volume(cell: Array) -> Array:
     """Volume of cells ``[..., 3, 3]``, Å³, ``[...]``; on the host for numpy arrays."""
-    numbers = np if isinstance(cell, np.ndarray) else jnp
-    return abs(numbers.linalg.det(cell))
+    return abs(np.linalg.det(cell)) if isinstance(cell, np.ndarray) else jnp.abs(matrices.determinant(cell))
 
 
 def center_of_mass(system: System, positions: Array) -> Array:
@@ -185,11 +185,15 @@ def _n_rotations(system: System) -> Any:
 
 
 def _inverse_inertia(system: System, tensor: Array) -> Array:
-    """I⁻¹, 1/(u Å²), ``[3, 3]``; of a linear molecule without its axis."""
-    if not system.linear:
-        return jnp.linalg.pinv(tensor, hermitian=True, rtol=1e-6)
-    moments, axes = jnp.linalg.eigh(tensor)  # ascending
-    return (axes[:, 1:] / moments[1:]) @ axes[:, 1:].T
+    """I⁻¹, 1/(u Å²), ``[3, 3]``; without their axis of atoms on a line and of linear molecules, and 0 of one atom."""
+    size = jnp.trace(tensor) / 2  # Σ m x²
+    size = jnp.where(size > 0, size, jnp.inf)
+    relative = tensor / size
+    on_line = system.linear | (matrices.determinant(relative) < _FLAT)
+    axis = matrices.longest_axis(jnp.eye(3, dtype=tensor.dtype) - relative)
+    about_axis = jnp.sum(axis * relative)
+    regular = relative + jnp.where(on_line, (1 - about_axis) * axis, 0)
+    return (matrices.inverse(regular) - jnp.where(on_line, axis, 0)) / size
 
 
 def on_a_line(system: System, positions: np.ndarray) -> System:

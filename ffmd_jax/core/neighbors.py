@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ffmd_jax.core import matrices
 from ffmd_jax.core.state import Array, Graph, State, System, full_precision, is_isolated, take
 
 SKIN = 1.0  # Å, for rollouts of models, whose steps move the fastest atoms by a tenth of it or more
@@ -176,7 +177,7 @@ def _images_suffice(search: Search, system: System, cell: Array) -> Array:
     """Whether the translations and bins that were planned reach all pairs in this cell, which may have shrunk."""
     if is_isolated(system):
         return jnp.ones((), bool)
-    low = 1 / jnp.linalg.norm(jnp.linalg.inv(cell), axis=0)
+    low = 1 / jnp.linalg.norm(matrices.inverse(cell), axis=0)
     if search.bins:
         return _bins_suffice(search, low)
     reached = 2 * search.radius <= np.array(search.translations) * low * (1 + 1e-5)
@@ -271,7 +272,7 @@ def _all_pairs(search: Search, system: System, positions: Array, cell: Array) ->
     """All (translation, j) candidates of every i: within reach or not, ``[n_atoms, n·n_atoms]``, and their shifts."""
     n_atoms = positions.shape[0]
     difference = positions[None, :] - positions[:, None]  # i, j
-    fractional = difference @ jnp.linalg.inv(cell)
+    fractional = difference @ matrices.inverse(cell)
     # The n translations that leave the pair at most n/2 apart; the nearest one for n = 1.
     counts = np.array(search.translations, positions.dtype)
     first = jnp.where(np.array(system.pbc), jnp.floor(1 - counts / 2 - fractional), 0.0)  # i, j, 3
@@ -288,7 +289,7 @@ def _all_pairs(search: Search, system: System, positions: Array, cell: Array) ->
 
 def _bin_of(search: Search, system: System, positions: Array, cell: Array) -> tuple[Array, Array, Array]:
     """Of every atom: the flat index of its bin, its bin along each vector, and its lattice translation."""
-    fractional = positions @ jnp.linalg.inv(cell)
+    fractional = positions @ matrices.inverse(cell)
     image = jnp.where(np.array(system.pbc), jnp.floor(fractional), 0.0)
     low, high = np.array(search.window, dtype=positions.dtype).T
     place = (fractional - image - low) / (high - low) * np.array(search.bins, dtype=positions.dtype)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import mechanics, units
+from ffmd_jax.core import matrices, mechanics, units
 from ffmd_jax.core.state import Array, State, System
 from ffmd_jax.dynamics.ensemble import NPT
 
@@ -109,7 +109,7 @@ def scaled(system: System, state: State, factors: Array, molecules: Molecules | 
     """The state with its lattice vectors multiplied by ``factors`` ``[3]``, and atoms or molecules moved with them."""
     dtype = state.positions.dtype
     cell = (jnp.asarray(state.cell) * factors[:, None]).astype(state.cell.dtype)
-    inverse = jnp.linalg.inv(jnp.asarray(state.cell, dtype))
+    inverse = matrices.inverse(jnp.asarray(state.cell, dtype))
 
     def carried(points: Array) -> Array:
         return (points @ inverse) @ jnp.asarray(cell, dtype)

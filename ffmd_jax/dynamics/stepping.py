@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import neighbors
+from ffmd_jax.core import matrices, neighbors
 from ffmd_jax.core.state import Array, State, System, full_precision
 from ffmd_jax.dynamics import energetics
 from ffmd_jax.dynamics import ensemble as ensembles
@@ -173,7 +173,7 @@ def _refresh(search: neighbors.Search, run: Run, carry: Carry, each: Callable, s
 
 def _wrap(system: System, state: State, images: Array) -> tuple[Array, Array]:
     positions, cell = state.positions, state.cell
-    fractional = positions @ jnp.linalg.inv(cell)
+    fractional = positions @ matrices.inverse(cell)
     away = np.array(system.pbc) & ((fractional < -0.5) | (fractional >= 1.5))
     turns = jnp.where(away, jnp.floor(fractional), 0)
     return positions - turns @ cell, images + turns.astype(images.dtype)

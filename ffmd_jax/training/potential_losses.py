@@ -149,7 +149,7 @@ def make_loss(
         if forces:
             total += training.force_weight * jnp.sum((errors[1] / scale) ** 2) / (3 * n_atoms)
         if stresses:
-            volume = jnp.abs(jnp.linalg.det(frame.state.cell))
+            volume = mechanics.volume(frame.state.cell)
             total += training.stress_weight * jnp.mean((volume * errors[2] / scale) ** 2) / n_atoms
         seen = [jnp.abs(errors[0])[None] / n_atoms, jnp.mean(jnp.abs(errors[2]))[None]]
         return total, jnp.concatenate([*seen, jnp.mean(jnp.abs(errors[1]), axis=-1)])
