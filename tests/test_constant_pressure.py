@@ -1,6 +1,7 @@
 """Energies along rollouts, energy conservation, and the Monte Carlo barostat."""
 
 import json
+import re
 
 import ase.build
 import jax
@@ -272,6 +273,8 @@ def test_a_run_at_constant_pressure_is_resumed_bit_for_bit(folder, tmp_path):
     assert one.metadata["ensemble"] == "npt" and one.metadata["pressure_bar"] == 200
     summary = api.analyze(whole, reference=parts, progress=False)
     assert "Isothermal compressibility" in summary._repr_html_()
+    mean = np.mean(one.observables["volume_A3"])
+    assert re.search(rf"The mean volume is of the\s+run {mean:.0f}\S* ± \S+ Å³ \(.*? g/cm³\) and", summary.text())
     density = np.sum(one.system.masses) * 1.66053906660 / one.observables["volume_A3"]
     found = properties.summarize(properties.analyze(one))
     np.testing.assert_allclose(found["density_g_per_cm3"], density.mean(), rtol=1e-4)
@@ -293,6 +296,13 @@ def test_replicas_at_constant_pressure_are_the_single_runs(folder):
         np.testing.assert_allclose(
             both[i].observables["total_energy_eV"], alone.observables["total_energy_eV"], atol=1e-6
         )
+
+
+def test_pressures_that_are_no_pressures_in_bar_are_refused():
+    for bar in (1.1e6, -1.1e6, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="the pressure must be at most 1,000,000 bar"):
+            NPT(300.0, pressure_bar=bar)
+    assert NPT(300.0, pressure_bar=-1000).pressure_bar == -1000
 
 
 def test_energy_alarms_say_what_was_gained(folder, start):

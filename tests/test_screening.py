@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ffmd
+from conftest import fails, ffmd
 
 from ffmd_jax.analysis import torsions
 from ffmd_jax.core.state import make_system
@@ -126,12 +126,17 @@ def test_conformers_have_their_populations_and_free_energies(model):
         angles = np.concatenate([rng.normal(np.pi, 0.15, n_trans), rng.normal(1.1, 0.15, 200 - n_trans)])
         system, frames, whole = butane(angles, model)
         starts.append(frames)
-    listed, found = conformers.found_in(system, starts, 300.0)
+    listed, found, changes = conformers.found_in(system, starts, 300.0)
+    assert changes == 4  # each start once: too few for errors
+    assert found[0].population_error is None and found[1].free_energy_error_kJ_mol is None
+    starts = [frames[rng.permutation(200)] for frames in starts]
+    listed, found, changes = conformers.found_in(system, starts, 300.0)
+    assert changes > 100
     central = next(torsion for torsion in listed if torsion.atoms[1:3] == (1, 2))
     assert len(listed) == 3 and len(central.centres) == 2
     assert len(found) == 2 and abs(abs(float(found[0].label)) - 180) < 3
     share = sum(counts) / 800
-    assert found[0].population == pytest.approx(share) and found[0].free_energy_kJ_mol == 0
+    assert found[0].population == pytest.approx(share) and f"{found[0].free_energy_kJ_mol:.1f}" == "0.0"
     assert found[1].free_energy_kJ_mol == pytest.approx(2.494339 * np.log(share / (1 - share)), rel=1e-4)
     assert found[0].population_error == pytest.approx(np.std(np.array(counts) / 200, ddof=1) / 2)
     run, frame = found[1].frame
@@ -139,8 +144,9 @@ def test_conformers_have_their_populations_and_free_energies(model):
     assert abs(turn - np.degrees(1.1)) < 3
     from rdkit import Chem
 
-    text = conformers.write_structures(Chem.MolToMolBlock(whole), starts, found, "butane")
+    text = conformers.write_structures(Chem.MolToMolBlock(whole), "CCCC", starts, found, "butane")
     assert text.count("$$$$") == 2 and "butane conformer 2" in text
+    assert text.count("<SMILES>") == text.count("<free_energy_error_kJ_mol>") == 2
 
 
 def test_shapes_do_not_depend_on_where_a_molecule_is(model):
@@ -200,7 +206,8 @@ def test_the_command_names_what_it_leaves_out_and_goes_on(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "note: acetate: has a charge of -1" in printed and "2 molecules" in printed
     table = list(csv.DictReader((out / "molecules.csv").read_text().splitlines()))
-    assert [row["name"] for row in table] == ["paracetamol", "acetanilide"]
+    assert [row["name"] for row in table] == ["paracetamol", "acetanilide", "acetate"]
+    assert table[2]["not_run"].startswith("has a charge of -1") and table[2]["conformers"] == table[0]["not_run"] == ""
     found = json.loads((out / "molecules" / "paracetamol.json").read_text())
     assert found["n_atoms"] == 20 and sum(one["population"] for one in found["conformers"]) == pytest.approx(1)
     html = (out / "index.html").read_text()
@@ -218,6 +225,10 @@ def test_the_command_names_what_it_leaves_out_and_goes_on(tmp_path, capsys):
     with pytest.raises(SystemExit):
         ffmd("screen", tmp_path / "m.smi", "--out", out, *options[:-1], 0.2, "--resume")
     assert "cannot resume with equilibrate_ps = 0.2" in capsys.readouterr().err
+    (tmp_path / "ions.smi").write_text("CC(=O)[O-] acetate\n")
+    assert "none of the 1 molecules could be run" in fails(
+        capsys, "screen", tmp_path / "ions.smi", "--out", tmp_path / "ions", *options
+    )
     with pytest.raises(SystemExit):
         ffmd("screen", tmp_path / "m.smi", "--out", tmp_path / "w", "--model", "water")
     assert "is no propagator of isolated molecules" in capsys.readouterr().err

@@ -54,7 +54,7 @@ def notes(found: list[Check], analysis: Analysis, reference: Analysis | None = N
         sentences = [f"{length} No reference was given to compare with.", *sentences]
     else:
         sentences = [_baths(analysis, reference), *sentences]
-    sentences += [_momentum(analysis.momentum_drift), _alarms(analysis)]
+    sentences += [_volume(analysis, reference), _momentum(analysis.momentum_drift), _alarms(analysis)]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -121,6 +121,24 @@ def _errors(analysis: Analysis, reference: Analysis | None) -> str:
     if relaxations < _RELAXATIONS:
         return f"The run is {relaxations:.1f} relaxation times of the friction long: its errors may be underestimated."
     return ""
+
+
+def _volume(analysis: Analysis, reference: Analysis | None) -> str:
+    """Volume and density of runs whose cells change."""
+    runs = {"run": analysis, "reference": reference}
+    volumes = {name: run.volumes for name, run in runs.items() if run is not None and run.volumes is not None}
+    if not any(found.changes for found in volumes.values()):
+        return ""
+    said = [
+        f"of the {name} {_with_error(found.volume_A3)} Å³ ({_with_error(found.density_g_per_cm3)} g/cm³)"
+        for name, found in volumes.items()
+    ]
+    return f"The mean volume is {text.join(said)}."
+
+
+def _with_error(mean: tuple[float, float]) -> str:
+    value, error = mean
+    return text.number(value, error or None)
 
 
 def _lengths(found: list[Check], analysis: Analysis, reference: Analysis | None) -> str:

@@ -72,6 +72,8 @@ def screen(
         )  # fmt: skip
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{out} keeps the molecules that are finished; `resume` runs the rest.") from None
+    if not found.table:
+        raise ValueError(f"none of the {len(found.refused)} molecules could be run: {out / 'molecules.csv'} says why")
     n_ended = sum("starts_ended" not in line or line["starts_ended"] > 0 for line in found.table)
     print(
         f"{out / 'index.html'}: {len(found.table)} molecules, {n_ended} with a start that an alarm ended, "

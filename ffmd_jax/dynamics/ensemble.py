@@ -16,6 +16,8 @@ import numpy as np
 from ffmd_jax.core.state import Array, State, System
 from ffmd_jax.dynamics import thermostat as thermostats
 
+_HIGHEST_BAR = 1_000_000
+
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,7 @@ class NPT(NVT):
         coupling: "isotropic" scales all lattice vectors alike, "anisotropic" one of them at a time, for crystals.
 
     Raises:
-        ValueError: as `NVT`; a pressure that is not finite, or an interval below one step.
+        ValueError: as `NVT`; a pressure beyond ±100 GPa, or an interval below one step.
     """
 
     pressure_bar: Any = 1.0
@@ -93,8 +95,10 @@ class NPT(NVT):
         super().__post_init__()
         if self.coupling not in ("isotropic", "anisotropic"):
             raise ValueError(f"the coupling must be isotropic or anisotropic, not {self.coupling}")
-        if isinstance(self.pressure_bar, int | float) and not np.isfinite(self.pressure_bar):
-            raise ValueError(f"the pressure must be a finite number of bar, not {self.pressure_bar}")
+        if isinstance(self.pressure_bar, int | float) and not abs(self.pressure_bar) <= _HIGHEST_BAR:
+            raise ValueError(
+                f"the pressure must be at most {_HIGHEST_BAR:,} bar (100 GPa), not {self.pressure_bar} bar"
+            )
         if isinstance(self.barostat_every, int | float) and not self.barostat_every >= 1:
             raise ValueError(f"barostat_every must be at least 1 step, not {self.barostat_every}")
 

@@ -14,6 +14,7 @@ _DEEP = 0.3  # a minimum parts two basins if it is below this share of the lower
 _LEAST = 0.01  # population of a basin: less is counted to its neighbour
 _MOST_CONFORMERS = 50  # that are listed
 _SURFACE_FRAMES = 20
+ENOUGH_CHANGES = 10  # of conformer, for errors over the starts to mean something
 _POLAR = (7, 8, 15, 16)  # elements; with the hydrogens on them
 _CONTACT_A = 4.0  # between heavy atoms
 _KJ_PER_EV = 1e4 * units.EV  # per mole: 1 u Å²/fs² is 10,000 kJ/mol
@@ -45,16 +46,17 @@ class Conformer(NamedTuple):
 
     Attributes:
         label: centre of the basin of each torsion, degrees.
-        population: its share of the frames, and the standard error over the starts.
+        population: its share of the frames, and the standard error over the starts; None where it is not known: of a
+            single start, and where conformers changed less than ten times.
         free_energy_kJ_mol: relative to the most frequent one, and its standard error.
         frame: start and frame that is closest to the centres.
     """
 
     label: str
     population: float
-    population_error: float
+    population_error: float | None
     free_energy_kJ_mol: float
-    free_energy_error_kJ_mol: float
+    free_energy_error_kJ_mol: float | None
     frame: tuple[int, int]
 
 
@@ -105,12 +107,23 @@ def _between(a: int, b: int) -> np.ndarray:
     return np.arange(a, b if b > a else b + _BINS) % _BINS
 
 
-def found_in(system: System, starts: list[np.ndarray], temperature_K: float) -> tuple[list[Torsion], list[Conformer]]:
-    """Torsions and conformers of a molecule in its frames, Å, of every start ``[n_frames, n_atoms, 3]``.
+class Ensemble(NamedTuple):
+    """What a molecule did.
 
-    Torsions about bonds outside rings; those that end in hydrogen (methyl groups, hydroxyl groups) are given, but do
-    not tell conformers apart.
+    Attributes:
+        torsions: about bonds outside rings; those that end in hydrogen (methyl groups, hydroxyl groups), too, which do
+            not tell conformers apart.
+        conformers: the most frequent first.
+        changes: how often one became another; None if no torsion tells conformers apart.
     """
+
+    torsions: list[Torsion]
+    conformers: list[Conformer]
+    changes: int | None
+
+
+def found_in(system: System, starts: list[np.ndarray], temperature_K: float) -> Ensemble:
+    """Torsions and conformers of a molecule in its frames, Å, of every start ``[n_frames, n_atoms, 3]``."""
     n_frames = [len(frames) for frames in starts]
     positions = np.concatenate(starts)
     listed, labels, chosen = [], [], []
@@ -132,14 +145,16 @@ def found_in(system: System, starts: list[np.ndarray], temperature_K: float) -> 
             labels.append(which)
             off = np.min(np.abs(_turn(series[..., None] - parts.centres)), axis=-1).mean(axis=-1)
             chosen.append((parts, off))
-    return listed, _conformers(labels, chosen, n_frames, temperature_K)
+    return Ensemble(listed, *_conformers(labels, chosen, n_frames, temperature_K))
 
 
 def _turn(angles: np.ndarray) -> np.ndarray:
     return (angles + np.pi) % (2 * np.pi) - np.pi
 
 
-def _conformers(labels: list[np.ndarray], chosen: list[Any], n_frames: list[int], kelvin: float) -> list[Conformer]:
+def _conformers(
+    labels: list[np.ndarray], chosen: list[Any], n_frames: list[int], kelvin: float
+) -> tuple[list[Conformer], int | None]:
     total = sum(n_frames)
     joined = np.concatenate(labels, axis=-1) if labels else np.zeros((total, 1), int)
     kinds, which = np.unique(joined, axis=0, return_inverse=True)
@@ -152,19 +167,23 @@ def _conformers(labels: list[np.ndarray], chosen: list[Any], n_frames: list[int]
     of_runs = np.stack(
         [np.bincount(which[runs == i], minlength=len(kinds)) / max(1, n) for i, n in enumerate(n_frames)]
     )
-    errors = of_runs.std(axis=0, ddof=1) / np.sqrt(len(n_frames)) if len(n_frames) > 1 else np.full(len(kinds), np.nan)
+    changes = int(np.sum((which[1:] != which[:-1]) & (runs[1:] == runs[:-1]))) if chosen else None
+    known = len(n_frames) > 1 and (changes is None or changes >= ENOUGH_CHANGES)
+    errors = of_runs.std(axis=0, ddof=1) / np.sqrt(len(n_frames)) if known else None
     found = []
     for i in np.argsort(-shares)[:_MOST_CONFORMERS]:
         rows = np.flatnonzero(which == i)
         best = rows[np.argmin(off[rows])]
         found.append(
             Conformer(
-                _label(kinds[i], chosen, [values.shape[-1] for values in labels]), float(shares[i]), float(errors[i]),
-                float(-kT * np.log(shares[i] / shares.max())), float(kT * errors[i] / shares[i]),
+                _label(kinds[i], chosen, [values.shape[-1] for values in labels]), float(shares[i]),
+                None if errors is None else float(errors[i]),
+                float(kT * np.log(shares.max() / shares[i])),
+                None if errors is None else float(kT * errors[i] / shares[i]),
                 (int(runs[best]), int(places[best])),
             )
         )  # fmt: skip
-    return found
+    return found, changes
 
 
 def _label(kind: np.ndarray, chosen: list[Any], widths: list[int]) -> str:
@@ -263,8 +282,8 @@ def contacts(system: System, n_own: int, starts: list[np.ndarray], interval_fs: 
     return Contacts(float(np.mean(shortest < _CONTACT_A)), mean, len(lengths), float(shortest.mean()))
 
 
-def write_structures(block: str, starts: list[np.ndarray], found: list[Conformer], name: str) -> str:
-    """The conformers of a molecule as the text of an SD file, with populations and free energies."""
+def write_structures(block: str, smiles: str, starts: list[np.ndarray], found: list[Conformer], name: str) -> str:
+    """The conformers of a molecule as the text of an SD file: frames of the run, with populations and free energies."""
     from rdkit import Chem
     from rdkit.Geometry import Point3D
 
@@ -277,8 +296,14 @@ def write_structures(block: str, starts: list[np.ndarray], found: list[Conformer
         for i in range(molecule.GetNumAtoms()):
             conformer.SetAtomPosition(i, Point3D(*map(float, starts[run][frame][i])))
         molecule.SetProp("_Name", f"{name} conformer {number}")
-        for key, value in (("torsions_degrees", one.label), ("population", f"{one.population:.4f}"),
-                           ("free_energy_kJ_mol", f"{one.free_energy_kJ_mol:.2f}")):  # fmt: skip
+        values = {
+            "SMILES": smiles, "torsions_degrees": one.label, "population": f"{one.population:.4f}",
+            "free_energy_kJ_mol": f"{one.free_energy_kJ_mol:.2f}",
+        }  # fmt: skip
+        if one.population_error is not None:
+            values["population_error"] = f"{one.population_error:.4f}"
+            values["free_energy_error_kJ_mol"] = f"{one.free_energy_error_kJ_mol:.2f}"
+        for key, value in values.items():
             molecule.SetProp(key, value)
         writer.write(molecule)
     writer.close()

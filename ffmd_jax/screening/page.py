@@ -6,6 +6,8 @@ import io
 import math
 from typing import Any
 
+from ffmd_jax.screening.conformers import ENOUGH_CHANGES
+
 _COLUMNS = {
     "name": "name",
     "smiles": "SMILES",
@@ -13,6 +15,7 @@ _COLUMNS = {
     "length_ps": "length / ps",
     "temperature_K": "T / K",
     "conformers": "conformers",
+    "conformer_changes": "changes of conformer",
     "largest_population": "largest population",
     "second_free_energy_kJ_mol": "second conformer / kJ/mol",
     "flexibility_A": "RMSF / Å",
@@ -22,6 +25,7 @@ _COLUMNS = {
     "contact_lifetime_ps": "contact lifetime / ps",
     "starts_ended": "starts ended",
     "alarms": "alarms",
+    "not_run": "not run",
 }
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -61,6 +65,7 @@ def row(found: dict[str, Any]) -> dict[str, Any]:
         **{name: found[name] for name in ("length_ps", "temperature_K", "flexibility_A", "radius_of_gyration_A")},
         "polar_surface_A2": found["polar_surface_A2"],
         "conformers": len(ranked),
+        "conformer_changes": found.get("conformer_changes"),
         "largest_population": round(ranked[0]["population"], 4),
         "second_free_energy_kJ_mol": round(ranked[1]["free_energy_kJ_mol"], 2) if len(ranked) > 1 else None,
         "starts_ended": found["starts_ended"],
@@ -98,7 +103,8 @@ def html_page(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Screening</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>\n'
         f"<h1>Screening</h1><p>{facts} A click on a heading sorts. Populations are shares of the frames: of short runs "
-        f"they say more of the starts than of equilibrium; errors are over the starts.</p>\n"
+        f"they say more of the starts than of equilibrium. Errors are over the starts; where conformers changed less "
+        f"than {ENOUGH_CHANGES} times they are not known.</p>\n"
         f"<table><thead><tr><th>structure</th>{heads}<th>conformers and torsions</th></tr></thead>\n"
         f"<tbody>{rows}</tbody></table>{left_out}\n<script>{_SCRIPT}</script></body></html>\n"
     )
@@ -136,8 +142,7 @@ def _details(found: dict[str, Any]) -> str:
     if "failed" in found:
         return ""
     lines = "".join(
-        f"<tr><td>{html.escape(one['label'])}</td><td>{100 * one['population']:.1f} ± "
-        f"{100 * one['population_error']:.1f} %</td><td>{one['free_energy_kJ_mol']:.1f}</td></tr>"
+        f"<tr><td>{html.escape(one['label'])}</td><td>{_percent(one)}</td><td>{one['free_energy_kJ_mol']:.1f}</td></tr>"
         for one in found["conformers"][:10]
     )
     profiles = "".join(_profile(torsion) for torsion in found["torsions"])
@@ -146,6 +151,11 @@ def _details(found: dict[str, Any]) -> str:
         f"<table><tr><th>torsions / °</th><th>population</th><th>kJ/mol</th></tr>{lines}</table>"
         f'<div class="profiles">{profiles}</div></details>'
     )
+
+
+def _percent(conformer: dict[str, Any]) -> str:
+    error = conformer["population_error"]
+    return f"{100 * conformer['population']:.1f} %" + ("" if error is None else f" ± {100 * error:.1f} %")
 
 
 def _profile(torsion: dict[str, Any], width: int = 120, height: int = 50) -> str:

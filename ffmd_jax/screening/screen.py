@@ -243,7 +243,7 @@ def describe(
         raise ValueError(f"no frame: {alarms[0] if alarms else 'it ended at once'}")
     own, n_own = [x[:, : molecule.n_own] for x in starts], molecule.n_own
     alone = dataclasses.replace(system, species=system.species[:n_own], masses=system.masses[:n_own])
-    listed, found = conformers.found_in(alone, own, temperature_K)
+    found = conformers.found_in(alone, own, temperature_K)
     joined = np.concatenate(own)
     kelvins = np.concatenate(frames.temperatures_K)
     symbols = conformers.torsions.chemical_symbols
@@ -263,12 +263,13 @@ def describe(
         "radius_of_gyration_sd_A": round(float(gyration.std()), 4),
         "flexibility_A": round(conformers.flexibility(alone, joined), 4),
         "polar_surface_A2": round(conformers.polar_surface(molecule.block, joined), 2),
-        "torsions": [torsion._asdict() for torsion in listed],
-        "conformers": [one._asdict() for one in found],
+        "torsions": [torsion._asdict() for torsion in found.torsions],
+        "conformers": [one._asdict() for one in found.conformers],
+        "conformer_changes": found.changes,
     }
     if n_own < len(system.species):
         values["contacts"] = conformers.contacts(system, n_own, starts, frames.interval_fs)._asdict()
-    text = conformers.write_structures(molecule.block, own, found, molecule.name)
+    text = conformers.write_structures(molecule.block, molecule.smiles, own, found.conformers, molecule.name)
     return values, {f"{molecule.name}.sdf": text.encode()}
 
 
@@ -312,8 +313,10 @@ def _finish(out: Path, entries: list[Entry], refused: dict[str, str], settings: 
         if path.is_file():
             found.append(json.loads(path.read_text()))
     table = [page.row(one) for one in found]
+    smiles = {entry.name: entry.smiles for entry in entries}
+    not_run = [{"name": name, "smiles": smiles[name], "not_run": reason} for name, reason in refused.items()]
     contents = {
-        _TABLE: page.csv_text(table).encode(),
+        _TABLE: page.csv_text([*table, *not_run]).encode(),
         _PAGE: page.html_page(found, table, refused, settings).encode(),
     }
     for name, content in contents.items():
