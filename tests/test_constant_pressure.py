@@ -352,7 +352,7 @@ def test_a_volume_beyond_the_training_data_is_an_alarm(folder, start):
         (("--pressure-bar", 3), "are of --ensemble npt"),
         (("--potential", "paracetamol"), "is a propagator without a potential"),
         (("--potential", "reference:quartz"), "has no parameters for Ar"),
-        (("--ensemble", "npt", "--pressure-bar", "nan", "--potential", "reference:argon"), "must be a finite number"),
+        (("--ensemble", "npt", "--pressure-bar", "nan", "--potential", "reference:argon"), "at most 1,000,000 bar"),
         (("--ensemble", "npt", "--potential", "nowhere"), "nowhere is no model folder"),
     ],
 )
