@@ -296,6 +296,23 @@ def speed(case: Case) -> dict[str, float]:
     }
 
 
+def markdown(own: dict) -> str:
+    """The numbers of a system as tables, one for each observable."""
+    lines = []
+    for kind, row in own["observables"].items():
+        lines += [
+            f"| {kind} | ns/day | core-minutes for {100 * row['target']:g} % | difference (chance) | beyond chance |",
+            "|---|---|---|---|---|",
+        ]
+        for label, found in row["methods"].items():
+            off = [f"{100 * found[key]:.2g} %" if key in found else "" for key in ("difference", "chance", "bias")]
+            apart = f"{off[0]} ({off[1]})" if off[0] else "–"
+            needed = f"{found['core_minutes']:.2g}"
+            lines.append(f"| {label} | {own['ns_per_day'][label]:g} | {needed} | {apart} | {off[2] or '–'} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("system", choices=[*COMPARISONS])
@@ -320,6 +337,8 @@ def main() -> None:
         own["temperatures"] = temperatures(case, folder)
     files.write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
     print(json.dumps(own, indent=1))
+    if "observables" in own:
+        print(markdown(own))
 
 
 if __name__ == "__main__":

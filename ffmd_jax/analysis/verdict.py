@@ -3,12 +3,13 @@
 import math
 from typing import Any
 
-from ffmd_jax.analysis import checks, properties, spectra, text
+from ffmd_jax.analysis import bonds, checks, properties, spectra, text
 from ffmd_jax.analysis.checks import Check, Outcome
 from ffmd_jax.analysis.properties import Analysis
 from ffmd_jax.core import units
 
 _RELAXATIONS = 5
+_SHOWN = 5  # changes of bonds
 _TITLES = {"differs": "Differs", "cannot tell": "Cannot tell", "agrees": "Agrees", checks.NOT_COMPARED: "Not compared"}
 _BESIDE = {"target": "the target", "reference": "the reference"}
 
@@ -54,7 +55,7 @@ def notes(found: list[Check], analysis: Analysis, reference: Analysis | None = N
         sentences = [f"{length} No reference was given to compare with.", *sentences]
     else:
         sentences = [_baths(analysis, reference), *sentences]
-    sentences += [_volume(analysis, reference), _momentum(analysis.momentum_drift), _alarms(analysis)]
+    sentences += [_volume(analysis, reference), _momentum(analysis.momentum_drift), _bonds(analysis), _alarms(analysis)]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -121,6 +122,18 @@ def _errors(analysis: Analysis, reference: Analysis | None) -> str:
     if relaxations < _RELAXATIONS:
         return f"The run is {relaxations:.1f} relaxation times of the friction long: its errors may be underestimated."
     return ""
+
+
+def _bonds(analysis: Analysis) -> str:
+    """Bonds that formed and broke, where they were watched; the first five."""
+    found = bonds.from_metadata(analysis.metadata)
+    if found is None:
+        return ""
+    lines = bonds.describe(found, analysis.system)
+    if not lines:
+        return "No bond formed or broke."
+    more = f" … and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return f"Bonds changed: {'; '.join(lines[:_SHOWN])}{more}."
 
 
 def _volume(analysis: Analysis, reference: Analysis | None) -> str:

@@ -53,6 +53,8 @@ class Settings:
         fallback: Reference to fall back to: a prepared system (quartz, water, …) or module:Class of an ASE calculator.
         fallback_args: Arguments of the calculator, key=value,key=value.
         fallback_steps: Δt that the reference takes over for.
+        watch_bonds: Print bonds that form and break in the stored frames (--every 1: in each step) and note them in the
+            file. A bond forms below 1.15 times the sum of the covalent radii, and breaks above 1.45 times.
         float64: Compute in double precision.
         tables: Read the radial networks from tables (`ffmd info` says how exact), or compute them in every step.
     """
@@ -85,12 +87,13 @@ class Settings:
     fallback: str | None = None
     fallback_args: str = ""
     fallback_steps: int = 20
+    watch_bonds: bool = False
     float64: bool = False
     tables: bool = True
 
 
 _SAME = ("steps", "on_alarm", "wall_clock_hours", "reversible", "every", "fields", "seed", "replicas", "devices",
-         "monitors", "alarm_factor", "check_every", "fallback", "fallback_steps", "float64", "tables",
+         "monitors", "alarm_factor", "check_every", "fallback", "fallback_steps", "watch_bonds", "float64", "tables",
          "potential", "energy_conservation")  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ffmd_jax.analysis import bonds
 from ffmd_jax.core import progress as bars
 from ffmd_jax.core import units
 from ffmd_jax.core.state import Array, State, cast, take
@@ -20,6 +21,7 @@ from ffmd_jax.dynamics import restart, rollout
 from ffmd_jax.dynamics.ensemble import Ensemble
 from ffmd_jax.dynamics.monitors import Alarm
 from ffmd_jax.dynamics.potentials import Potential
+from ffmd_jax.formats import trajectory
 from ffmd_jax.models import model as models
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import fallback as fallbacks
@@ -49,6 +51,7 @@ class Plan(NamedTuple):
     potential: Potential | None = None
     conserve_energy: bool = False
     devices: int | None = None
+    watch_bonds: bool = False
 
 
 class Until(NamedTuple):
@@ -80,10 +83,12 @@ def _make_engine(plan: Plan, searches: Any) -> rollout.Engine:
 
 
 class _Progress:
-    """Where a rollout is: engine, carry and recorder."""
+    """Where a rollout is: engine, carry, recorder, and the bonds that are watched."""
 
-    def __init__(self, plan: Plan, saved: restart.Saved | None, recorder: recorders.Recorder):
-        self.plan, self.recorder = plan, recorder
+    def __init__(
+        self, plan: Plan, saved: restart.Saved | None, recorder: recorders.Recorder, watch: bonds.Watch | None
+    ):
+        self.plan, self.recorder, self.watch = plan, recorder, watch
         self.engine = _make_engine(plan, None if saved is None else saved.searches)
         self.carry = self.engine.start(cast(plan.begin.state, plan.dtype), plan.begin.key)
         if saved is not None:
@@ -123,7 +128,9 @@ class _Progress:
             }
             return {"replicas": n_replicas, "of_replicas": of_each}
         watched = plan.limits is not None
-        return {"alarms": found[0] if watched else None, "fallback_frames": self.recorder.notes["fallback_frames"]}
+        noted = {} if self.watch is None else {"bond_changes": [change._asdict() for change in self.watch.changes]}
+        fallback_frames = self.recorder.notes["fallback_frames"]
+        return {"alarms": found[0] if watched else None, "fallback_frames": fallback_frames, **noted}
 
     def result(self, out: Path | None) -> Run:
         """The run so far."""
@@ -158,12 +165,16 @@ def produce(
     if out is not None and out.exists() and not (resume or overwrite):
         raise FileExistsError(f"{out} exists already; choose another, or say resume or overwrite")
     saved = recorders.find(out, facts) if resume and out is not None else None
+    watch = bonds.Watch(plan.begin.system, plan.begin.state) if plan.watch_bonds else None
+    if watch is not None and saved is not None and out is not None:
+        before = trajectory.part(trajectory.read(out), slice(saved.n_frames[0]))
+        watch.see(before.frames, before.times)
     recorder = recorders.Recorder(
         out, plan.begin.system, metadata, facts, replicas=plan.begin.replicas, options=writing, saved=saved,
         overwrite=overwrite,
     )  # fmt: skip
     with recorder:
-        now = _Progress(plan, saved, recorder)
+        now = _Progress(plan, saved, recorder, watch)
         if now.step < plan.n_steps:
             blocks = _shown(_blocks(now, until), plan, now.step, show)
             try:
@@ -209,6 +220,7 @@ def _blocks(now: _Progress, until: Until) -> Iterator[rollout.Block]:
         block = now.engine.advance(now.carry, min(left, size))
         now.carry = block.carry
         now.recorder.write(block, now.engine.searches)
+        _watch(now, block)
         if len(block.times):
             yield block
         _log_alarms(now, warned)
@@ -239,7 +251,15 @@ def _fall_back(now: _Progress) -> Iterator[rollout.Block]:
     unknown = {"round_trip_error": np.full(n_frames, np.nan)}
     block = rollout.Block(whole.frames, times, unknown, now.carry)
     now.recorder.write(block, now.engine.searches, by_fallback=True)
+    _watch(now, block)
     yield block
+
+
+def _watch(now: _Progress, block: rollout.Block) -> None:
+    """Logs bonds that form and break."""
+    if now.watch is not None:
+        for line in bonds.describe(now.watch.see(block.frames, block.times), now.plan.begin.system):
+            logger.warning("bonds: %s", line)
 
 
 def _log_alarms(now: _Progress, warned: set) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ffmd_jax.analysis import bonds
 from ffmd_jax.core import units
 from ffmd_jax.core.state import State, System
 from ffmd_jax.formats import trajectory
@@ -65,6 +66,11 @@ class Run:
         if self.path is None:
             return self._in_memory[replica]
         return trajectory.read(f"{self.path}:{replica}" if self.replicas else self.path)
+
+    @property
+    def bond_changes(self) -> list[bonds.Change] | None:
+        """Bonds that formed and broke; None: not watched."""
+        return bonds.from_metadata(self.metadata)
 
     @property
     def system(self) -> System:

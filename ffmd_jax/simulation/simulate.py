@@ -56,6 +56,7 @@ def simulate(
     fallback: str | None = None,
     fallback_args: dict[str, Any] | None = None,
     fallback_steps: int = 20,
+    watch_bonds: bool = False,
     float64: bool = False,
     tables: bool = True,
     wall_clock_hours: float | None = None,
@@ -96,6 +97,7 @@ def simulate(
         fallback: a prepared system, or ``module:Class`` of an ASE calculator.
         fallback_args: keyword arguments of the calculator.
         fallback_steps: Δt that the reference takes over for.
+        watch_bonds: log bonds that form and break in the frames that are stored, and note them: `Run.bond_changes`.
         float64: compute in double precision.
         tables: read radial networks from tables, or compute them in every step.
         wall_clock_hours: stop and save after this time.
@@ -120,6 +122,8 @@ def simulate(
         begin = starts.begin(used, start, ensemble, seed, replicas, velocities, draw_temperature_K, hints)
         if devices is not None and not begin.replicas:
             raise ValueError("devices are what replicas are divided over: say how many replicas")
+        if watch_bonds and begin.replicas:
+            raise ValueError("bonds are watched in one run: no replicas")
         dtype = jnp.float64 if float64 else jnp.float32
         first = take(begin.state, 0) if begin.replicas else begin.state
         found = potentials.find(potential, used, begin.system, first, ensemble, dtype)
@@ -133,7 +137,7 @@ def simulate(
         plan = Plan(
             used, begin, ensemble, limits, steps, every, on_alarm, check_every,
             _make_fallback(fallback, fallback_args, fallback_steps, used, begin, ensemble),
-            dtype, tables, reversible, found, conserve, devices,
+            dtype, tables, reversible, found, conserve, devices, watch_bonds,
         )  # fmt: skip
         options = {
             "reversible": reversible, "velocities": velocities, "draw_temperature_K": draw_temperature_K,
@@ -147,7 +151,9 @@ def simulate(
         metadata = {
             "source": "force-free", "model": used.name, **ensembles.metadata(ensemble), "reversible": reversible,
             "time_step_fs": config.time_step_fs, "seed": seed, "settings": facts,
-            "command": command.rollout(used.name, start, out, ensemble, {**options, "on_alarm": on_alarm}, hints),
+            "command": command.rollout(
+                used.name, start, out, ensemble, {**options, "on_alarm": on_alarm, "watch_bonds": watch_bonds}, hints
+            ),
         }  # fmt: skip
         deadline = None if wall_clock_hours is None else time.monotonic() + 3600 * wall_clock_hours
         return produce(
