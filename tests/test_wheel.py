@@ -1,10 +1,14 @@
 """What users install: the wheel holds everything, and works without the checkout."""
 
+import ast
 import importlib.metadata
 import os
+import re
 import shutil
+import site
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -13,6 +17,13 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[1]
 HIDDEN = ("PYTHONPATH", "PYTEST_XDIST_WORKER", "XLA_FLAGS")
+
+
+_NAMED = {"yaml": "pyyaml"}  # distributions of modules that may not be installed here
+
+
+def _normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def run(*command, cwd, **environment):
@@ -52,14 +63,36 @@ def test_the_wheel_holds_code_kernel_models_and_force_fields(wheel):
     assert {f"ffmd_jax/{room}/__init__.py" for room in rooms.split()} < inside
 
 
+def test_what_is_imported_is_declared():
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    extras = {name: needs for name, needs in project["optional-dependencies"].items() if name not in ("dev", "docs")}
+    lines = [*project["dependencies"], *(line for needs in extras.values() for line in needs)]
+    declared = {_normal(re.split(r"[^\w.-]", line)[0]) for line in lines}
+    distributions = importlib.metadata.packages_distributions()
+    for path in (CHECKOUT / "ffmd_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = (
+                [node.module] if isinstance(node, ast.ImportFrom) else [one.name for one in getattr(node, "names", [])]
+            )
+            for top in {
+                str(module).split(".")[0] for module in modules if isinstance(node, ast.Import | ast.ImportFrom)
+            }:
+                if top != "ffmd_jax" and top not in sys.stdlib_module_names:
+                    known = distributions.get(top, [_NAMED.get(top, top)])
+                    assert declared & {_normal(name) for name in known}, f"{path}: {top} is no dependency"
+
+
 @pytest.mark.slow
 @pytest.mark.process
 def test_the_installed_wheel_runs_the_demo(wheel, tmp_path):
     venv.create(tmp_path / "bare")
     binaries = tmp_path / "bare" / "bin"
     pip = (sys.executable, "-m", "pip", "--python", binaries / "python")
-    installed = run(*pip, "install", "--quiet", "--no-compile", wheel, cwd=tmp_path)
+    installed = run(*pip, "install", "--quiet", "--no-deps", "--no-compile", wheel, cwd=tmp_path)
     assert installed.returncode == 0, installed.stderr
+    # What it depends on is taken from here, without the links to checkouts that are among it.
+    (own,) = (tmp_path / "bare" / "lib").glob("python*/site-packages")
+    (own / "dependencies.pth").write_text("\n".join(site.getsitepackages()) + "\n")
     demo = ("demo", "--system", "silicon", "--length-ps", "1")  # the fastest to compile
     done = run(binaries / "ffmd", *demo, cwd=tmp_path, JAX_PLATFORMS="cpu")
     assert done.returncode == 0, done.stderr
