@@ -288,3 +288,11 @@ def test_repartitioned_hydrogen_leaves_the_masses_of_molecules(monkeypatch, rest
     masses, hydrogen = np.asarray(heavy.masses), np.asarray(heavy.species) == 1
     np.testing.assert_allclose(masses[hydrogen], compare.HEAVY_HYDROGEN)
     np.testing.assert_allclose(masses[~hydrogen], 15.999 - 2 * (compare.HEAVY_HYDROGEN - 1.008), atol=2e-3)
+
+
+def test_the_comparison_shows_its_numbers(monkeypatch, restore_precision):
+    folder = EXPERIMENTS / "force_free_or_potential"
+    monkeypatch.syspath_prepend(folder)
+    compare = importlib.import_module("compare")
+    for own in json.loads((folder / "results.json").read_text()).values():
+        assert compare.markdown(own) in (folder / "README.md").read_text()

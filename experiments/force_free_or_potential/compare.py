@@ -1,7 +1,7 @@
 """One network, two uses: as a propagator with a long Δt, or as a potential with a short time step.
 
     python experiments/force_free_or_potential/compare.py quartz                # runs, then numbers
-    python experiments/force_free_or_potential/compare.py water speed           # milliseconds a step only
+    python experiments/force_free_or_potential/compare.py water speed           # ns/day only
     python experiments/force_free_or_potential/compare.py paracetamol runs numbers --scale 0.1   # short
 
 Both learnt from the same force field, which runs, too.  For each method: what one core makes a day, the statistical
@@ -171,15 +171,25 @@ class Case:
                     bar.update(len(block.times) * self.of.frame_fs / 1000)
         partial.rename(path)
 
-    def milliseconds(self, label: str, start: State) -> float:
-        """Of one step."""
-        method = self.of.methods[label]
-        began, length_ps = time.perf_counter(), 0.3 * method.dt
+    def ns_per_day(self, label: str, start: State) -> float:
+        """From block to block, after the first, which compiles, for ten seconds and two blocks at least."""
+        method, marks = self.of.methods[label], []
+
+        def mark(done_ps: float, _: float = 0.0) -> None:
+            marks.append((time.perf_counter(), done_ps))
+
+        def enough() -> bool:
+            return len(marks) > 2 and marks[-1][0] - marks[0][0] > 10
+
         if method.kind == "propagator":
-            n = len(self.propagate(method, start, length_ps, progress=False).times)
+            self.propagate(method, start, method.length_ps, progress=mark, stop=enough)
         else:
-            n = sum(len(block.times) for block in self.blocks(method, start, length_ps))
-        return (time.perf_counter() - began) / n / round(self.of.frame_fs / method.dt) * 1e3
+            for block in self.blocks(method, start, method.length_ps):
+                mark(float(block.times[-1]) / 1000)
+                if enough():
+                    break
+        (began, first_ps), (ended, last_ps) = marks[0], marks[-1]
+        return 86.4 * (last_ps - first_ps) / (ended - began)
 
 
 def repartitioned(system: System, state: State) -> System:
@@ -286,14 +296,11 @@ def _length_ps(path: Path) -> float:
 
 def speed(case: Case) -> dict[str, float]:
     """ns/day of every method, in turn, medians of three."""
-    start, times = case.start(length_ps=1.0), {label: [] for label in case.of.methods}
-    for trial in range(4):  # the first compiles
+    start, found = case.start(length_ps=1.0), {label: [] for label in case.of.methods}
+    for _ in range(3):
         for label in case.of.methods:
-            spent = case.milliseconds(label, start)
-            times[label] += [spent] if trial else []
-    return {
-        label: float(f"{case.of.methods[label].dt * 86.4 / np.median(values):.3g}") for label, values in times.items()
-    }
+            found[label].append(case.ns_per_day(label, start))
+    return {label: float(f"{np.median(values):.3g}") for label, values in found.items()}
 
 
 def markdown(own: dict) -> str:
