@@ -70,7 +70,9 @@ class Run:
     @property
     def bond_changes(self) -> list[bonds.Change] | None:
         """Bonds that formed and broke; None: not watched."""
-        return bonds.from_metadata(self.metadata)
+        if self.path is not None:
+            return bonds.from_metadata(trajectory.read_metadata(self.path))
+        return None if self.replicas else bonds.from_metadata(self._in_memory[0].metadata)
 
     @property
     def system(self) -> System:
@@ -112,6 +114,8 @@ class Run:
         elif self.alarms is not None:
             kinds = ", ".join(alarm.kind for alarm in self.alarms)
             notes = f"; alarms: {kinds}" if self.alarms else "; no alarms"
+        if self.bond_changes is not None:
+            notes += f"; bonds that formed or broke: {len(self.bond_changes) or 'none'}"
         if self.fallback_frames:
             notes += f"; {self.fallback_frames} frames by the reference"
         return notes
