@@ -1,6 +1,6 @@
 """Inverses and determinants of 3 × 3 matrices in closed form.
 
-LAPACK's routines for batches must not be in programs on a CPU: those of jaxlib 0.11 and before wait for threads of the
+LAPACK's routines for batches must not be in programs on a CPU: those of jaxlib (seen in 0.10.1) wait for threads of the
 pool in which they themselves run.  Two of them at once, on two cores, wait for each other for ever.
 """
 

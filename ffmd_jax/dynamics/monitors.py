@@ -31,11 +31,11 @@ _CHANCE = 3e-7  # of a false alarm in a window; 5 standard deviations of a norma
 _NVE_WINDOW = 200  # steps
 _UNKNOWN_DRIFT = 0.02
 _NEVER = 0.5  # a model that forgets the velocities reaches 0.7
-logger = logging.getLogger("ffmd_jax")
-
 _ENERGY = 0.1  # of the kinetic energy: what a run without a thermostat may gain or lose
 _GAIN = 1.0  # of the kinetic energy, that a propagator may gain or lose in 200 steps
 _VOLUME = 1.02  # beyond the smallest and largest volume of the training data
+
+logger = logging.getLogger("ffmd_jax")
 
 
 class Stopped(ValueError):

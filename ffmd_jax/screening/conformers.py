@@ -107,7 +107,7 @@ def _between(a: int, b: int) -> np.ndarray:
     return np.arange(a, b if b > a else b + _BINS) % _BINS
 
 
-class Ensemble(NamedTuple):
+class Conformations(NamedTuple):
     """What a molecule did.
 
     Attributes:
@@ -122,7 +122,7 @@ class Ensemble(NamedTuple):
     changes: int | None
 
 
-def found_in(system: System, starts: list[np.ndarray], temperature_K: float) -> Ensemble:
+def found_in(system: System, starts: list[np.ndarray], temperature_K: float) -> Conformations:
     """Torsions and conformers of a molecule in its frames, Å, of every start ``[n_frames, n_atoms, 3]``."""
     n_frames = [len(frames) for frames in starts]
     positions = np.concatenate(starts)
@@ -145,7 +145,7 @@ def found_in(system: System, starts: list[np.ndarray], temperature_K: float) -> 
             labels.append(which)
             off = np.min(np.abs(_turn(series[..., None] - parts.centres)), axis=-1).mean(axis=-1)
             chosen.append((parts, off))
-    return Ensemble(listed, *_conformers(labels, chosen, n_frames, temperature_K))
+    return Conformations(listed, *_conformers(labels, chosen, n_frames, temperature_K))
 
 
 def _turn(angles: np.ndarray) -> np.ndarray:

@@ -142,6 +142,7 @@ class _Progress:
             alarms if plan.limits is not None else None, bool(halted.all()),
             tuple(np.flatnonzero(halted).tolist()) if n_replicas else (), self.step >= plan.n_steps,
             self.recorder.notes["fallback_frames"], n_replicas, self.step_before,
+            None if self.watch is None else tuple(self.watch.changes),
             tuple(self.recorder.trajectories()) if out is None else (),
         )  # fmt: skip
 

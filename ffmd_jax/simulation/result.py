@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ffmd_jax.analysis import bonds
+from ffmd_jax.analysis.bonds import Change
 from ffmd_jax.core import units
 from ffmd_jax.core.state import State, System
 from ffmd_jax.formats import trajectory
@@ -30,6 +30,7 @@ class Run:
         fallback_frames: made by the reference.
         replicas: their number; 0: one run, without the axis.
         n_steps_before: taken before this call, where a run is continued.
+        bond_changes: bonds that formed and broke; None: not watched.
     """
 
     path: Path | None
@@ -43,6 +44,7 @@ class Run:
     fallback_frames: int
     replicas: int
     n_steps_before: int
+    bond_changes: tuple[Change, ...] | None = None
     _in_memory: tuple[Trajectory, ...] = ()
 
     def __len__(self) -> int:
@@ -66,13 +68,6 @@ class Run:
         if self.path is None:
             return self._in_memory[replica]
         return trajectory.read(f"{self.path}:{replica}" if self.replicas else self.path)
-
-    @property
-    def bond_changes(self) -> list[bonds.Change] | None:
-        """Bonds that formed and broke; None: not watched."""
-        if self.path is not None:
-            return bonds.from_metadata(trajectory.read_metadata(self.path))
-        return None if self.replicas else bonds.from_metadata(self._in_memory[0].metadata)
 
     @property
     def system(self) -> System:
