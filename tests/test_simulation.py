@@ -16,13 +16,15 @@ from conftest import fails, ffmd
 from ffmd_jax.cli import rollout as rollout_command
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import State, make_system
+from ffmd_jax.data import dataset_file, pairs
 from ffmd_jax.dynamics import alarms, monitors, rollout
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import config as configs
 from ffmd_jax.models import model_files, trajcast
 from ffmd_jax.models.model import Model
-from ffmd_jax.reference_md import integrator, systems
+from ffmd_jax.reference_md import integrator, production, systems
+from ffmd_jax.simulation.collection import Collection
 from ffmd_jax.simulation.simulate import simulate
 
 pytestmark = pytest.mark.usefixtures("restore_precision")
@@ -103,6 +105,87 @@ def test_fallback_goes_on_with_the_reference_and_returns(folder, tmp_path, capsy
     # The reference continues where the model stopped.
     moved = np.linalg.norm(run.frames.positions[first] - run.frames.positions[first - 1], axis=-1)
     assert moved.max() < 80 * 4 * np.sqrt(units.BOLTZMANN * units.EV * 150 / 39.95)
+
+
+@pytest.mark.slow
+def test_what_the_reference_does_is_collected_for_the_next_training(folder, tmp_path, capsys):
+    out, kept = tmp_path / "run.h5", tmp_path / "kept.h5"
+    options = ["--temperature-end", 150, "--tau-fs", 1, "--every", 2, "--steps", 60, "--collect", kept]
+    options += ["--on-alarm", "fallback", "--fallback", "argon", "--fallback-steps", 8]
+    ffmd(*command(folder, out, *options))
+    run, found = trajectory.read(out), dataset_file.read(kept)
+    (group,), argon = found.groups, systems.argon((2, 2, 2))
+    assert [stretch.split for stretch in group.runs][:3] == ["train", "validation", "test"]
+    assert 4 * (len(group.runs) - 1) < run.metadata["fallback_frames"] <= 4 * len(group.runs)
+    for stretch in group.runs[:-1]:  # the end of the run cuts the last
+        # Ten steps of 4 fs make Δt: frames after every other, from the last good frame of the model on.
+        assert stretch.interval_fs == 8.0 and len(stretch.frames.positions) == 1 + 8 * 5
+        begin = float(stretch.source.split("from ")[1].split(" fs")[0])
+        place = int(np.argmin(np.abs(run.times - begin)))
+        assert run.times[place] == begin
+        np.testing.assert_allclose(stretch.frames.positions[0], run.frames.positions[place], atol=1e-5)
+        np.testing.assert_allclose(
+            stretch.frames.positions[10::10], run.frames.positions[place + 1 : place + 5], atol=1e-5
+        )
+        np.testing.assert_allclose(
+            stretch.frames.velocities[10::10], run.frames.velocities[place + 1 : place + 5], rtol=1e-5
+        )
+        with jax.enable_x64(True):
+            potential = np.asarray(production.potential_energies(argon, stretch.frames))
+            kinetic = jax.vmap(lambda v: mechanics.kinetic_energy(argon.system, v))(stretch.frames.velocities)
+        assert np.ptp(potential + kinetic) < 0.05 * np.ptp(potential)  # constant energy: no thermostat of 1 fs
+    (sets,) = pairs.form(found)
+    assert pairs.count(sets.validation) == 36  # of each stretch, those that begin at each of its frames
+
+    ffmd(*command(folder, out, *options, "--overwrite"))  # the same run again: the same stretches
+    assert len(dataset_file.read(kept).groups[0].runs) == len(group.runs)
+    ffmd(*command(folder, tmp_path / "other.h5", *options, "--seed", 1))
+    more = dataset_file.read(kept).groups[0].runs
+    assert len(more) > len(group.runs) and more[0].source == group.runs[0].source
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"system": make_system([18] * 5 + [10], np.full(6, 39.948))}, "stretches of Ar6"),
+        ({"system": make_system([18] * 6, np.full(6, 40.9))}, "other masses"),
+        ({"time_step_fs": 30.0}, "Δt = 40 fs, the model 30 fs"),
+        ({"reference": "gfn2-xtb"}, "computed with argon, not with gfn2-xtb"),
+    ],
+)
+def test_a_collection_of_something_else_is_refused_and_stays(changes, message, tmp_path):
+    path = tmp_path / "kept.h5"
+    given = {
+        "path": path,
+        "reference": "argon",
+        "system": make_system([18] * 6, np.full(6, 39.948)),
+        "time_step_fs": 40.0,
+        "run": "one",
+    }
+    frames = State(np.zeros((12, 6, 3)), np.full((12, 6, 3), 0.1), np.broadcast_to(np.eye(3), (12, 3, 3)))
+    Collection(**given).add(jax.tree.map(lambda values: values[0], frames), frames, 8.0, 80.0)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        Collection(**{**given, **changes})
+    assert path.read_bytes() == before and len(Collection(**given)) == 1
+
+
+def test_stretches_are_collected_into_a_file_of_their_own(tmp_path):
+    given = {
+        "reference": "argon",
+        "system": make_system([18] * 6, np.full(6, 39.948)),
+        "time_step_fs": 40.0,
+        "run": "one",
+    }
+    other, nothing = tmp_path / "set.h5", tmp_path / "text.h5"
+    frames = State(np.zeros((30, 6, 3)), np.full((30, 6, 3), 0.1), np.broadcast_to(np.eye(3), (30, 3, 3)))
+    runs = tuple(dataset_file.Run(frames, 8.0, split) for split in dataset_file.SPLITS)
+    dataset_file.write(other, dataset_file.Dataset((dataset_file.Group(given["system"], runs),), 40.0), {})
+    nothing.write_text("no dataset")
+    with pytest.raises(ValueError, match="was not collected"):
+        Collection(path=other, **given)
+    with pytest.raises(ValueError, match="no dataset"):
+        Collection(path=nothing, **given)
 
 
 @pytest.mark.slow
@@ -192,7 +275,9 @@ def test_a_ramp_is_linear_in_time_and_cannot_be_lengthened(folder, tmp_path, cap
         (("--replicas", 2, "--on-alarm", "fallback", "--fallback", "argon"), "no --replicas"),
         (("--on-alarm", "fallback"), "needs --fallback"),
         (("--fallback", "argon"), "--on-alarm fallback"),
+        (("--collect", "kept.h5"), "--on-alarm fallback"),
         (("--on-alarm", "fallback", "--fallback", "quartz"), "no parameters for Ar"),
+        (("--on-alarm", "fallback", "--fallback", "sevennet-0"), "pip install sevenn"),
         (("--replica-temperatures", 50, "--replicas", 1), "--temperature or --replica-temperatures"),
         (("--fields", "velocities"), "must hold positions"),
         (("--ensemble", "nve", "--replicas", 2), "draw velocities"),

@@ -50,9 +50,12 @@ class Settings:
         monitors: Look at every step for what a failing model shows.
         alarm_factor: Alarm at this multiple of what the model showed on held-out data.
         check_every: Steps between two time-reversal checks, which cost one step each.
-        fallback: Reference to fall back to: a prepared system (quartz, water, …) or module:Class of an ASE calculator.
+        fallback: Reference to fall back to: a prepared system (quartz, water, …), a known teacher (gfn2-xtb …), or
+            module:Class of an ASE calculator.
         fallback_args: Arguments of the calculator, key=value,key=value.
         fallback_steps: Δt that the reference takes over for.
+        collect: Dataset file to which what the fallback does is added, which then runs at constant energy;
+            `ffmd train FILE --init MODEL --rehearse DATASET` learns it.
         watch_bonds: Print bonds that form and break in the stored frames (--every 1: in each step) and note them in the
             file. A bond forms below 1.15 times the sum of the covalent radii, and breaks above 1.45 times.
         float64: Compute in double precision.
@@ -87,14 +90,15 @@ class Settings:
     fallback: str | None = None
     fallback_args: str = ""
     fallback_steps: int = 20
+    collect: Path | None = None
     watch_bonds: bool = False
     float64: bool = False
     tables: bool = True
 
 
 _SAME = ("steps", "on_alarm", "wall_clock_hours", "reversible", "every", "fields", "seed", "replicas", "devices",
-         "monitors", "alarm_factor", "check_every", "fallback", "fallback_steps", "watch_bonds", "float64", "tables",
-         "potential", "energy_conservation")  # fmt: skip
+         "monitors", "alarm_factor", "check_every", "fallback", "fallback_steps", "collect", "watch_bonds", "float64",
+         "tables", "potential", "energy_conservation")  # fmt: skip
 
 
 def rollout(
@@ -214,8 +218,8 @@ def _check(settings: Settings) -> None:
             raise ValueError(
                 "--on-alarm fallback needs --fallback, --fallback-steps of at least 1, monitors, and no --replicas"
             )
-    elif settings.fallback is not None:
-        raise ValueError("--fallback is used with --on-alarm fallback")
+    elif settings.fallback is not None or settings.collect is not None:
+        raise ValueError("--fallback and --collect are used with --on-alarm fallback")
 
 
 def _report(run, out: Path, n_steps: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from ffmd_jax.core.state import Array, State, System
 from ffmd_jax.dynamics.ensemble import Ensemble
 from ffmd_jax.dynamics.rollout import Block
+from ffmd_jax.reference_md import teachers
 from ffmd_jax.reference_md.engine import ReferenceEngine
 
 
@@ -27,7 +28,7 @@ class Fallback(NamedTuple):
 
 
 def make(name: str, arguments: dict[str, Any], system: System, state: State, time_step_fs: float) -> Fallback:
-    """The reference called ``name``, a prepared system or ``module:Class`` of an ASE calculator.
+    """The reference called ``name``: a prepared system, gfn2-xtb or another known teacher, or ``module:Class``.
 
     Raises:
         ValueError: no such reference, one that is not for these atoms, or whose time step does not divide Δt.
@@ -36,7 +37,7 @@ def make(name: str, arguments: dict[str, Any], system: System, state: State, tim
     from ffmd_jax.reference_md import ase_engine, production, systems  # seconds, and few rollouts have a fallback
 
     state = jax.tree.map(lambda values: np.asarray(values, np.float64), state)
-    if ":" in name:
+    if is_calculator(name):
         atoms = ase_files.to_atoms(system, state)
         engine = ase_engine.engine(name, atoms, ase_engine.make_calculator(name, arguments))
     else:
@@ -47,11 +48,20 @@ def make(name: str, arguments: dict[str, Any], system: System, state: State, tim
     return Fallback(engine, np.asarray(engine.state.positions) - state.positions, steps)
 
 
-def run(fallback: Fallback, state: State, n_frames: int, every: int, key: Array, ensemble: Ensemble) -> Iterator[Block]:
-    """Yields blocks of ``n_frames`` frames, ``every`` Δt apart, from a state; positions continue those of the state."""
+def is_calculator(name: str) -> bool:
+    """True for the name of an ASE calculator, False for that of a prepared system."""
+    return ":" in name or name in teachers.TEACHERS
+
+
+def run(
+    fallback: Fallback, state: State, n_frames: int, stride: int, key: Array, ensemble: Ensemble
+) -> Iterator[Block]:
+    """Yields blocks of ``n_frames`` frames, ``stride`` steps of the reference apart, from a state, which they continue.
+
+    Positions are those of the rollout.
+    """
     start = jax.tree.map(lambda values: np.asarray(values, np.float64), state)
     start = start._replace(positions=start.positions + fallback.offset)
-    stride = every * fallback.steps
     for block in fallback.engine.run(start, n_steps=n_frames * stride, every=stride, key=key, ensemble=ensemble):
         positions = np.asarray(block.frames.positions) - fallback.offset
         yield block._replace(frames=block.frames._replace(positions=positions))

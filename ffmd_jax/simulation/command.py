@@ -13,7 +13,7 @@ from ffmd_jax.formats import Hints
 _DEFAULTS: dict[str, Any] = {
     "reversible": False, "every": 1, "fields": ("positions", "velocities"), "seed": 0, "replicas": 0, "monitors": True,
     "alarm_factor": 10.0, "check_every": 100, "on_alarm": "stop", "fallback": None, "fallback_steps": 20,
-    "watch_bonds": False, "float64": False, "tables": True,
+    "collect": None, "watch_bonds": False, "float64": False, "tables": True,
 }  # fmt: skip
 
 

@@ -18,13 +18,14 @@ from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import monitors as monitor_limits
 from ffmd_jax.dynamics import recorder as recorders
 from ffmd_jax.dynamics import restart, rollout
-from ffmd_jax.dynamics.ensemble import Ensemble
+from ffmd_jax.dynamics.ensemble import NVE, Ensemble
 from ffmd_jax.dynamics.monitors import Alarm
 from ffmd_jax.dynamics.potentials import Potential
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import model as models
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import fallback as fallbacks
+from ffmd_jax.simulation.collection import Collection
 from ffmd_jax.simulation.result import Run
 from ffmd_jax.simulation.starts import Begin
 
@@ -52,6 +53,7 @@ class Plan(NamedTuple):
     conserve_energy: bool = False
     devices: int | None = None
     watch_bonds: bool = False
+    collection: Collection | None = None
 
 
 class Until(NamedTuple):
@@ -100,6 +102,10 @@ class _Progress:
     @property
     def step(self) -> int:
         return int(self.carry.step)
+
+    @property
+    def time_fs(self) -> float:
+        return self.step * self.plan.model.config.time_step_fs
 
     def begin_anew(self, state: State, key: Array, step: int) -> None:
         """Continues from a state after a break, with the alarms so far."""
@@ -237,7 +243,10 @@ def _blocks(now: _Progress, until: Until) -> Iterator[rollout.Block]:
 
 
 def _fall_back(now: _Progress) -> Iterator[rollout.Block]:
-    """The reference for some frames from the last good state, then the model again."""
+    """The reference for some frames from the last good state, then the model again.
+
+    Frames that are collected are of constant energy, as those are that a model learns from.
+    """
     plan = now.plan
     assert plan.fallback is not None
     reference, n_steps = plan.fallback
@@ -245,12 +254,18 @@ def _fall_back(now: _Progress) -> Iterator[rollout.Block]:
     n_frames = min(left, -(-n_steps // plan.every))
     key, key_reference = jax.random.split(now.carry.key)
     ensemble = ensembles.at(plan.ensemble, now.step / plan.n_steps)
-    state = now.engine.state(now.carry)
-    whole = rollout.gather(fallbacks.run(reference, state, n_frames, plan.every, key_reference, ensemble))
+    state, often = now.engine.state(now.carry), 1
+    if plan.collection is not None:
+        ensemble, often = NVE(), plan.every * reference.steps // plan.collection.stride(reference.steps)
+    stride = plan.every * reference.steps // often
+    found = rollout.gather(fallbacks.run(reference, state, n_frames * often, stride, key_reference, ensemble))
+    if plan.collection is not None:
+        plan.collection.add(state, found.frames, stride * reference.engine.dt, now.time_fs)
+    frames = take(found.frames, slice(often - 1, None, often))
     times = (now.step // plan.every + 1 + np.arange(n_frames)) * plan.every * plan.model.config.time_step_fs
-    now.begin_anew(take(whole.frames, -1), key, now.step + n_frames * plan.every)
+    now.begin_anew(take(frames, -1), key, now.step + n_frames * plan.every)
     unknown = {"round_trip_error": np.full(n_frames, np.nan)}
-    block = rollout.Block(whole.frames, times, unknown, now.carry)
+    block = rollout.Block(frames, times, unknown, now.carry)
     now.recorder.write(block, now.engine.searches, by_fallback=True)
     _watch(now, block)
     yield block

@@ -23,6 +23,7 @@ from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import fallback as fallbacks
 from ffmd_jax.reference_md import potentials
 from ffmd_jax.simulation import command, starts
+from ffmd_jax.simulation.collection import Collection
 from ffmd_jax.simulation.loop import Plan, Until, produce
 from ffmd_jax.simulation.result import Run
 from ffmd_jax.simulation.starts import Begin, Start
@@ -56,6 +57,7 @@ def simulate(
     fallback: str | None = None,
     fallback_args: dict[str, Any] | None = None,
     fallback_steps: int = 20,
+    collect: str | Path | None = None,
     watch_bonds: bool = False,
     float64: bool = False,
     tables: bool = True,
@@ -94,9 +96,11 @@ def simulate(
         check_every: steps between two time-reversal checks, which cost one step each.
         on_alarm: "stop" ends the run before the bad frame (`Run.alarms`), "warn" logs and continues, "fallback" hands
             the last good state to a reference.
-        fallback: a prepared system, or ``module:Class`` of an ASE calculator.
+        fallback: a prepared system, "gfn2-xtb" or another known teacher, or ``module:Class`` of an ASE calculator.
         fallback_args: keyword arguments of the calculator.
         fallback_steps: Δt that the reference takes over for.
+        collect: dataset file to which what the fallback does is added, for the next training; it then runs at constant
+            energy.
         watch_bonds: log bonds that form and break in the frames that are stored, and note them: `Run.bond_changes`.
         float64: compute in double precision.
         tables: read radial networks from tables, or compute them in every step.
@@ -114,7 +118,11 @@ def simulate(
         if out is not None and not resume:
             many = start if isinstance(start, list | tuple) else [start]
             files.check_output(Path(out), True, model, potential, *many)
+            if collect is not None:
+                files.check_output(Path(collect), True, model, potential, out, *many)
         _check_options(fields, check_every, alarm_factor, on_alarm, fallback, fallback_steps, monitors)
+        if collect is not None and fallback is None:
+            raise ValueError("collect keeps what a fallback does: give on_alarm = fallback and a fallback")
         used = model if isinstance(model, Model) else model_files.load(model)
         models.check_propagator(used)
         config = used.config
@@ -147,12 +155,16 @@ def simulate(
         }  # fmt: skip
         if found is not None:
             options |= {"potential": found.name, "potential_weights": found.digest, "energy_conservation": conserve}
+        options |= {} if collect is None else {"collect": True}
         facts = _facts(plan, options)
+        if collect is not None:
+            plan = plan._replace(collection=_collection(Path(collect), str(fallback), plan, facts, out))
         metadata = {
             "source": "force-free", "model": used.name, **ensembles.metadata(ensemble), "reversible": reversible,
             "time_step_fs": config.time_step_fs, "seed": seed, "settings": facts,
             "command": command.rollout(
-                used.name, start, out, ensemble, {**options, "on_alarm": on_alarm, "watch_bonds": watch_bonds}, hints
+                used.name, start, out, ensemble,
+                {**options, "on_alarm": on_alarm, "watch_bonds": watch_bonds, "collect": collect}, hints,
             ),
         }  # fmt: skip
         deadline = None if wall_clock_hours is None else time.monotonic() + 3600 * wall_clock_hours
@@ -185,10 +197,19 @@ def _make_fallback(
         return None
     if begin.replicas:
         raise ValueError("a fallback is for one run: no replicas")
-    if isinstance(ensemble, NPT) and ":" in name:
+    if isinstance(ensemble, NPT) and fallbacks.is_calculator(name):
         raise ValueError("an ASE calculator as a fallback runs at constant volume: use nvt, or a prepared system")
     made = fallbacks.make(name, arguments or {}, begin.system, begin.state, model.config.time_step_fs)
     return made, n_steps
+
+
+def _collection(path: Path, fallback: str, plan: Plan, facts: dict[str, Any], out: Any) -> Collection:
+    """The collection of a rollout, which is known by what determines its trajectory."""
+    if out is not None and path.resolve() == Path(out).resolve():
+        raise ValueError(f"collect and out are both {path}: a dataset and a trajectory need two files")
+    digest = restart.fingerprint(np.frombuffer(json.dumps(facts).encode(), np.uint8))
+    run = f"{'a run in memory' if out is None else Path(out).name} ({digest})"
+    return Collection(path, fallback, plan.begin.system, plan.model.config.time_step_fs, run)
 
 
 def _facts(plan: Plan, options: dict[str, Any]) -> dict[str, Any]:
