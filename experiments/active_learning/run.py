@@ -85,7 +85,8 @@ class Stages:
         before = len(dataset_file.read(self._collected(i - 1)).groups[0].runs) if i else 0
         model = dataclasses.replace(ffmd.load(self.runs / f"model_{i}"), calibration=first.calibration)
         run = ffmd.simulate(
-            model, self.data / "nve_0.h5", steps=steps, every=10, ensemble=BATH, out=out, resume=True, on_alarm="fallback", fallback="paracetamol", collect=self._collected(i), seed=i,
+            model, self.data / "nve_0.h5", steps=steps, every=10, ensemble=BATH, out=out, resume=True, seed=i,
+            on_alarm="fallback", fallback="paracetamol", collect=self._collected(i),
         )  # fmt: skip
         stretches = len(dataset_file.read(self._collected(i)).groups[0].runs) - before
         model_ns = (steps - 10 * run.fallback_frames) * TIME_STEP_FS / 1e6
