@@ -21,6 +21,7 @@ from ffmd_jax.dynamics.ensemble import NPT, NVE, NVT, Ensemble
 from ffmd_jax.formats import Hints, common, trajectory
 from ffmd_jax.formats.common import NoTimes
 from ffmd_jax.formats.trajectory import Trajectory
+from ffmd_jax.models import model as models
 from ffmd_jax.models import model_files
 from ffmd_jax.models.config import SMALL, Architecture
 from ffmd_jax.models.model import Model
@@ -188,7 +189,7 @@ def train(
     training: Training = Training(),
     architecture: Architecture = SMALL,
     kind: Literal["propagator", "potential"] = "propagator",
-    time_step_fs: float | None = None,
+    time_step_fs: float | Sequence[float] | None = None,
     init: str | Path | None = None,
     rehearse: Dataset | str | Path | None = None,
     rehearse_share: float = 0.5,
@@ -204,7 +205,8 @@ def train(
         training: epochs, batch size, learning rate ….
         architecture: sizes of the network; first of all try other cutoffs.
         kind: "propagator", or "potential" for frames with energies.
-        time_step_fs: Δt of the model, fs (default: that of ``init``, or the dataset's).
+        time_step_fs: Δt of the model, fs (default: that of ``init``, or the dataset's).  Several make a family, a model
+            for any Δt from the first to the last; ``model.at(20.0)`` is its propagator for one.
         init: model to start from: its weights, scales and sizes (fine-tuning).
         rehearse: what it was trained on: some of it is learned again, so that it is not forgotten.
         rehearse_share: share of that in the pairs of an epoch.
@@ -232,7 +234,8 @@ def evaluate(
 ) -> Errors | PotentialErrors:
     """Mean absolute errors of a model, on the test set of a dataset or on a whole trajectory.
 
-    Those of a propagator are of one step at its Δt; those of a potential are of energies, forces and stresses.
+    Those of a propagator are of one step at its Δt, those of a family of one at each Δt that it was trained for (or
+    give ``model.at(…)``); those of a potential are of energies, forces and stresses.
 
     Args:
         data: a dataset, or an NVE trajectory, or the file of either.
@@ -245,7 +248,8 @@ def evaluate(
     used = model if isinstance(model, Model) else model_files.load(model)
     if isinstance(data, str | Path) and Path(data).is_file() and not dataset_file.recognises(data):
         data = trajectory.read(data, hints=hints, check=True)
-    if isinstance(data, Trajectory) and used.kind == "propagator":
+    if isinstance(data, Trajectory) and used.kind != "potential":
+        used = models.at(used, None)
         formed = (datasets.pairs_of(data, used.config.time_step_fs),)
     elif isinstance(data, Trajectory):
         formed = labelled.form(datasets.all_of(data), used.config.elements, used.config.atomic_energies_eV)

@@ -19,10 +19,12 @@ import numpy as np
 import pytest
 
 from ffmd_jax import __main__ as entry
-from ffmd_jax.core import caches, neighbors, state, units
+from ffmd_jax.core import caches, mechanics, neighbors, state, units
 from ffmd_jax.data import dataset
+from ffmd_jax.dynamics import rollout
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import config, cpu_kernel, trajcast
+from ffmd_jax.reference_md import production, systems
 
 HEXAGONAL = np.array([[4.9134, 0, 0], [-2.4567, 4.2551, 0], [0, 0, 5.4052]])
 
@@ -73,6 +75,16 @@ def double_precision():
     """Physics is checked in float64; what is float32 in use says so."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def argon_run():
+    """4 ps of argon at 60 K, frames every 20 fs."""
+    with jax.enable_x64(True):
+        argon = systems.argon((2, 2, 2))
+        start = mechanics.maxwell_boltzmann(jax.random.key(0), argon.system, argon.state, 120.0)
+        block = rollout.gather(production.run(argon, start, n_steps=1000, every=5, key=jax.random.key(1)))
+    return trajectory.Trajectory(argon.system, block.frames, block.times, block.observables, {})
 
 
 @pytest.fixture

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from ffmd_jax.core import json_records, mechanics
+from ffmd_jax.core import json_records
 from ffmd_jax.data import dataset
 from ffmd_jax.data import pairs as pair_sets
-from ffmd_jax.formats.trajectory import Trajectory
 from ffmd_jax.models import config, model_files, trajcast
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models.model import Model
-from ffmd_jax.reference_md import production, systems
+from ffmd_jax.reference_md import systems
 from ffmd_jax.training import batches, loop, losses, optimizer, parallel, settings, tasks
 from ffmd_jax.training import states as states_module
 
@@ -28,17 +27,6 @@ SIZES = config.Architecture(
 
 
 CALIBRATION = config.Calibration(1e-3, 3e-3, (0.01, 0.02), 1e-7, (0.01, 0.03), 310.0)
-
-
-@pytest.fixture(scope="module")
-def argon_run():
-    """4 ps of argon at 60 K, frames every 20 fs."""
-    with jax.enable_x64(True):
-        start = mechanics.maxwell_boltzmann(jax.random.key(0), ARGON.system, ARGON.state, 120.0)
-        from ffmd_jax.dynamics import rollout
-
-        block = rollout.gather(production.run(ARGON, start, n_steps=1000, every=5, key=jax.random.key(1)))
-    return Trajectory(ARGON.system, block.frames, block.times, block.observables, {})
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +47,7 @@ def loss_of(model_config, sets, pairs, **options):
 def as_batch(sets, pairs, backwards, weights):
     systems = batches.buckets([sets.system], [pairs], pair_sets.padded)[0].of_examples()
     arrays = jax.tree.map(jnp.asarray, (systems, pairs))
-    return batches.Batch(*arrays, jnp.asarray(backwards), jnp.float32(weights))
+    return batches.Batch(*arrays, jnp.asarray(backwards), jnp.float32(weights), jnp.zeros(len(weights)))
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def export_trajcast(model: Positional[str], /, out: Path, overwrite: bool = Fals
     from ffmd_jax.models import model_files
 
     used = model_files.load(model)
-    models.check_propagator(used)
+    used = models.at(used, None)
     reference_config, state_dict = trajcast.export_model(used.config, used.params)
     buffer = io.BytesIO()
     arrays: dict[str, Any] = dict(state_dict)

@@ -1,7 +1,7 @@
 """``ffmd evaluate``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional
@@ -15,6 +15,7 @@ def evaluate(
     data: Positional[Path],
     /,
     reversible: bool = False,
+    time_step: float | None = None,
     hints: Annotated[Hints, tyro.conf.arg(name="")] = Hints(),
     json: bool = False,
 ) -> None:
@@ -30,16 +31,21 @@ def evaluate(
         model: Model folder, or the name of a shipped model.
         data: Dataset made by `ffmd dataset` (its test set), or an NVE trajectory (all pairs of its frames).
         reversible: Errors of the time-symmetrised step that ffmd rollout --reversible takes.
+        time_step: Δt, fs, of a model with several (None: each of those that it was trained for).
         hints: What the file of a trajectory leaves unstated.
         json: Print one JSON object.
     """
     from ffmd_jax import api
+    from ffmd_jax.models import model as models
     from ffmd_jax.models import model_files
 
     used = model_files.load(model)
-    errors = api.evaluate(used, data, reversible=reversible, hints=hints)
+    used = used if time_step is None else models.at(used, time_step)
+    errors: Any = api.evaluate(used, data, reversible=reversible, hints=hints)
     if json:
         common.print_json(errors.as_dict())
     else:
-        step = f"Δt {used.config.time_step_fs:g} fs; " if used.kind == "propagator" else ""
+        step = "" if used.kind == "potential" else f"Δt {models.time_steps(used.config)}; "
         print(step + errors.describe())
+        if used.kind == "family":
+            print("\n".join(errors.describe_systems()))

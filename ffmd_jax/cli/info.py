@@ -53,8 +53,16 @@ def _model_facts(subject: str) -> dict:
 
     used = model_files.load(subject)
     facts, propagates = dataclasses.asdict(used.config), used.kind == "propagator"
+    calibration = None if used.calibration is None else dataclasses.asdict(used.calibration)
+    if used.kind == "family":
+        names = [f"{step:g} fs" for step in used.config.time_steps_fs]
+        member, units = facts.pop("member"), facts.pop("displacement_rms")
+        own = {"displacement_rms": dict(zip(names, units, strict=True))}
+        facts |= {key: value for key, value in member.items() if key != "time_step_fs"} | own
+        if calibration is not None:
+            calibration = dict(zip(names, calibration["members"], strict=True))
     architecture = facts.pop("architecture")
-    if not propagates:
+    if used.kind == "potential":
         architecture = {
             name: value for name, value in architecture.items() if not name.startswith(("speed", "velocity"))
         }
@@ -63,7 +71,7 @@ def _model_facts(subject: str) -> dict:
         "network": used.kind,
         **facts,
         "elements": " ".join(model.symbols(used.config.elements)),
-        "calibration": None if used.calibration is None else dataclasses.asdict(used.calibration),
+        "calibration": calibration,
         "weights": sum(int(values.size) for values in model_files.flatten(used.params).values()),
         **architecture,
         "own_potential": True if used.potential is not None else None,

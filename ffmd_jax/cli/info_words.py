@@ -16,6 +16,8 @@ _NAMES = {
     "degrees_of_freedom": ("degrees of freedom", ""),
     "source": ("made by", ""),
     "time_step_fs": ("time step Δt of the model", "fs"),
+    "time_steps_fs": ("time steps Δt that were trained", "fs"),
+    "terms": ("functions of Δt", ""),
     "integrator_dt_fs": ("time step of the integrator", "fs"),
     "stride_fs": ("between the starts of pairs", "fs"),
     "temperature_K": ("temperature", "K"),
@@ -124,7 +126,7 @@ def _value(key: str, value: Any, elements: list[str]) -> str:
         return _some(list(map(str, value))) or "none"
     if isinstance(value, list | tuple):
         numbers = [text.number(one) for one in value]
-        if len(value) == len(elements) and isinstance(value[0], float):
+        if len(value) == len(elements) and isinstance(value[0], float) and key != "time_steps_fs":
             numbers = [f"{element} {number}" for element, number in zip(elements, numbers, strict=True)]
             return ", ".join(numbers)
         return _some(numbers, " ")

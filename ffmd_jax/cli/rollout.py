@@ -16,6 +16,7 @@ class Settings:
 
     Attributes:
         steps: Steps of Δt in all; a multiple of --every.
+        time_step: Δt, fs, of a model that was trained for several (None: the model's).
         on_alarm: What an alarm of a monitor does. stop: keep the good frames and end with exit code 3; warn: print it
             and continue; fallback: hand the last good state to the reference for --fallback-steps Δt, then continue.
         wall_clock_hours: Stop and save after this wall time, h; --resume continues.
@@ -63,6 +64,7 @@ class Settings:
     """
 
     steps: int
+    time_step: float | None = None
     on_alarm: Literal["stop", "warn", "fallback"] = "stop"
     wall_clock_hours: float | None = None
     ensemble: Literal["nve", "nvt", "npt"] = "nvt"
@@ -152,7 +154,8 @@ def rollout(
         run = simulate(
             model, start, ensemble=_ensemble(settings), out=out, resume=resume, overwrite=overwrite,
             velocities="draw" if settings.draw_velocities else ("if absent" if heated else "stored"),
-            draw_temperature_K=_drawn_at(settings), fallback_args=arguments, stop=asked, hints=hints, **options,
+            draw_temperature_K=_drawn_at(settings), fallback_args=arguments, stop=asked, hints=hints,
+            time_step_fs=settings.time_step, **options,
         )  # fmt: skip
     _report(run, out, settings.steps)
 

@@ -22,6 +22,7 @@ def train(
     kind: Literal["propagator", "potential"] = "propagator",
     processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes(),
     time_step: float | None = None,
+    time_steps: tuple[float, ...] = (),
     init: str | None = None,
     rehearse: Path | None = None,
     rehearse_share: float = 0.5,
@@ -52,6 +53,8 @@ def train(
             constant pressure and constant energy; start from --config.layers 3 --batch-size 1.
         processes: Several processes, started by hand.
         time_step: Δt of the model, fs; a multiple of the frame interval (None: that of --init, or the dataset's).
+        time_steps: Several Δt, fs, instead: one model for any Δt from the smallest to the largest, of which
+            `ffmd rollout --time-step` takes one.  Each is a multiple of the frame interval.
         init: Model to start from, folder or name of a shipped one: its weights, scales and sizes (then --config is not
             used).  Fine-tuning: a thousand pairs of a new teacher, or of a new molecule, are enough.
         rehearse: Dataset that --init was trained on: some of it is learned again, so that it is not forgotten.
@@ -60,6 +63,8 @@ def train(
         resume: Continue the training in --out.
         overwrite: Replace an existing model folder.
     """
+    if time_steps and time_step is not None:
+        raise ValueError("say --time-step for one Δt or --time-steps for several")
     from ffmd_jax.training import parallel
 
     parallel.start(processes)
@@ -71,7 +76,7 @@ def train(
 
         runs.check_folder(out, training, config, resume, overwrite, data, init, rehearse)
         runs.run(
-            dataset_file.read(data), out, training, config, kind=kind, time_step_fs=time_step, init=init,
+            dataset_file.read(data), out, training, config, kind=kind, init=init, time_step_fs=time_steps or time_step,
             rehearse=None if rehearse is None else dataset_file.read(rehearse), rehearse_share=rehearse_share,
             tensorboard=tensorboard, resume=resume, overwrite=overwrite, source=str(data), say=common.say,
         )  # fmt: skip

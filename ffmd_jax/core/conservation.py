@@ -5,6 +5,7 @@ translation and rotation to all atoms restores them and disturbs the prediction 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -13,7 +14,7 @@ from ffmd_jax.core.state import Array, Correct, State, System, is_isolated
 
 
 def momenta(
-    time_step_fs: float,
+    time_step_fs: Any,
     momentum: Sequence[float] | None = None,
     angular_momentum: Sequence[float] | None = None,
 ) -> Correct:
@@ -26,7 +27,7 @@ def momenta(
     of mass moves as the network says, on purpose not so here.  For P = 0 both agree.
 
     Args:
-        time_step_fs: Δt, fs.
+        time_step_fs: Δt, fs; a number, or traced.
         momentum: the P to impose, u Å/fs ``[3]``, whatever the state has; None: that before the step.
         angular_momentum: the L to impose on isolated systems, u Å²/fs ``[3]``; None: that before the step.
     """

@@ -78,7 +78,7 @@ class ForceFreeDynamics(MolecularDynamics):
         if getattr(ensemble, "end_K", None) is not None:
             raise ValueError("ASE runs have no length: the ensemble must have a constant temperature")
         used = model if isinstance(model, Model) else model_files.load(model)
-        models.check_propagator(used)
+        used = models.at(used, None)
         self._config = used.config
         self._system, state = ase_files.from_atoms(atoms)
         models.check_system(used.config, self._system, used.calibration)

@@ -181,3 +181,52 @@ class ModelConfig:
         A tenth below the closest pair of the training data; if that is unknown, where no two nuclei come (H–H: 0.74 Å).
         """
         return 0.9 * self.shortest_distance or 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class FamilyConfig:
+    """All that must be known to use the weights of a family: a propagator for each Δt of a range.
+
+    Attributes:
+        time_steps_fs: Δt that were trained, fs, ascending; a member may have any between the first and the last.
+        displacement_rms: RMS component of the displacements in the training data at each of these, Å.
+        terms: Functions of Δt whose sums the weights of a member are.
+        member: Configuration of the member with the largest Δt.
+    """
+
+    time_steps_fs: tuple[float, ...]
+    displacement_rms: tuple[float, ...]
+    terms: int
+    member: ModelConfig
+
+    def __post_init__(self):
+        steps = self.time_steps_fs
+        if len(steps) < 2 or list(steps) != sorted(set(steps)) or not steps[0] > 0:
+            raise ValueError(f"a family needs two time steps or more, ascending, not {steps}")
+        if len(self.displacement_rms) != len(steps) or not min(self.displacement_rms) > 0:
+            raise ValueError(f"displacement_rms must be positive, one for each time step: {self.displacement_rms}")
+        if not 1 <= self.terms <= len(steps):
+            raise ValueError(f"terms must be from 1 to the {len(steps)} time steps, not {self.terms}")
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.member.architecture
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return self.member.elements
+
+    @property
+    def isolated(self) -> bool:
+        return self.member.isolated
+
+
+@dataclasses.dataclass(frozen=True)
+class FamilyCalibration:
+    """What the members of a family showed; see `Calibration`.
+
+    Attributes:
+        members: Calibration at each of the trained Δt.
+    """
+
+    members: tuple[Calibration, ...]

@@ -10,8 +10,8 @@ import numpy as np
 from ffmd_jax.core import display, mechanics, neighbors
 from ffmd_jax.core.state import Energy, Propagate, State, System, cast, is_isolated
 from ffmd_jax.formats import note
-from ffmd_jax.models import potential, radial_tables, trajcast
-from ffmd_jax.models.config import Calibration, ModelConfig, PotentialConfig
+from ffmd_jax.models import family, potential, radial_tables, trajcast
+from ffmd_jax.models.config import Calibration, FamilyCalibration, FamilyConfig, ModelConfig, PotentialConfig
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -21,18 +21,33 @@ class Model:
     Attributes:
         config: all that must be known to use the weights.
         params: weights, as stored.
-        calibration: what the monitors of rollouts go by; None: not calibrated, and fewer of them work.
+        calibration: what the monitors of rollouts go by, a `Calibration`, of a family a `FamilyCalibration`; None: not
+            calibrated, and fewer of them work.
         name: folder, or name of a shipped model.
-        kind: of the network: "propagator" or "potential".
+        kind: of the network: "propagator", "potential", or "family": a propagator for each Δt of a range.
         potential: that belongs to a propagator; None: there is none.
     """
 
     config: Any
     params: Any
-    calibration: Calibration | None = None
+    calibration: Any = None
     name: str = ""
     kind: str = "propagator"
     potential: "Model | None" = None
+
+    def at(self, time_step_fs: float) -> "Model":
+        """The propagator with a Δt, fs, of a family.
+
+        Raises:
+            ValueError: a Δt beyond those that were trained, or no family.
+        """
+        if self.kind != "family":
+            raise ValueError(f"{self.name or 'the model'} is a {self.kind}: only a family has a propagator at any Δt")
+        config, params = family.at(self.config, self.params, time_step_fs)
+        found = self.calibration
+        if isinstance(found, FamilyCalibration):
+            found = family.calibration_at(self.config, found, time_step_fs)
+        return Model(config, params, found, self.name, "propagator", self.potential)
 
     def __repr__(self) -> str:
         return display.line(f"Model {self.name or 'without a name'}", describe(self))
@@ -44,14 +59,15 @@ class Model:
 def describe(model: Model) -> list[tuple[str, str]]:
     """What the model is, in words: pairs of a name and a value with its unit."""
     config, sizes = model.config, model.config.architecture
-    seen = () if model.calibration is None else model.calibration.formulas
+    known = model.calibration.members[0] if isinstance(model.calibration, FamilyCalibration) else model.calibration
+    seen = () if known is None else known.formulas
     where = "isolated molecules" if config.isolated else "periodic cells"
     n_weights = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(model.params))
-    propagates = model.kind == "propagator"
+    propagates = model.kind != "potential"
     return [
         *([] if propagates else [("kind", "potential: energy, forces, stress")]),
         ("elements", " ".join(symbols(config.elements))),
-        *([("Δt", f"{config.time_step_fs:g} fs")] if propagates else []),
+        *([("Δt", time_steps(config))] if propagates else []),
         ("cutoff", f"{sizes.cutoff:g} Å"),
         ("weights", f"{n_weights:,}"),
         ("layers", f"{sizes.layers}"),
@@ -59,6 +75,13 @@ def describe(model: Model) -> list[tuple[str, str]]:
         *([("monitors", "calibrated" if model.calibration is not None else "not calibrated")] if propagates else []),
         *([("potential", "its own")] if model.potential is not None else []),
     ]
+
+
+def time_steps(config: Any) -> str:
+    """Δt of a propagator, or the range of a family, in words."""
+    if isinstance(config, FamilyConfig):
+        return f"{config.time_steps_fs[0]:g} to {config.time_steps_fs[-1]:g} fs"
+    return f"{config.time_step_fs:g} fs"
 
 
 def formula(system: System) -> str:
@@ -135,10 +158,22 @@ def isolate(config: ModelConfig, system: System, state: State) -> tuple[System, 
     return mechanics.on_a_line(system, np.asarray(whole.positions)), whole
 
 
-def check_propagator(model: Model) -> None:
-    """Raises ValueError for a model that is not a propagator."""
+def at(model: Model, time_step_fs: float | None) -> Model:
+    """The propagator of a model: of a family the one with this Δt, fs, else itself.
+
+    Raises:
+        ValueError: a potential; a family without a Δt, or one that it does not have; another Δt than the model's.
+    """
+    if model.kind == "family":
+        if time_step_fs is None:
+            raise ValueError(f"{model.name or 'the model'} has any Δt, {time_steps(model.config)}: choose a time step")
+        return model.at(time_step_fs)
     if model.kind != "propagator":
         raise ValueError(f"{model.name or 'the model'} is a {model.kind}, not a propagator: it has no step")
+    if time_step_fs not in (None, model.config.time_step_fs):
+        own = f"{model.config.time_step_fs:g} fs"
+        raise ValueError(f"{model.name or 'the model'} has Δt = {own} and no other: it was trained for one")
+    return model
 
 
 def check_potential(config: PotentialConfig, system: System) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ffmd_jax.core import commands, files, json_records
-from ffmd_jax.models.config import Calibration, ModelConfig, PotentialConfig
+from ffmd_jax.models.config import Calibration, FamilyCalibration, FamilyConfig, ModelConfig, PotentialConfig
 from ffmd_jax.models.model import Model
 
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "weights.npz", "calibration.json"
@@ -24,10 +24,12 @@ class Kind(NamedTuple):
     Attributes:
         config: dataclass of its configuration.
         shapes: ``config -> shapes and types of its weights``.
+        calibration: dataclass of what its monitors go by.
     """
 
     config: type
     shapes: Any
+    calibration: type = Calibration
 
 
 def _shapes_of_trajcast(config: ModelConfig) -> Any:
@@ -42,9 +44,16 @@ def _shapes_of_potential(config: PotentialConfig) -> Any:
     return potential.shapes(config)
 
 
+def _shapes_of_family(config: FamilyConfig) -> Any:
+    from ffmd_jax.models import family
+
+    return family.shapes(config)
+
+
 KINDS = {  # another network: its module, and a line here
     "propagator": Kind(ModelConfig, _shapes_of_trajcast),
     "potential": Kind(PotentialConfig, _shapes_of_potential),
+    "family": Kind(FamilyConfig, _shapes_of_family, FamilyCalibration),
 }
 
 
@@ -102,9 +111,8 @@ def load(name: str | Path) -> Model:
     folder = locate(name)
     kind, config, calibration = read_config((folder / CONFIG).read_text())
     if (folder / CALIBRATION).is_file():
-        calibration = json_records.from_json((folder / CALIBRATION).read_text(), Calibration)
-    if calibration is not None and {len(calibration.kinetic_drift), len(calibration.speeds)} != {len(config.elements)}:
-        raise ValueError(f"{folder / CALIBRATION} must hold kinetic_drift and speeds of each element")
+        calibration = json_records.from_json((folder / CALIBRATION).read_text(), KINDS[kind].calibration)
+    _check_calibration(folder / CALIBRATION, config, calibration)
     try:
         stored = files.read_arrays(folder / WEIGHTS)
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
@@ -115,10 +123,19 @@ def load(name: str | Path) -> Model:
         wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
         raise ValueError(f"the weights in {folder} do not fit their configuration: {', '.join(wrong[:3])}")
     own = folder / POTENTIAL
-    potential = load(own) if kind == "propagator" and (own / CONFIG).is_file() else None
+    potential = load(own) if kind != "potential" and (own / CONFIG).is_file() else None
     if potential is not None and potential.kind != "potential":
         raise ValueError(f"{own} is no potential but a {potential.kind}")
     return Model(config, _unflatten(stored), calibration, str(name), kind, potential)
+
+
+def _check_calibration(path: Path, config: Any, found: Calibration | FamilyCalibration | None) -> None:
+    """Raises ValueError unless there is a value of each element, and of a family a calibration at each Δt."""
+    members = found.members if isinstance(found, FamilyCalibration) else () if found is None else (found,)
+    if isinstance(found, FamilyCalibration) and len(members) != len(config.time_steps_fs):
+        raise ValueError(f"{path} must hold a calibration at each of the {len(config.time_steps_fs)} time steps")
+    if any({len(each.kinetic_drift), len(each.speeds)} != {len(config.elements)} for each in members):
+        raise ValueError(f"{path} must hold kinetic_drift and speeds of each element")
 
 
 def load_potential(name: str | Path) -> Model:

@@ -196,16 +196,34 @@ def _step(
     @jax.jit  # traced once for a run and its monitor
     @full_precision
     def step(params: Params, system: System, state: State, graph: Graph) -> State:
-        output = jnp.asarray(network.apply({"params": params}, system, state, graph))
-        moved = state.positions + config.displacement_rms * output[:, 0]
-        return correct(system, state, state._replace(positions=moved, velocities=config.velocity_rms * output[:, 1]))
+        return advance(network, params, config.displacement_rms, correct, system, state, graph)
 
     if not reversible:
         return step
 
     @full_precision
     def symmetrised(params: Params, system: System, state: State, graph: Graph) -> State:
-        once = propagators.reversible(functools.partial(step, params))
+        return reversed_and_back(functools.partial(step, params), correct)(system, state, graph)
+
+    return symmetrised
+
+
+def advance(
+    network: TrajCast, params: Params, displacement_rms: Any, correct: Correct, system: System, state: State,
+    graph: Graph,
+) -> State:  # fmt: skip
+    """One step: the network's output in Å and Å/fs, then the conservation laws."""
+    output = jnp.asarray(network.apply({"params": params}, system, state, graph))
+    moved = state.positions + displacement_rms * output[:, 0]
+    velocities = network.config.velocity_rms * output[:, 1]
+    return correct(system, state, state._replace(positions=moved, velocities=velocities))
+
+
+def reversed_and_back(step: Propagate, correct: Correct) -> Propagate:
+    """The time-symmetrised step, with the conservation laws of a step."""
+    once = propagators.reversible(step)
+
+    def symmetrised(system: System, state: State, graph: Graph) -> State:
         # Once more: the start on the other side has another angular momentum, by the square of the miss.
         return correct(system, state, once(system, state, graph))
 

@@ -48,6 +48,7 @@ def rollout(
         "thermostat": None if said["thermostat"] == "csvr" else said["thermostat"],
         **{name: said[name] for name in ("tau_fs", "friction_tau_fs")},
         **{name: said[name] for name in ("pressure_bar", "barostat_every", "coupling") if name in said},
+        "time_step": options.get("time_step"),
         "potential": options.get("potential"),
         "energy_conservation": False if options.get("energy_conservation") is False else None,
         "draw_velocities": True if velocities == "draw" else None,

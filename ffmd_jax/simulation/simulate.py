@@ -36,6 +36,7 @@ def simulate(
     start: Start,
     *,
     steps: int,
+    time_step_fs: float | None = None,
     ensemble: Ensemble = NVT(),
     every: int = 1,
     out: str | Path | None = None,
@@ -74,6 +75,7 @@ def simulate(
         model: from `load`, or a folder, or the name of a shipped model.
         start: a file (its last frame), ``ase.Atoms``, a pair (system, state), or a sequence of these: replicas.
         steps: of Δt in all; a multiple of ``every``.
+        time_step_fs: Δt, fs, of a model that has several; None: the model's.
         ensemble: NVE(), NVT(temperature_K, tau_fs=…, friction_tau_fs=…) or NPT(temperature_K, pressure_bar=…).
         every: steps between two frames.
         out: H5MD file to write; None: the trajectory stays in memory.
@@ -123,8 +125,7 @@ def simulate(
         _check_options(fields, check_every, alarm_factor, on_alarm, fallback, fallback_steps, monitors)
         if collect is not None and fallback is None:
             raise ValueError("collect keeps what a fallback does: give on_alarm = fallback and a fallback")
-        used = model if isinstance(model, Model) else model_files.load(model)
-        models.check_propagator(used)
+        used = models.at(model if isinstance(model, Model) else model_files.load(model), time_step_fs)
         config = used.config
         ensemble = ensembles.complete(ensemble, config.time_step_fs)
         begin = starts.begin(used, start, ensemble, seed, replicas, velocities, draw_temperature_K, hints)
@@ -164,7 +165,9 @@ def simulate(
             "time_step_fs": config.time_step_fs, "seed": seed, "settings": facts,
             "command": command.rollout(
                 used.name, start, out, ensemble,
-                {**options, "on_alarm": on_alarm, "watch_bonds": watch_bonds, "collect": collect}, hints,
+                {**options, "time_step": time_step_fs, "on_alarm": on_alarm, "watch_bonds": watch_bonds,
+                 "collect": collect},
+                hints,
             ),
         }  # fmt: skip
         deadline = None if wall_clock_hours is None else time.monotonic() + 3600 * wall_clock_hours

@@ -37,12 +37,14 @@ class Bucket(NamedTuple):
         groups: which group of the dataset each of them is.
         which: of the systems is that of each example, ``[n_examples]``.
         examples: `Pairs`, or the labelled frames of a potential, ``[n_examples, …]``.
+        labels: of each example, ``[n_examples]``: those of a batch are equal.  Δt in fs of a family, else 0.
     """
 
     systems: System
     groups: np.ndarray
     which: np.ndarray
     examples: Any
+    labels: np.ndarray
 
     def of_examples(self) -> System:
         """The system of each example."""
@@ -57,12 +59,14 @@ class Batch(NamedTuple):
         pairs: `Pairs`, or the labelled frames of a potential.
         backwards: which to reverse in time, bool.
         weights: in the mean; they sum to 1, and padding has 0.
+        labels: of each pair, all equal.
     """
 
     systems: System
     pairs: Any
     backwards: Array
     weights: Array
+    labels: Array
 
 
 class Block(NamedTuple):
@@ -81,13 +85,20 @@ class Block(NamedTuple):
     ends_epoch: bool
 
 
-def buckets(systems: Sequence[System], examples: Sequence[Any], pad: Callable[[Any, int], Any]) -> tuple[Bucket, ...]:
+def buckets(
+    systems: Sequence[System],
+    examples: Sequence[Any],
+    pad: Callable[[Any, int], Any],
+    labels: Sequence[float] | None = None,
+) -> tuple[Bucket, ...]:
     """The examples of some systems in few buckets, each of one size; a linear molecule is not with others.
 
     Args:
         examples: of each system; perhaps none.
         pad: ``(examples, n_atoms) -> examples`` with atoms added.
+        labels: of the examples of each system.
     """
+    labels = [0.0] * len(systems) if labels is None else labels
     kinds: dict[Any, list[int]] = {}
     for i, system in enumerate(systems):
         if count(examples[i]):
@@ -98,7 +109,8 @@ def buckets(systems: Sequence[System], examples: Sequence[Any], pad: Callable[[A
         low = 0
         for high in _sizes(np.array(sizes), np.array([count(examples[i]) for i in members])):
             own = [i for i, size in zip(members, sizes, strict=True) if low < size <= high]
-            found.append(_bucket([systems[i] for i in own], [examples[i] for i in own], own, high, pad))
+            parts = [systems[i] for i in own], [examples[i] for i in own], [labels[i] for i in own]
+            found.append(_bucket(*parts, own, high, pad))
             low = high
     return tuple(found)
 
@@ -119,7 +131,9 @@ def _sizes(sizes: np.ndarray, counts: np.ndarray) -> tuple[int, ...]:
     return best
 
 
-def _bucket(systems: list[System], examples: list[Any], groups: list[int], size: int, pad: Callable) -> Bucket:
+def _bucket(
+    systems: list[System], examples: list[Any], labels: list[float], groups: list[int], size: int, pad: Callable
+) -> Bucket:
     padded = any(len(system.species) < size for system in systems)
     singles = [
         dataclasses.replace(jax.tree.map(np.asarray, cast(system, jnp.float32)), padded=padded) for system in systems
@@ -128,7 +142,17 @@ def _bucket(systems: list[System], examples: list[Any], groups: list[int], size:
     filled = [x if len(s.species) == size else pad(x, size) for x, s in zip(examples, systems, strict=True)]
     joined = filled[0] if len(filled) == 1 else jax.tree.map(lambda *x: np.concatenate(x), *filled)
     which = np.repeat(np.arange(len(systems)), [count(x) for x in examples])
-    return Bucket(stacked, np.array(groups), which, joined)
+    return Bucket(stacked, np.array(groups), which, joined, np.array(labels, np.float32)[which])
+
+
+def by_label(bucket: Bucket) -> list[tuple[float, Bucket]]:
+    """The bucket in parts of one label each; the systems of all stay."""
+    found = []
+    for label in np.unique(bucket.labels):
+        rows = bucket.labels == label
+        which, examples = bucket.which[rows], take(bucket.examples, rows)
+        found.append((float(label), bucket._replace(which=which, examples=examples, labels=bucket.labels[rows])))
+    return found
 
 
 def search(bucket: Bucket, states: State, cutoff: float, *margins: float, select: bool = False) -> neighbors.Search:
@@ -164,11 +188,11 @@ def reverse(pair: Pairs) -> Pairs:
 
 def n_batches(of_epoch: Sequence[Bucket], training: Training) -> int:
     """Optimizer steps of an epoch; what remains of a shuffled bucket waits for the next."""
-    return sum(_n_batches(count(bucket.examples), training) for bucket in of_epoch)
+    return sum(_n_batches(bucket, training) for bucket in of_epoch)
 
 
-def _n_batches(n_examples: int, training: Training) -> int:
-    return max(1, n_examples // training.batch_size)
+def _n_batches(bucket: Bucket, training: Training) -> int:
+    return sum(max(1, n // training.batch_size) for n in np.unique(bucket.labels, return_counts=True)[1].tolist())
 
 
 def whole(bucket: Bucket, devices: Mesh) -> tuple[System, Any, Array, Array]:
@@ -222,23 +246,37 @@ def _order(
     The latter are ``[n_steps, batch_size]``; steps of other buckets hold the first batch.
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(training.seed), 1), epoch)
-    sizes = [_n_batches(count(bucket.examples), training) for bucket in of_epoch]
+    sizes = [_n_batches(bucket, training) for bucket in of_epoch]
     order = np.repeat(np.arange(len(sizes)), sizes)
     if len(sizes) > 1:
         order = np.asarray(jax.random.permutation(jax.random.fold_in(key, 0), order))
     batches = []
     for i, bucket in enumerate(of_epoch):
-        rows, backwards = _shuffled(key if i == 0 else jax.random.fold_in(key, i), count(bucket.examples), training)
+        rows, backwards = _shuffled(key if i == 0 else jax.random.fold_in(key, i), bucket.labels, training)
         place = np.where(order == i, np.cumsum(order == i) - 1, 0)
         batches.append((rows[place], backwards[place]))
     return order.astype(np.int32), batches
 
 
-def _shuffled(key: Array, n_examples: int, training: Training) -> tuple[np.ndarray, np.ndarray]:
+def _shuffled(key: Array, labels: np.ndarray, training: Training) -> tuple[np.ndarray, np.ndarray]:
     """The batches of a bucket in an epoch, and which of their examples are backwards, ``[n_batches, batch_size]``."""
+    kinds, counts = np.unique(labels, return_counts=True)
+    if len(kinds) == 1:
+        return _shuffled_alike(key, len(labels), training, min(training.batch_size, len(labels)))
+    width, parts = min(training.batch_size, int(counts.min())), []
+    for k, kind in enumerate(kinds):
+        rows, backwards = _shuffled_alike(jax.random.fold_in(key, k), int(counts[k]), training, width)
+        parts.append((np.flatnonzero(labels == kind)[rows], backwards))
+    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, len(kinds)), sum(len(r) for r, _ in parts)))
+    rows, backwards = (np.concatenate(each)[order] for each in zip(*parts, strict=True))
+    return rows, backwards
+
+
+def _shuffled_alike(key: Array, n_examples: int, training: Training, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same of examples of one label, ``width`` of them in a batch."""
     key_order, key_time = jax.random.split(key)
-    n, batch_size = _n_batches(n_examples, training), min(training.batch_size, n_examples)
-    order = jax.random.permutation(key_order, n_examples)[: n * batch_size].reshape(n, batch_size)
+    n = max(1, n_examples // training.batch_size)
+    order = jax.random.permutation(key_order, n_examples)[: n * width].reshape(n, width)
     half = jnp.float32(0.5)  # a Python number would draw other bits in double precision
     backwards = jax.random.bernoulli(key_time, half, order.shape) & training.time_reversal
     return np.asarray(order), np.asarray(backwards)
@@ -250,5 +288,7 @@ def _place(bucket: Bucket, order: np.ndarray, backwards: np.ndarray, devices: Me
     turned = parallel.padded(backwards, devices.size)[0].reshape(-1)
     flat = np.arange(rows.size).reshape(rows.shape)
     turned, weights = parallel.divide((turned, np.tile(weights, len(rows))), flat, devices)
-    systems = parallel.divide(bucket.systems, bucket.which[rows], devices)
-    return Batch(systems, parallel.divide(bucket.examples, rows, devices), turned, weights)
+    systems, labels = (
+        parallel.divide(*x, devices) for x in ((bucket.systems, bucket.which[rows]), (bucket.labels, rows))
+    )
+    return Batch(systems, parallel.divide(bucket.examples, rows, devices), turned, weights, labels)

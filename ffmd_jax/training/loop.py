@@ -69,6 +69,8 @@ def make_train_step(
     devices: Mesh,
     together: bool,
     reverse: Callable[[Any], Any] = batches.reverse,
+    member: Callable[[Any, Any], Any] = lambda params, label: params,
+    relative: bool = False,
 ) -> Callable[[TrainState, Sequence[Batch], Any], tuple[TrainState, Array]]:
     """Returns ``(state, batches, i) -> (state, [loss, gradient norm])``, learning from the batch of the i-th bucket.
 
@@ -80,6 +82,8 @@ def make_train_step(
         of_buckets: the loss of each bucket.
         together: all pairs of a device at once, not one after the other (`trajcast.batches_together`).
         reverse: turns the time of a pair round.
+        member: ``(weights, label of the batch)`` -> what the loss takes.
+        relative: follow the gradient of the logarithm of the loss.
     """
 
     def make_share(loss: losses.Loss):
@@ -91,10 +95,13 @@ def make_train_step(
             """Loss and gradient, summed."""
             if together:
                 many = jax.vmap(one, in_axes=(None, 0))
-                return jax.value_and_grad(lambda p: jnp.sum(many(p, batch)))(params)
+                return jax.value_and_grad(lambda p: jnp.sum(many(member(p, batch.labels[0]), batch)))(params)
+
+            def of_pair(params, pair: Batch):
+                return one(member(params, pair.labels), pair)
 
             def add(total, pair):
-                return jax.tree.map(jnp.add, total, jax.value_and_grad(one)(params, pair)), None
+                return jax.tree.map(jnp.add, total, jax.value_and_grad(of_pair)(params, pair)), None
 
             zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
             return jax.lax.scan(add, zeros, batch)[0]
@@ -107,6 +114,8 @@ def make_train_step(
         both = zip(means, batches, strict=True)
         branches = [functools.partial(mean, state.params, batch) for mean, batch in both]
         value, gradient = branches[0]() if len(branches) == 1 else jax.lax.switch(i, branches)
+        if relative:
+            gradient = jax.tree.map(lambda g: g / value, gradient)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(norm)
         gradient = jax.tree.map(lambda g: jnp.where(finite, g, 0), gradient)
@@ -190,15 +199,19 @@ def fit(
     loss_of = tasks.make_loss_of(config, groups, training, convolution)
 
     with out_of_memory(batch_size, devices.size):
-        rule, reverse = optimizer.make(training, n_steps), tasks.of(config).reverse
-        take_step = make_train_step([loss_of(bucket) for bucket in train], training, rule, devices, together, reverse)
+        rule, task = optimizer.make(training, n_steps), tasks.of(config)
+        member = functools.partial(task.member, config)
+        take_step = make_train_step(
+            [loss_of(bucket) for bucket in train], training, rule, devices, together, task.reverse, member,
+            task.relative,
+        )  # fmt: skip
         run_block = make_block(take_step, devices)
         at_once = -(-batch_size // devices.size) if together else 1
         summarize, held_out = (
             tasks.make_summarize(config, groups, "validation"),
             tasks.buckets(config, groups, "validation"),
         )
-        validate = losses.make_validate(loss_of, summarize, held_out, devices, at_once)
+        validate = losses.make_validate(loss_of, summarize, held_out, devices, at_once, member)
         feed = batches.blocks(train, training, int(current.step), block_steps, devices)
         coming, compiled, failed = next(feed), False, 0
     while (done := int(current.step)) < n_steps:

@@ -10,14 +10,17 @@ from ase.data import chemical_symbols
 from jax.sharding import Mesh
 
 from ffmd_jax.core import display, neighbors
-from ffmd_jax.core.state import Array, State, System, is_isolated, take
+from ffmd_jax.core.state import Array, Propagate, State, System, is_isolated, take
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.pairs import Pairs, PairSets
 from ffmd_jax.models import convolution as convolutions
+from ffmd_jax.models import family as families
 from ffmd_jax.models import model, trajcast
-from ffmd_jax.models.config import Architecture, ModelConfig
+from ffmd_jax.models.config import Architecture, FamilyConfig, ModelConfig
 from ffmd_jax.training import batches, parallel
 from ffmd_jax.training.batches import Bucket
+
+FAMILY_TERMS = 4  # functions of Δt, at most
 
 # (params, system, pair or frame) -> loss, absolute errors; of one, which may be padded
 Loss = Callable[[trajcast.Params, System, Any], tuple[Array, Array]]
@@ -87,6 +90,12 @@ class Errors(NamedTuple):
         by_element = f"; {elements[0][1]}" if elements else ""
         return f"mean absolute errors: Δr {displacements}, v {velocities}{by_element}"
 
+    def describe_systems(self) -> list[str]:
+        """A line for each of several systems, or time steps."""
+        return [
+            f"  {name}: Δr {each.displacement_percent:.2f} %, {each.brief}" for name, each in self.by_system.items()
+        ]
+
     def _rows(self) -> list[tuple[str, str]]:
         """In words, with units."""
         rows = [
@@ -122,17 +131,42 @@ def make_loss(
     """
 
     def loss(params: trajcast.Params, system: System, pair: Pairs) -> tuple[Array, Array]:
-        real = jnp.asarray(system.species > 0, system.masses.dtype)
-        weights = real if inverse_mass is None else system.masses * np.float32(inverse_mass)
         propagate = trajcast.make_propagate(config, params, convolution, reversible=reversible)
-        predicted = propagate(system, pair.state, neighbors.build(search, system, pair.state).graph)
-        error_r = predicted.positions - pair.state.positions - pair.displacements
-        error_v = predicted.velocities - pair.velocities
-        scaled = (error_r / config.displacement_rms) ** 2 + (error_v / config.velocity_rms) ** 2
-        value = 0.5 * jnp.sum(weights[:, None] * scaled) / (3 * jnp.sum(real))
-        return value, jnp.mean(jnp.abs(jnp.stack([error_r, error_v])), axis=-1)
+        return _of_step(propagate, search, (config.displacement_rms, config.velocity_rms), inverse_mass, system, pair)
 
     return loss
+
+
+def make_family_loss(
+    config: FamilyConfig,
+    search: neighbors.Search,
+    convolution: trajcast.Convolution = convolutions.edge_convolution,
+    inverse_mass: float | None = None,
+    reversible: bool = False,
+) -> Loss:
+    """Returns ``(member, system, pair) -> (loss, absolute errors)`` as `make_loss`, for any member of a family."""
+
+    def loss(member: families.Member, system: System, pair: Pairs) -> tuple[Array, Array]:
+        propagate = families.make_propagate(config, member, convolution, reversible=reversible)
+        scales = (member.displacement_rms, config.member.velocity_rms)
+        return _of_step(propagate, search, scales, inverse_mass, system, pair)
+
+    return loss
+
+
+def _of_step(
+    propagate: Propagate, search: neighbors.Search, scales: tuple[Any, Any], inverse_mass: float | None,
+    system: System, pair: Pairs,
+) -> tuple[Array, Array]:  # fmt: skip
+    """The loss of a step and the mean absolute errors of each atom; see `make_loss`."""
+    real = jnp.asarray(system.species > 0, system.masses.dtype)
+    weights = real if inverse_mass is None else system.masses * np.float32(inverse_mass)
+    predicted = propagate(system, pair.state, neighbors.build(search, system, pair.state).graph)
+    error_r = predicted.positions - pair.state.positions - pair.displacements
+    error_v = predicted.velocities - pair.velocities
+    scaled = (error_r / scales[0]) ** 2 + (error_v / scales[1]) ** 2
+    value = 0.5 * jnp.sum(weights[:, None] * scaled) / (3 * jnp.sum(real))
+    return value, jnp.mean(jnp.abs(jnp.stack([error_r, error_v])), axis=-1)
 
 
 def make_evaluate(loss: Loss, n_systems: int, devices: Mesh, at_once: int) -> Callable[[trajcast.Params, Any], Array]:
@@ -157,20 +191,23 @@ def make_validate(
     buckets: Sequence[Bucket],
     devices: Mesh,
     at_once: int = 8,
+    member: Callable[[trajcast.Params, Any], Any] = lambda params, label: params,
 ) -> Callable[[trajcast.Params], Any]:
     """Returns ``params -> errors`` on pairs or frames, which stay on the devices.
 
     Args:
         summarize: makes the errors of the mean of what the loss measures, of each group.
         at_once: examples together.
+        member: ``(params, label)`` -> what the loss takes.
     """
-    placed = [batches.whole(bucket, devices) for bucket in buckets]
+    placed = [[(label, batches.whole(part, devices)) for label, part in batches.by_label(bucket)] for bucket in buckets]
     absolute = [make_evaluate(loss_of(bucket), len(bucket.groups), devices, at_once) for bucket in buckets]
+    chosen = jax.jit(member)
 
     def validate(params: trajcast.Params) -> Any:
         found = {}
-        for bucket, examples, measure in zip(buckets, placed, absolute, strict=True):
-            means = np.asarray(measure(params, examples))
+        for bucket, parts, measure in zip(buckets, placed, absolute, strict=True):
+            means = np.sum([measure(chosen(params, label), examples) for label, examples in parts], axis=0)
             for group, species, mean in zip(bucket.groups, bucket.systems.species, means, strict=True):
                 n_padding = int(np.sum(species == 0))
                 found[int(group)] = mean[..., : mean.shape[-1] - n_padding]
@@ -240,6 +277,18 @@ def configure(groups: Sequence[PairSets], architecture: Architecture) -> ModelCo
     )
 
 
+def configure_family(groups: Sequence[PairSets], architecture: Architecture) -> FamilyConfig:
+    """The configuration of a family for pairs at several Δt.
+
+    Raises:
+        ValueError: as `configure`.
+    """
+    steps = sorted({sets.time_step_fs for sets in groups})
+    own = [[sets for sets in groups if sets.time_step_fs == step] for step in steps]
+    units = tuple(pair_sets.statistics(of_step).displacement_rms for of_step in own)
+    return FamilyConfig(tuple(steps), units, min(len(steps), FAMILY_TERMS), configure(own[-1], architecture))
+
+
 def elements_of(groups: Sequence[Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Atomic numbers of the systems that are trained on, ascending, and the mass of each, u.
 
@@ -292,6 +341,12 @@ def neighborhood(buckets: Sequence[Bucket], cutoff: float) -> tuple[float, float
         n_atoms += int(np.sum(bucket.of_examples().species > 0))
         shortest = min(shortest, float(np.sqrt(squares.min())))
     return n_pairs / n_atoms, shortest
+
+
+def check_fits_family(config: FamilyConfig, data: PairSets) -> None:
+    """Raises ValueError for pairs at a Δt beyond those of the family, of other elements or masses."""
+    families.check(config, data.time_step_fs)
+    model.check_system(config.member, data.system)
 
 
 def check_fits(config: ModelConfig, data: PairSets) -> None:

@@ -21,7 +21,7 @@ from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import SPLITS, Dataset
 from ffmd_jax.models import elements, model_files
 from ffmd_jax.models import model as models
-from ffmd_jax.models.config import SMALL, Architecture
+from ffmd_jax.models.config import SMALL, Architecture, FamilyCalibration
 from ffmd_jax.models.model import Model
 from ffmd_jax.training import batches, calibration, loop, parallel, tasks, training_log
 from ffmd_jax.training.settings import Training
@@ -41,7 +41,7 @@ def run(
     architecture: Architecture = SMALL,
     *,
     kind: str = "propagator",
-    time_step_fs: float | None = None,
+    time_step_fs: Any = None,
     init: str | Path | None = None,
     rehearse: Dataset | None = None,
     rehearse_share: float = 0.5,
@@ -57,7 +57,7 @@ def run(
     Args:
         data: of one system or many.
         kind: "propagator", or "potential" for frames with energies.
-        time_step_fs: Δt of the model (default: the dataset's).
+        time_step_fs: Δt of the model, fs (default: the dataset's); several: of the members of a family.
         init: model to start from: its weights, scales and sizes (then ``architecture`` is not used).
         rehearse: data that ``init`` was trained on: some of their training pairs are learned again, so that they are
             not forgotten.
@@ -72,6 +72,8 @@ def run(
     """
     if tensorboard:
         training_log.check_tensorboard()
+    if isinstance(time_step_fs, Sequence):
+        kind, time_step_fs = _family_of(kind, time_step_fs, init)
     if kind not in tasks.TASKS:
         raise ValueError(f"the kind of a model is {' or '.join(tasks.TASKS)}, not {kind}")
     before = model_files.load(init) if init is not None and not resume else None
@@ -117,7 +119,7 @@ def run(
             state, best = saved
         if int(state.step) >= n_steps:
             say(f"{out}: training had finished; more `epochs` need a new training")
-            if kind == "propagator" and model_files.load(out).calibration is None:  # stopped while it was calibrated
+            if kind != "potential" and model_files.load(out).calibration is None:  # stopped while it was calibrated
                 _finish(out, groups, progress, say)
             return model_files.load(out)
         log = contextlib.nullcontext()
@@ -130,6 +132,18 @@ def run(
             except loop.Diverged as error:
                 raise loop.Diverged(f"{error}; {out} keeps the weights and states saved before") from None
     return _finish(out, groups, progress, say)
+
+
+def _family_of(kind: str, time_steps_fs: Sequence[float], init: Any) -> tuple[str, Any]:
+    """The kind and Δt of what learns several of them."""
+    steps = sorted(set(map(float, time_steps_fs)))
+    if kind == "potential":
+        raise ValueError("a potential has no time step: it learns from single frames")
+    if len(steps) < 2:
+        raise ValueError(f"a family needs two time steps or more, not {', '.join(map(str, steps)) or 'none'}")
+    if init is not None:
+        raise ValueError("a family of several time steps is trained from the beginning: leave out `init`")
+    return "family", steps
 
 
 def _with_new_elements(config: Any, weights: Any, groups: Sequence[Any], say: Callable[[str], None]) -> tuple[Any, Any]:
@@ -203,16 +217,29 @@ def _finish(out: Path, groups: Any, progress: bool, say: Callable[[str], None]) 
     """Measures a trained model on the test set, after the monitors of a propagator were calibrated on the other."""
     trained = model_files.load(out)
     config, params = trained.config, trained.params
-    if parallel.is_first() and trained.kind == "propagator":
+    if parallel.is_first() and trained.kind != "potential":
 
         def show(items):
             return bars.counted(items, "calibrating the monitors", "states") if progress else iter(items)
 
-        found = calibration.calibrate(config, params, groups, show)
+        found: Any
+        if trained.kind == "family":
+            of_steps = [
+                (trained.at(step), [sets for sets in groups if sets.time_step_fs == step])
+                for step in config.time_steps_fs
+            ]
+            found = FamilyCalibration(
+                tuple(calibration.calibrate(one.config, one.params, own, show) for one, own in of_steps)
+            )
+        else:
+            found = calibration.calibrate(config, params, groups, show)
         trained = Model(config, params, found, str(out), trained.kind)
         model_files.save(out, trained)
-    step = f"Δt {config.time_step_fs:g} fs; " if trained.kind == "propagator" else ""
-    say(f"{out}: {step}{tasks.evaluate(config, params, groups).describe()}")
+    errors = tasks.evaluate(config, params, groups)
+    step = "" if trained.kind == "potential" else f"Δt {models.time_steps(config)}; "
+    say(f"{out}: {step}{errors.describe()}")
+    for line in errors.describe_systems() if trained.kind == "family" else ():
+        say(line)
     return trained
 
 

@@ -1,16 +1,18 @@
 """What a training needs to know of the kind of its model: propagators learn pairs, potentials labelled frames."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ffmd_jax.core.state import take
 from ffmd_jax.data import labelled
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import Dataset
 from ffmd_jax.models import convolution as convolutions
-from ffmd_jax.models import potential, trajcast
-from ffmd_jax.models.config import ModelConfig, PotentialConfig
+from ffmd_jax.models import family, potential, trajcast
+from ffmd_jax.models.config import FamilyConfig, ModelConfig, PotentialConfig
 from ffmd_jax.models.trajcast import Convolution
 from ffmd_jax.training import batches, losses, parallel, potential_losses
 from ffmd_jax.training.batches import Bucket
@@ -34,6 +36,8 @@ class Task(NamedTuple):
         make_loss: ``(configuration, groups, search, training, convolution, reversible) -> loss``.
         summarize: ``(configuration, group, examples, found) -> errors`` of the mean of what the loss measures.
         reverse: turns the time of an example round.
+        member: ``(configuration, weights, label of a batch) -> what the loss takes``; default: the weights.
+        relative: a batch counts by what it changes of its loss: errors at a small Δt are small, and matter as much.
     """
 
     form: Callable[..., Any]
@@ -45,6 +49,8 @@ class Task(NamedTuple):
     make_loss: Callable[..., Loss]
     summarize: Callable[..., Any]
     reverse: Callable[[Any], Any]
+    member: Callable[[Any, Any, Any], Any] = lambda config, params, label: params
+    relative: bool = False
 
 
 def _form_pairs(data: Dataset, time_step_fs: float | None, config: ModelConfig | None) -> Any:
@@ -64,6 +70,34 @@ def _propagator_loss(config, groups, search, training, convolution, reversible) 
     return losses.make_loss(config, search, convolution, inverse_mass, reversible)
 
 
+def _form_family(data: Dataset, time_steps_fs: Sequence[float] | None, config: FamilyConfig | None) -> Any:
+    """The pairs at every Δt; as many at each to validate and to test with, so that one program does."""
+    if time_steps_fs is None:
+        assert config is not None
+        time_steps_fs = config.time_steps_fs
+    formed = [sets for step in time_steps_fs for sets in pair_sets.form(data, step)]
+    for split in ("validation", "test"):
+        most = min(pair_sets.count(getattr(sets, split)) for sets in formed)
+        for i, sets in enumerate(formed):
+            held = getattr(sets, split)
+            even = pair_sets.evenly(pair_sets.count(held), most) if most else slice(0, 0)
+            formed[i] = sets._replace(**{split: take(held, even)})
+    several = len(data.groups) > 1
+    return tuple(
+        sets._replace(name=f"{sets.name}, {sets.time_step_fs:g} fs" if several else f"{sets.time_step_fs:g} fs")
+        for sets in formed
+    )
+
+
+def _family_loss(config, groups, search, training, convolution, reversible) -> Loss:
+    inverse_mass = losses.mean_inverse_mass(groups) if training.mass_weighting else None
+    return losses.make_family_loss(config, search, convolution, inverse_mass, reversible)
+
+
+def _summarize_member(config: FamilyConfig, sets: Any, pairs: Any, found: np.ndarray) -> Any:
+    return losses.summarize(config.member, sets, pairs, found)
+
+
 def _form_frames(data: Dataset, time_step_fs: float | None, config: PotentialConfig | None) -> Any:
     if time_step_fs is not None:
         raise ValueError("a potential has no time step: it learns from single frames")
@@ -81,6 +115,10 @@ TASKS = {
         _form_pairs, losses.configure, losses.check_fits, trajcast.init, pair_sets.padded, batches.pair_search,
         _propagator_loss, losses.summarize, batches.reverse,
     ),
+    "family": Task(
+        _form_family, losses.configure_family, losses.check_fits_family, family.init,
+        pair_sets.padded, batches.pair_search, _family_loss, _summarize_member, batches.reverse, family.member, True,
+    ),
     "potential": Task(
         _form_frames, potential_losses.configure, potential_losses.check_fits, potential.init, labelled.padded,
         batches.state_search, _potential_loss, potential_losses.summarize, lambda frame: frame,
@@ -90,7 +128,8 @@ TASKS = {
 
 def kind_of(config: Any) -> str:
     """Of the model with this configuration."""
-    return "potential" if isinstance(config, PotentialConfig) else "propagator"
+    kinds = {PotentialConfig: "potential", FamilyConfig: "family"}
+    return kinds.get(type(config), "propagator")
 
 
 def of(config: Any) -> Task:
@@ -101,7 +140,8 @@ def of(config: Any) -> Task:
 def buckets(config: Any, groups: Sequence[Any], split: str) -> tuple[Bucket, ...]:
     """The examples of a split of all systems, padded to few sizes."""
     systems, examples = [sets.system for sets in groups], [getattr(sets, split) for sets in groups]
-    return batches.buckets(systems, examples, of(config).pad)
+    labels = [sets.time_step_fs for sets in groups] if kind_of(config) == "family" else None
+    return batches.buckets(systems, examples, of(config).pad, labels)
 
 
 def make_loss_of(
@@ -156,5 +196,6 @@ def evaluate(config: Any, params: Any, groups: Sequence[Any], split: str = "test
     loss_of = make_loss_of(config, groups, alike, reversible=reversible)
     summarize = make_summarize(config, groups, split)
     devices = parallel.mesh()
-    validate = losses.make_validate(loss_of, summarize, buckets(config, groups, split), devices, at_once)
+    member = functools.partial(of(config).member, config)
+    validate = losses.make_validate(loss_of, summarize, buckets(config, groups, split), devices, at_once, member)
     return validate(parallel.replicate(params, devices))
