@@ -139,22 +139,29 @@ def test_the_loss_of_a_member_is_that_of_its_propagator(params, molecule):
 
 @pytest.mark.slow
 def test_small_steps_count_as_much_as_large_ones(params, molecule):
-    """The gradient is that of the logarithm of the loss, whatever the size of the errors."""
+    """Gradients are relative to the recent loss at the Δt of the batch, which follows it."""
     groups, training = sets_of(molecule, (2, 2, 2)), settings.Training(batch_size=2, clip_norm=1e9)
     single, devices = cast(params, jnp.float32), parallel.mesh()
     (bucket,) = tasks.buckets(CONFIG, groups, "train")
     loss = tasks.make_loss_of(CONFIG, groups)(bucket)
-    state, found = loop.initial(CONFIG, training, 10, single), {}
     member = lambda params, label: family.member(CONFIG, params, label)  # noqa: E731
-    block = next(batches.blocks([bucket], training, 0, 3, devices))
-    batch = [jax.tree.map(lambda x: x[0], block.batches[0])]
-    for relative in (False, True):
-        step = loop.make_train_step(
-            [loss], training, optimizer.make(training, 10), devices, True, batches.reverse, member, relative
+    batch = [jax.tree.map(lambda x: x[0], next(batches.blocks([bucket], training, 0, 3, devices)).batches[0])]
+    place, found = STEPS.index(float(batch[0].labels[0])), []
+    step = jax.jit(
+        loop.make_train_step(
+            [loss], training, optimizer.make(training, 10), devices, True, batches.reverse, member, STEPS
         )
-        found[relative] = np.asarray(jax.jit(step)(state, batch)[1])
-    assert found[True][0] == pytest.approx(found[False][0], rel=1e-5)
-    assert found[True][1] == pytest.approx(found[False][1] / found[False][0], rel=1e-4)
+    )
+    for usual in (1.0, 0.1):
+        state = loop.initial(CONFIG, training, 10, single)
+        after, seen = step(state._replace(typical=state.typical.at[place].set(usual)), batch)
+        others = np.delete(np.asarray(after.typical), place)
+        np.testing.assert_array_equal(others, 1)
+        followed = usual + 0.02 * (min(float(seen[0]), 10 * usual) - usual)
+        assert float(after.typical[place]) == pytest.approx(followed, rel=1e-5)
+        found.append(np.asarray(seen))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    assert found[1][1] == pytest.approx(10 * found[0][1], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def data():
 
 def bucket_of(sets, examples, pad, n_atoms=None):
     size = n_atoms or len(sets.system.species)
-    return batches._bucket([sets.system], [examples], [0], size, pad)
+    return batches._bucket([sets.system], [examples], [0.0], [0], size, pad)
 
 
 def test_padding_atoms_are_no_neighbours(data):
@@ -117,7 +117,9 @@ def test_linear_molecules_are_a_bucket_of_their_own(data):
 def test_an_epoch_sees_every_pair_of_every_system_once(data):
     groups, training = pair_sets.form(data), settings.Training(batch_size=3, seed=1)
     of_epoch = [
-        batches._bucket([groups[i].system for i in own], [groups[i].train for i in own], own, 7, pair_sets.padded)
+        batches._bucket(
+            [groups[i].system for i in own], [groups[i].train for i in own], [0.0] * len(own), own, 7, pair_sets.padded
+        )
         for own in ([0, 2], [1])
     ]
     n_steps, seen = batches.n_batches(of_epoch, training), [[], []]

@@ -3,7 +3,7 @@
     python experiments/active_learning/run.py                # everything, an hour of a core
     python experiments/active_learning/run.py --smoke DIR    # small, of no meaning
 
-A model of paracetamol (OPLS-AA, Δt = 7 fs) learns one run of 2 ps, too short for the conformers of the molecule.  Every
+A model of paracetamol (OPLS-AA, Δt = 7 fs) learns one run of 0.3 ps, too short for the conformers of the molecule.  A
 round runs it in NVT with the force field as its fallback, which is collected, and trains on with that.  results.json
 has the alarms per ns of the model's own steps before and after each round, by the limits of the first model, so that
 no model is judged by what it itself shows.  What was stopped goes on when it is started again.
@@ -23,8 +23,8 @@ from ffmd_jax.models import model_files
 
 HERE = Path(__file__).resolve().parent
 TIME_STEP_FS, BATH = 7.0, ffmd.NVT(300.0, 70.0, friction_tau_fs=1000.0)
-RUN_PS, N_RUNS, ROUNDS, ROLLOUT_PS = 2.0, 3, 3, 1000.0
-EPOCHS = 20, 10  # of the first training, and of those of the rounds
+RUN_PS, N_RUNS, ROUNDS, ROLLOUT_PS = 0.3, 3, 3, 500.0
+EPOCHS = 100, 10  # of the first training, and of those of the rounds
 
 
 class Stages:
@@ -49,13 +49,13 @@ class Stages:
 
     def _reference(self) -> None:
         """NVE runs, of which one trains, one validates and one tests."""
-        length_ps = 0.2 if self.smoke else RUN_PS
+        length_ps = 0.1 if self.smoke else RUN_PS
         paths = ffmd.reference(
-            "paracetamol", self.data / "nve.h5", runs=N_RUNS, length_ps=length_ps, frame_fs=1.0, equilibrate_ps=2.0,
+            "paracetamol", self.data / "nve.h5", runs=N_RUNS, length_ps=length_ps, frame_fs=0.5, equilibrate_ps=2.0,
             resume=True,
         )  # fmt: skip
         if not self.pairs.exists():
-            ffmd.make_dataset(paths, TIME_STEP_FS, stride_fs=1.0, out=self.pairs)
+            ffmd.make_dataset(paths, TIME_STEP_FS, stride_fs=0.5, out=self.pairs)
 
     def _train(self, i: int) -> None:
         """The model after i rounds: of the first pairs, then of all stretches so far and as many of the first pairs."""
@@ -76,19 +76,24 @@ class Stages:
     def _collected(self, i: int) -> Path:
         return self.data / f"collected_{i}.h5"
 
+    def _stretches(self, i: int) -> int:
+        """How many were collected by the runs up to the i-th."""
+        path = self._collected(i)
+        return len(dataset_file.read(path).groups[0].runs) if path.exists() else 0
+
     def _roll_out(self, i: int) -> dict[str, Any]:
         """A run with the model after i rounds; what the fallback did is added to what it did before."""
         out, first = self.runs / f"rollout_{i}.h5", ffmd.load(self.runs / "model_0")
-        if i and not self._collected(i).exists():
+        if self._stretches(i - 1) and not self._collected(i).exists():
             shutil.copy(self._collected(i - 1), self._collected(i))
         steps = round((1 if self.smoke else ROLLOUT_PS) * units.PS / TIME_STEP_FS / 10) * 10
-        before = len(dataset_file.read(self._collected(i - 1)).groups[0].runs) if i else 0
+        before = self._stretches(i - 1)
         model = dataclasses.replace(ffmd.load(self.runs / f"model_{i}"), calibration=first.calibration)
         run = ffmd.simulate(
             model, self.data / "nve_0.h5", steps=steps, every=10, ensemble=BATH, out=out, resume=True, seed=i,
             on_alarm="fallback", fallback="paracetamol", collect=self._collected(i),
         )  # fmt: skip
-        stretches = len(dataset_file.read(self._collected(i)).groups[0].runs) - before
+        stretches = self._stretches(i) - before
         model_ns = (steps - 10 * run.fallback_frames) * TIME_STEP_FS / 1e6
         return {
             "model_ns": round(model_ns, 4),

@@ -18,7 +18,7 @@ from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import trajcast
 from ffmd_jax.models.config import Calibration, FamilyCalibration, FamilyConfig, ModelConfig
 
-_TERM = "term{}"
+_TERM, _LATER = "term{}", 0.5
 
 
 class Member(NamedTuple):
@@ -48,10 +48,15 @@ def init(key: Array, config: FamilyConfig) -> trajcast.Params:
 
 
 def basis(config: FamilyConfig, time_step_fs: Any) -> Array:
-    """The values of the terms at Δt, ``[terms]``: Chebyshev polynomials of log Δt over the range."""
+    """The values of the terms at Δt, ``[terms]``: Chebyshev polynomials of log Δt over the range.
+
+    All but the first are halved, so that a step of the optimizer, which changes the weights of all terms, changes those
+    of a member little more than it would change them alone.
+    """
     low, high = np.log(config.time_steps_fs[0]), np.log(config.time_steps_fs[-1])
     place = 2 * (jnp.log(time_step_fs) - low) / (high - low) - 1
-    return jnp.cos(jnp.arange(config.terms) * jnp.arccos(jnp.clip(place, -1, 1)))
+    waves = jnp.cos(jnp.arange(config.terms) * jnp.arccos(jnp.clip(place, -1, 1)))
+    return waves * jnp.where(jnp.arange(config.terms) > 0, _LATER, 1.0)
 
 
 def member(config: FamilyConfig, params: trajcast.Params, time_step_fs: Any) -> Member:

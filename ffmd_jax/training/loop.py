@@ -23,10 +23,14 @@ from ffmd_jax.training.batches import Batch
 from ffmd_jax.training.settings import Training
 
 _DIVERGED_LOSS = 1e4  # a network that predicts that nothing moves has about 1
+_FOLLOW = 0.02  # of what a batch adds to the recent loss of its label
 
 
 class TrainState(NamedTuple):
-    """What changes in training: weights, their moving average, optimizer, plateau, step, steps skipped for NaN."""
+    """What changes in training: weights, their moving average, optimizer, plateau, step, steps skipped for NaN.
+
+    ``typical`` is the recent loss of each label of batches; (): all batches count the same.
+    """
 
     params: trajcast.Params
     average: trajcast.Params
@@ -34,6 +38,7 @@ class TrainState(NamedTuple):
     plateau: Any
     step: Array
     skipped: Array
+    typical: Any = ()
 
 
 class Diverged(ValueError):
@@ -70,7 +75,7 @@ def make_train_step(
     together: bool,
     reverse: Callable[[Any], Any] = batches.reverse,
     member: Callable[[Any, Any], Any] = lambda params, label: params,
-    relative: bool = False,
+    labels: Sequence[float] = (),
 ) -> Callable[[TrainState, Sequence[Batch], Any], tuple[TrainState, Array]]:
     """Returns ``(state, batches, i) -> (state, [loss, gradient norm])``, learning from the batch of the i-th bucket.
 
@@ -83,7 +88,7 @@ def make_train_step(
         together: all pairs of a device at once, not one after the other (`trajcast.batches_together`).
         reverse: turns the time of a pair round.
         member: ``(weights, label of the batch)`` -> what the loss takes.
-        relative: follow the gradient of the logarithm of the loss.
+        labels: of batches whose losses are seen relative to the recent loss of their label; (): as they are.
     """
 
     def make_share(loss: losses.Loss):
@@ -114,8 +119,12 @@ def make_train_step(
         both = zip(means, batches, strict=True)
         branches = [functools.partial(mean, state.params, batch) for mean, batch in both]
         value, gradient = branches[0]() if len(branches) == 1 else jax.lax.switch(i, branches)
-        if relative:
-            gradient = jax.tree.map(lambda g: g / value, gradient)
+        typical = state.typical
+        if labels:
+            own = jnp.asarray(labels, jnp.float32) == batches[0].labels[0]
+            usual = jnp.sum(jnp.where(own, typical, 0))
+            gradient = jax.tree.map(lambda g: g / usual, gradient)
+            typical = jnp.where(own, typical + _FOLLOW * (jnp.clip(value, 0, 10 * usual) - usual), typical)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(norm)
         gradient = jax.tree.map(lambda g: jnp.where(finite, g, 0), gradient)
@@ -126,7 +135,7 @@ def make_train_step(
         # The average starts as a plain mean, so that it forgets the random weights.
         decay = jnp.minimum(training.ema_decay, (1 + state.step) / (10 + state.step)).astype(jnp.float32)
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
-        new = TrainState(params, average, moments, state.plateau, state.step + 1, state.skipped)
+        new = TrainState(params, average, moments, state.plateau, state.step + 1, state.skipped, typical)
         kept = state._replace(step=state.step + 1, skipped=state.skipped + 1)
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, kept), jnp.stack([value, norm])
 
@@ -165,7 +174,9 @@ def initial(config: Any, training: Training, n_steps: int, params: trajcast.Para
         start: Any = cast(given, jnp.float32)
         zero = jnp.zeros((), jnp.int32)
         moments = optimizer.make(training, n_steps).init(start)
-        return TrainState(start, start, moments, optimizer.plateau(training).init(zero.astype(jnp.float32)), zero, zero)
+        plateau, n_labels = optimizer.plateau(training).init(zero.astype(jnp.float32)), len(tasks.labels(config))
+        typical = jnp.ones(n_labels, jnp.float32) if n_labels else ()
+        return TrainState(start, start, moments, plateau, zero, zero, typical)
 
     return parallel.replicate(begin(params), parallel.mesh())
 
@@ -203,7 +214,7 @@ def fit(
         member = functools.partial(task.member, config)
         take_step = make_train_step(
             [loss_of(bucket) for bucket in train], training, rule, devices, together, task.reverse, member,
-            task.relative,
+            tasks.labels(config),
         )  # fmt: skip
         run_block = make_block(take_step, devices)
         at_once = -(-batch_size // devices.size) if together else 1

@@ -37,7 +37,6 @@ class Task(NamedTuple):
         summarize: ``(configuration, group, examples, found) -> errors`` of the mean of what the loss measures.
         reverse: turns the time of an example round.
         member: ``(configuration, weights, label of a batch) -> what the loss takes``; default: the weights.
-        relative: a batch counts by what it changes of its loss: errors at a small Δt are small, and matter as much.
     """
 
     form: Callable[..., Any]
@@ -50,7 +49,6 @@ class Task(NamedTuple):
     summarize: Callable[..., Any]
     reverse: Callable[[Any], Any]
     member: Callable[[Any, Any, Any], Any] = lambda config, params, label: params
-    relative: bool = False
 
 
 def _form_pairs(data: Dataset, time_step_fs: float | None, config: ModelConfig | None) -> Any:
@@ -117,7 +115,7 @@ TASKS = {
     ),
     "family": Task(
         _form_family, losses.configure_family, losses.check_fits_family, family.init,
-        pair_sets.padded, batches.pair_search, _family_loss, _summarize_member, batches.reverse, family.member, True,
+        pair_sets.padded, batches.pair_search, _family_loss, _summarize_member, batches.reverse, family.member,
     ),
     "potential": Task(
         _form_frames, potential_losses.configure, potential_losses.check_fits, potential.init, labelled.padded,
@@ -130,6 +128,11 @@ def kind_of(config: Any) -> str:
     """Of the model with this configuration."""
     kinds = {PotentialConfig: "potential", FamilyConfig: "family"}
     return kinds.get(type(config), "propagator")
+
+
+def labels(config: Any) -> tuple[float, ...]:
+    """Of the batches, whose losses count relative to those of the same label: errors at a small Δt are small, too."""
+    return config.time_steps_fs if isinstance(config, FamilyConfig) else ()
 
 
 def of(config: Any) -> Task:
