@@ -19,6 +19,7 @@ from ffmd_jax.formats import trajectory
 from ffmd_jax.models import family, model_files, trajcast
 from ffmd_jax.models.config import Architecture, Calibration, FamilyCalibration, FamilyConfig, ModelConfig
 from ffmd_jax.models.model import Model
+from ffmd_jax.reference_md import systems
 from ffmd_jax.simulation.simulate import simulate
 from ffmd_jax.training import batches, loop, losses, optimizer, parallel, settings, tasks
 
@@ -204,6 +205,67 @@ def test_a_family_is_trained_evaluated_and_runs_at_any_step(argon_run, tmp_path,
     assert "no time step" in fails(capsys, *several, "--kind", "potential", *sizes)
     assert "leave out" in fails(capsys, *several, "--init", out, *sizes)
     assert not (tmp_path / "no").exists() and not (tmp_path / "no.h5").exists()
+
+
+@pytest.fixture(scope="module")
+def argon(tmp_path_factory):
+    """A family of untrained propagators that hardly change velocities, whose monitors alarm above 1.5 · 45 K."""
+    folder, argon = tmp_path_factory.mktemp("argon"), systems.argon((2, 2, 2))
+    sizes = dataclasses.replace(SIZES, cutoff=5.0, radial_intervals=0)
+    member = ModelConfig((18,), (39.948,), 40.0, 0.04, 1.1e-2, 0.01, 12.0, shortest_distance=3.0, architecture=sizes)
+    config = FamilyConfig((5.0, 40.0), (0.005, 0.04), 2, member)
+    seen = Calibration(1e9, 1e9, (0.1,), 1e-7, (0.01,), 45.0)
+    with jax.enable_x64(True):
+        params = family.init(jax.random.key(0), config)
+        params["term0"]["readout"] = jax.tree.map(lambda x: 0.01 * x, params["term0"]["readout"])
+        state = mechanics.maxwell_boltzmann(jax.random.key(0), argon.system, argon.state, 55.0)
+    model_files.save(folder / "family", Model(config, params, FamilyCalibration((seen, seen)), kind="family"))
+    frames = jax.tree.map(lambda values: np.asarray(values)[None], state)
+    trajectory.write(folder / "start.h5", trajectory.Trajectory(argon.system, frames, np.zeros(1), {}, {}))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("restore_precision")
+def test_an_alarm_halves_the_step_and_the_run_stays_on_its_grid(argon, tmp_path, capsys):
+    out, parts = tmp_path / "run.h5", tmp_path / "parts.h5"
+    command = ["rollout", argon / "family", "--start", argon / "start.h5", "--temperature", 52, "--no-tables",
+               "--time-step", "auto", "--tau-fs", 1, "--every", 2, "--fallback-steps", 6, "--seed", 3]  # fmt: skip
+    ffmd(*command, "--steps", 120, "--out", out)
+    run = trajectory.read(out)
+    halvings = run.metadata["halvings"]
+    np.testing.assert_allclose(np.diff(run.times), 80.0)
+    assert len(run.times) == 60 and run.metadata["time_step_fs"] == 40.0
+    assert halvings[0]["time_step_fs"] == 20.0 and {h["time_step_fs"] for h in halvings} >= {20.0, 10.0}
+    for halving, after in zip(halvings, [*halvings[1:], None], strict=True):
+        inside = (run.times > halving["time_fs"]) & (run.times <= halving["time_fs"] + halving["length_fs"])
+        assert np.isnan(run.observables["round_trip_error"][inside]).all() and inside.sum() == halving["length_fs"] / 80
+        soon = after is not None and after["time_fs"] <= halving["time_fs"] + halving["length_fs"] + 6 * 40
+        expected = halving["time_step_fs"] / 2 if soon else 20.0
+        assert after is None or after["time_step_fs"] == expected
+    assert f"Δt was halved {len(halvings)} times" in capsys.readouterr().out
+    ffmd("analyze", out, "--out", tmp_path / "report")
+    assert f"Δt was halved {len(halvings)} times" in (tmp_path / "report" / "report.html").read_text()
+
+    cut = round(halvings[1]["time_fs"] / 80) * 2  # the next alarm comes right after the first part
+    ffmd(*command, "--steps", cut, "--out", parts)
+    ffmd(*command, "--steps", 120, "--out", parts, "--resume")
+    np.testing.assert_array_equal(trajectory.read(parts).frames.positions, run.frames.positions)
+    assert trajectory.read(parts).metadata["halvings"] == halvings
+
+
+@pytest.mark.usefixtures("restore_precision")
+def test_a_run_that_shorter_steps_do_not_help_ends(argon, tmp_path, capsys):
+    command = ["rollout", argon / "family", "--start", argon / "start.h5", "--out", tmp_path / "run.h5", "--no-tables"]
+    hot = ["--temperature", 400, "--tau-fs", 100, "--steps", 200, "--time-step", 40, "--fallback-steps", 2]
+    message = fails(capsys, *command, *hot, "--on-alarm", "halve", code=3)
+    run = trajectory.read(tmp_path / "run.h5")
+    assert "the temperature is" in message and "shorter steps did not help" in message
+    assert [halving["time_step_fs"] for halving in run.metadata["halvings"]] == [20.0, 10.0, 5.0]
+    options = ["--steps", 2, "--temperature", 55, "--overwrite"]
+    assert "no replicas" in fails(capsys, *command, *options, "--time-step", "auto", "--replicas", 2)
+    assert "with 2.5 fs, too" in fails(capsys, *command, *options, "--time-step", 5, "--on-alarm", "halve")
+    assert "does not go with" in fails(capsys, *command, *options, "--time-step", "auto", "--on-alarm", "warn")
 
 
 def test_another_step_than_the_only_one_is_refused(molecule):

@@ -10,6 +10,7 @@ from ffmd_jax.core import units
 
 _RELAXATIONS = 5
 _SHOWN = 5  # changes of bonds
+_SHOWN_HALVINGS = 5
 _TITLES = {"differs": "Differs", "cannot tell": "Cannot tell", "agrees": "Agrees", checks.NOT_COMPARED: "Not compared"}
 _BESIDE = {"target": "the target", "reference": "the reference"}
 
@@ -200,4 +201,11 @@ def _alarms(analysis: Analysis) -> str:
         return ""
     taken_over = analysis.metadata.get("fallback_frames", 0)
     alarms = f"Alarms of the monitors: {'; '.join(found)}." if found else "The monitors raised no alarm."
+    halvings: list[dict[str, float]] = analysis.metadata.get("halvings", [])
+    if halvings:
+        shortest = min(halving["time_step_fs"] for halving in halvings)
+        where = ", ".join(f"{halving['time_fs'] / units.PS:.4g}" for halving in halvings[:_SHOWN_HALVINGS])
+        more = ", …" if len(halvings) > _SHOWN_HALVINGS else ""
+        how = f"Δt was halved {len(halvings)} times, to {shortest:g} fs at least, for {taken_over} frames"
+        return f"{alarms} {how}: at {where}{more} ps."
     return alarms + (f" The reference took over for {taken_over} frames." if taken_over else "")

@@ -25,7 +25,7 @@ _NAMES = {
     "tau_fs": ("relaxation time of the thermostat", "fs"),
     "friction_tau_fs": ("relaxation time of the friction", "fs"),
     "reversible": ("time-symmetrised steps", ""),
-    "fallback_frames": ("frames by the fallback", ""),
+    "fallback_frames": ("frames by the fallback, or shorter steps", ""),
     "seed": ("random seed", ""),
     "temperature": ("temperature", "K"),
     "dt": ("time step of the integrator", "fs"),

@@ -16,9 +16,11 @@ class Settings:
 
     Attributes:
         steps: Steps of Δt in all; a multiple of --every.
-        time_step: Δt, fs, of a model that was trained for several (None: the model's).
+        time_step: Δt, fs, of a model that was trained for several (None: the model's); auto: its largest, with
+            --on-alarm halve.
         on_alarm: What an alarm of a monitor does. stop: keep the good frames and end with exit code 3; warn: print it
-            and continue; fallback: hand the last good state to the reference for --fallback-steps Δt, then continue.
+            and continue; fallback: hand the last good state to the reference for --fallback-steps Δt, then continue;
+            halve: take steps of Δt/2 for as long, if alarms come back of Δt/4, …, with a model of several time steps.
         wall_clock_hours: Stop and save after this wall time, h; --resume continues.
         ensemble: nvt with a thermostat, nve, or npt with a barostat, too, which needs a potential.
         pressure_bar: Pressure of npt, bar.
@@ -64,8 +66,8 @@ class Settings:
     """
 
     steps: int
-    time_step: float | None = None
-    on_alarm: Literal["stop", "warn", "fallback"] = "stop"
+    time_step: float | Literal["auto"] | None = None
+    on_alarm: Literal["stop", "warn", "fallback", "halve"] = "stop"
     wall_clock_hours: float | None = None
     ensemble: Literal["nve", "nvt", "npt"] = "nvt"
     temperature: Annotated[float | None, arg(metavar="K")] = None
@@ -238,6 +240,8 @@ def _report(run, out: Path, n_steps: int) -> None:
         found = run.alarms if run.replicas else [run.alarms]
         last = max((alarm for each in found for alarm in each), key=lambda alarm: alarm.time_fs)
         where = f"at {last.time_fs:g} fs"
+        if run.halvings:
+            where = f"first {where}; shorter steps did not help at {done:g} fs"
         if not any(run.n_frames):
             raise Stopped(f"{last.text} ({where}, before the first frame; nothing is written)")
         raise Stopped(f"{last.text} ({where}); {out} keeps the {frames} good frames before it")

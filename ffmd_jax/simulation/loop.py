@@ -45,7 +45,7 @@ class Plan(NamedTuple):
     every: int
     on_alarm: str
     check_every: int
-    fallback: tuple[fallbacks.Fallback, int] | None
+    fallback: tuple[tuple[fallbacks.Fallback, ...], int] | None
     dtype: Any
     tables: bool
     reversible: bool
@@ -111,6 +111,13 @@ class _Progress:
         """Continues from a state after a break, with the alarms so far."""
         self.carry = self.engine.begin_anew(self.carry, state, key, step)
 
+    def note_halving(self, time_step_fs: float, n_steps: int) -> None:
+        """Notes and logs that the next Δt are made of shorter ones."""
+        length_fs = n_steps * self.plan.model.config.time_step_fs
+        halvings = self.recorder.notes.setdefault("halvings", [])
+        halvings.append({"time_fs": self.time_fs, "length_fs": length_fs, "time_step_fs": time_step_fs})
+        logger.warning("Δt is %g fs from %g fs on, for %g fs", time_step_fs, self.time_fs, length_fs)
+
     def alarms(self) -> list[list[Alarm]]:
         """Those of each replica, in the order in which they came."""
         plan = self.plan
@@ -134,7 +141,11 @@ class _Progress:
             }
             return {"replicas": n_replicas, "of_replicas": of_each}
         watched = plan.limits is not None
-        noted = {} if self.watch is None else {"bond_changes": [change._asdict() for change in self.watch.changes]}
+        noted: dict[str, Any] = (
+            {} if self.watch is None else {"bond_changes": [change._asdict() for change in self.watch.changes]}
+        )
+        if plan.on_alarm == "halve":
+            noted["halvings"] = self.recorder.notes.get("halvings", [])
         fallback_frames = self.recorder.notes["fallback_frames"]
         return {"alarms": found[0] if watched else None, "fallback_frames": fallback_frames, **noted}
 
@@ -149,6 +160,7 @@ class _Progress:
             tuple(np.flatnonzero(halted).tolist()) if n_replicas else (), self.step >= plan.n_steps,
             self.recorder.notes["fallback_frames"], n_replicas, self.step_before,
             None if self.watch is None else tuple(self.watch.changes),
+            tuple(self.recorder.notes.get("halvings", ())) if plan.on_alarm == "halve" else None,
             tuple(self.recorder.trajectories()) if out is None else (),
         )  # fmt: skip
 
@@ -232,9 +244,10 @@ def _blocks(now: _Progress, until: Until) -> Iterator[rollout.Block]:
             yield block
         _log_alarms(now, warned)
         if np.all(now.carry.halted):
-            if plan.on_alarm != "fallback":
+            which = _next_fallback(now)
+            if which is None:
                 break
-            yield from _fall_back(now)
+            yield from _fall_back(now, which)
         took = time.monotonic() - started
         size = int(np.clip(size * _BLOCK_S / max(took, 1e-3), 1, min(2 * size, now.engine.block_frames)))
         if until.over(took):
@@ -242,14 +255,25 @@ def _blocks(now: _Progress, until: Until) -> Iterator[rollout.Block]:
     now.recorder.save()
 
 
-def _fall_back(now: _Progress) -> Iterator[rollout.Block]:
-    """The reference for some frames from the last good state, then the model again.
+def _next_fallback(now: _Progress) -> int | None:
+    """Which fallback takes over: the first, or of several the next where the one before has just ended; None: none."""
+    if now.plan.fallback is None:
+        return None
+    references, n_steps = now.plan.fallback
+    end, which = now.recorder.notes.get("last_fallback", (-n_steps - 1, 0))
+    if len(references) == 1 or now.step - end > n_steps:
+        return 0
+    return which + 1 if which + 1 < len(references) else None
+
+
+def _fall_back(now: _Progress, which: int) -> Iterator[rollout.Block]:
+    """A fallback for some frames from the last good state, then the model again.
 
     Frames that are collected are of constant energy, as those are that a model learns from.
     """
     plan = now.plan
     assert plan.fallback is not None
-    reference, n_steps = plan.fallback
+    reference, n_steps = plan.fallback[0][which], plan.fallback[1]
     left = (plan.n_steps - now.step) // plan.every
     n_frames = min(left, -(-n_steps // plan.every))
     key, key_reference = jax.random.split(now.carry.key)
@@ -263,7 +287,10 @@ def _fall_back(now: _Progress) -> Iterator[rollout.Block]:
         plan.collection.add(state, found.frames, stride * reference.engine.dt, now.time_fs)
     frames = take(found.frames, slice(often - 1, None, often))
     times = (now.step // plan.every + 1 + np.arange(n_frames)) * plan.every * plan.model.config.time_step_fs
+    if plan.on_alarm == "halve":
+        now.note_halving(reference.engine.dt, n_frames * plan.every)
     now.begin_anew(take(frames, -1), key, now.step + n_frames * plan.every)
+    now.recorder.notes["last_fallback"] = (now.step, which)
     unknown = {"round_trip_error": np.full(n_frames, np.nan)}
     block = rollout.Block(frames, times, unknown, now.carry)
     now.recorder.write(block, now.engine.searches, by_fallback=True)

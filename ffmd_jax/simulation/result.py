@@ -31,6 +31,7 @@ class Run:
         replicas: their number; 0: one run, without the axis.
         n_steps_before: taken before this call, where a run is continued.
         bond_changes: bonds that formed and broke; None: not watched.
+        halvings: where Δt was halved, for how long, fs, and to what; None: it cannot be.
     """
 
     path: Path | None
@@ -45,6 +46,7 @@ class Run:
     replicas: int
     n_steps_before: int
     bond_changes: tuple[Change, ...] | None = None
+    halvings: tuple[dict[str, float], ...] | None = None
     _in_memory: tuple[Trajectory, ...] = ()
 
     def __len__(self) -> int:
@@ -111,6 +113,9 @@ class Run:
             notes = f"; alarms: {kinds}" if self.alarms else "; no alarms"
         if self.bond_changes is not None:
             notes += f"; bonds that formed or broke: {len(self.bond_changes) or 'none'}"
-        if self.fallback_frames:
+        if self.halvings is not None:
+            how = f"halved {len(self.halvings)} times, for {self.fallback_frames} frames"
+            notes += f"; Δt was {how if self.halvings else 'never halved'}"
+        elif self.fallback_frames:
             notes += f"; {self.fallback_frames} frames by the reference"
         return notes

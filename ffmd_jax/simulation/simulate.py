@@ -22,7 +22,7 @@ from ffmd_jax.models import model_files
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import fallback as fallbacks
 from ffmd_jax.reference_md import potentials
-from ffmd_jax.simulation import command, starts
+from ffmd_jax.simulation import command, halving, starts
 from ffmd_jax.simulation.collection import Collection
 from ffmd_jax.simulation.loop import Plan, Until, produce
 from ffmd_jax.simulation.result import Run
@@ -36,7 +36,7 @@ def simulate(
     start: Start,
     *,
     steps: int,
-    time_step_fs: float | None = None,
+    time_step_fs: float | Literal["auto"] | None = None,
     ensemble: Ensemble = NVT(),
     every: int = 1,
     out: str | Path | None = None,
@@ -54,7 +54,7 @@ def simulate(
     monitors: bool = True,
     alarm_factor: float = monitor_limits.FACTOR,
     check_every: int = 100,
-    on_alarm: Literal["stop", "warn", "fallback"] = "stop",
+    on_alarm: Literal["stop", "warn", "fallback", "halve"] = "stop",
     fallback: str | None = None,
     fallback_args: dict[str, Any] | None = None,
     fallback_steps: int = 20,
@@ -75,7 +75,8 @@ def simulate(
         model: from `load`, or a folder, or the name of a shipped model.
         start: a file (its last frame), ``ase.Atoms``, a pair (system, state), or a sequence of these: replicas.
         steps: of Δt in all; a multiple of ``every``.
-        time_step_fs: Δt, fs, of a model that has several; None: the model's.
+        time_step_fs: Δt, fs, of a model that has several; None: the model's.  "auto": its largest, with ``on_alarm`` =
+            "halve".
         ensemble: NVE(), NVT(temperature_K, tau_fs=…, friction_tau_fs=…) or NPT(temperature_K, pressure_bar=…).
         every: steps between two frames.
         out: H5MD file to write; None: the trajectory stays in memory.
@@ -97,10 +98,11 @@ def simulate(
         alarm_factor: alarm at this multiple of what the model showed on held-out data.
         check_every: steps between two time-reversal checks, which cost one step each.
         on_alarm: "stop" ends the run before the bad frame (`Run.alarms`), "warn" logs and continues, "fallback" hands
-            the last good state to a reference.
+            the last good state to a reference, "halve" to the same model with Δt/2, and if that does not help with
+            Δt/4, … (`Run.halvings`).
         fallback: a prepared system, "gfn2-xtb" or another known teacher, or ``module:Class`` of an ASE calculator.
         fallback_args: keyword arguments of the calculator.
-        fallback_steps: Δt that the reference takes over for.
+        fallback_steps: Δt that the reference, or shorter steps, take over for.
         collect: dataset file to which what the fallback does is added, for the next training; it then runs at constant
             energy.
         watch_bonds: log bonds that form and break in the frames that are stored, and note them: `Run.bond_changes`.
@@ -125,7 +127,10 @@ def simulate(
         _check_options(fields, check_every, alarm_factor, on_alarm, fallback, fallback_steps, monitors)
         if collect is not None and fallback is None:
             raise ValueError("collect keeps what a fallback does: give on_alarm = fallback and a fallback")
-        used = models.at(model if isinstance(model, Model) else model_files.load(model), time_step_fs)
+        loaded = model if isinstance(model, Model) else model_files.load(model)
+        if time_step_fs == "auto":
+            time_step_fs, on_alarm = _longest(loaded, on_alarm), "halve"
+        used = models.at(loaded, time_step_fs)
         config = used.config
         ensemble = ensembles.complete(ensemble, config.time_step_fs)
         begin = starts.begin(used, start, ensemble, seed, replicas, velocities, draw_temperature_K, hints)
@@ -145,7 +150,8 @@ def simulate(
             )
         plan = Plan(
             used, begin, ensemble, limits, steps, every, on_alarm, check_every,
-            _make_fallback(fallback, fallback_args, fallback_steps, used, begin, ensemble),
+            _make_fallback(fallback, fallback_args, fallback_steps, used, begin, ensemble) if on_alarm != "halve" else
+            _make_halving(loaded, fallback_steps, used, begin, dtype, tables, reversible, found),
             dtype, tables, reversible, found, conserve, devices, watch_bonds,
         )  # fmt: skip
         options = {
@@ -185,8 +191,10 @@ def _check_options(fields, check_every, alarm_factor, on_alarm, fallback, fallba
         raise ValueError("the fields to store must hold positions")
     if check_every < 1 or not alarm_factor > 0:
         raise ValueError("check_every and alarm_factor must be positive")
-    if on_alarm not in ("stop", "warn", "fallback"):
-        raise ValueError(f"on_alarm must be stop, warn or fallback, not {on_alarm}")
+    if on_alarm not in ("stop", "warn", "fallback", "halve"):
+        raise ValueError(f"on_alarm must be stop, warn, fallback or halve, not {on_alarm}")
+    if on_alarm == "halve" and (fallback_steps < 1 or not monitors):
+        raise ValueError("on_alarm = halve needs fallback_steps of at least 1, and monitors")
     if on_alarm == "fallback" and (fallback is None or fallback_steps < 1 or not monitors):
         raise ValueError("on_alarm = fallback needs a fallback, fallback_steps of at least 1, and monitors")
     if fallback is not None and on_alarm != "fallback":
@@ -203,7 +211,25 @@ def _make_fallback(
     if isinstance(ensemble, NPT) and fallbacks.is_calculator(name):
         raise ValueError("an ASE calculator as a fallback runs at constant volume: use nvt, or a prepared system")
     made = fallbacks.make(name, arguments or {}, begin.system, begin.state, model.config.time_step_fs)
-    return made, n_steps
+    return (made,), n_steps
+
+
+def _make_halving(family: Model, n_steps: int, model: Model, begin: Begin, dtype, tables, reversible, potential):
+    if begin.replicas:
+        raise ValueError("time steps are halved in one run: no replicas")
+    if potential is not None:
+        raise ValueError("on_alarm = halve is for runs without a potential: potential = none")
+    step = model.config.time_step_fs
+    return halving.fallbacks(family, step, begin, dtype, tables, reversible), n_steps
+
+
+def _longest(model: Model, on_alarm: str) -> float:
+    """Δt where a run with ``time_step_fs = "auto"`` begins."""
+    if on_alarm not in ("stop", "halve"):
+        raise ValueError(f"time_step auto halves Δt where an alarm is: it does not go with on_alarm = {on_alarm}")
+    if model.kind != "family":
+        raise ValueError(f"{model.name or 'the model'} has one Δt: time_step auto needs a model of several")
+    return model.config.time_steps_fs[-1]
 
 
 def _collection(path: Path, fallback: str, plan: Plan, facts: dict[str, Any], out: Any) -> Collection:
