@@ -24,7 +24,7 @@ from ffmd_jax.models import model_files
 HERE = Path(__file__).resolve().parent
 TIME_STEP_FS, BATH = 7.0, ffmd.NVT(300.0, 70.0, friction_tau_fs=1000.0)
 RUN_PS, N_RUNS, ROUNDS, ROLLOUT_PS = 0.3, 3, 3, 500.0
-EPOCHS = 100, 10  # of the first training, and of those of the rounds
+EPOCHS = 30, 10  # of the first training, and of those of the rounds
 
 
 class Stages:

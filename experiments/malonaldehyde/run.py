@@ -5,7 +5,7 @@
     python experiments/malonaldehyde/run.py data reference       # only these stages
     python experiments/malonaldehyde/run.py --smoke DIR          # small, of no meaning
 
-data: NVE runs to learn from; two fifths of them start in a transfer, which is rare.  reference: 1 ns in NVT, to compare
+data: NVE runs to learn from; two fifths of them start in a transfer, which is rare.  reference: 400 ps in NVT, to compare
 with.  train: the model.  evaluate: errors of a step.  rollout: 16 copies in NVT, free energy along the transfer and
 rates beside the reference's.  watch: a run whose transfers the bond monitor reports, checked on its frames.  speed:
 model and teacher in turn.  A stage that was stopped goes on when it is started again.
@@ -191,7 +191,7 @@ class Stages:
         r, v, f = (np.asarray(x, np.float32).astype(np.float64) for x in (r, v, f))  # half the size in the file
         return Run(State(r, v, np.broadcast_to(np.eye(3), (len(r), 3, 3))), FRAME_FS, split, 0, name, e, f)
 
-    def reference(self, n_runs: int = 10, length_ps: float = 100.0) -> None:
+    def reference(self, n_runs: int = 8, length_ps: float = 50.0) -> None:
         """Runs of the teacher in the heat bath of the model's."""
         n_runs, length_ps = (1, 1.0) if self.smoke else (n_runs, length_ps)
         ffmd.reference(
