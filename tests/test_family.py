@@ -138,6 +138,27 @@ def test_the_loss_of_a_member_is_that_of_its_propagator(params, molecule):
             np.testing.assert_allclose(one, other, rtol=2e-5)
 
 
+def test_a_step_learns_to_be_two_of_half_its_length(params, molecule):
+    """The term is what the step differs by from two of the averaged weights; none where Δt/2 is below the range."""
+    other = jax.tree.map(lambda x: 1.1 * x, params)
+    (bucket,) = tasks.buckets(CONFIG, sets_of(molecule, (3, 3, 3)), "train")
+    search, system = batches.pair_search(bucket, SIZES.cutoff), jax.tree.map(jnp.asarray, molecule[0])
+    loss, pair = losses.make_family_loss(CONFIG, search), cast(take(bucket.examples, 0), jnp.float64)
+    propagate = lambda weights, step: family.make_propagate(CONFIG, family.member(CONFIG, weights, step))  # noqa: E731
+    advance = lambda made, state: made(system, state, neighbors.build(search, system, state).graph)  # noqa: E731
+    for step, weight in ((5.0, 0.0), (20.0, 0.3)):
+        own = family.member(CONFIG, params, step)
+        extra = loss(family.with_half(CONFIG, own, other, 0.3), system, pair)[0] - loss(own, system, pair)[0]
+        once, twice = advance(propagate(params, step), pair.state), pair.state
+        for _ in range(2):
+            twice = advance(propagate(other, max(step / 2, 5.0)), twice)
+        scaled = ((once.positions - twice.positions) / own.displacement_rms) ** 2
+        scaled += ((once.velocities - twice.velocities) / MEMBER.velocity_rms) ** 2
+        np.testing.assert_allclose(extra, weight * 0.5 * jnp.mean(scaled), rtol=1e-6)
+    gradient = jax.grad(lambda x: loss(family.with_half(CONFIG, own, x, 0.3), system, pair)[0])(other)
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(gradient))
+
+
 @pytest.mark.slow
 def test_small_steps_count_as_much_as_large_ones(params, molecule):
     """Gradients are relative to the recent loss at the Δt of the batch, which follows it."""
@@ -145,12 +166,12 @@ def test_small_steps_count_as_much_as_large_ones(params, molecule):
     single, devices = cast(params, jnp.float32), parallel.mesh()
     (bucket,) = tasks.buckets(CONFIG, groups, "train")
     loss = tasks.make_loss_of(CONFIG, groups)(bucket)
-    member = lambda params, label: family.member(CONFIG, params, label)  # noqa: E731
+    learner = lambda params, average, label: family.member(CONFIG, params, label)  # noqa: E731
     batch = [jax.tree.map(lambda x: x[0], next(batches.blocks([bucket], training, 0, 3, devices)).batches[0])]
     place, found = STEPS.index(float(batch[0].labels[0])), []
     step = jax.jit(
         loop.make_train_step(
-            [loss], training, optimizer.make(training, 10), devices, True, batches.reverse, member, STEPS
+            [loss], training, optimizer.make(training, 10), devices, True, batches.reverse, learner, STEPS
         )
     )
     for usual in (1.0, 0.1):

@@ -19,7 +19,8 @@ class _Prepared(NamedTuple):
         reversible: steps; where no strong vibration has a period near Δt or 2 Δt.
         length_ps: minutes.
         teacher: of `teachers.TEACHERS`; None: the force field of the prepared system.
-        structure: prepared system where a run with the teacher begins.
+        structure: prepared system where a run with the teacher begins; none: start.xyz in the folder of the model.
+        watch_bonds: print bonds that form and break.
     """
 
     tau_fs: float
@@ -28,6 +29,7 @@ class _Prepared(NamedTuple):
     length_ps: float
     teacher: str | None = None
     structure: str = ""
+    watch_bonds: bool = False
 
 
 _SYSTEMS = {
@@ -36,6 +38,7 @@ _SYSTEMS = {
     "water": _Prepared(50.0, 1000.0, False, 10.0),
     "silicon": _Prepared(75.0, 3000.0, False, 30.0),
     "paracetamol-ccx": _Prepared(60.0, 1000.0, False, 2.0, "ani-1ccx", "paracetamol"),
+    "malonaldehyde": _Prepared(100.0, 500.0, False, 20.0, "gfn2-xtb", watch_bonds=True),
 }
 _MOLECULE = _Prepared(100.0, 200.0, False, 10.0, "gfn2-xtb")
 _WARM_PS = 1.0
@@ -43,7 +46,7 @@ _WARM_PS = 1.0
 
 def demo(
     out: Path = Path("ffmd_demo"),
-    system: Literal["quartz", "paracetamol", "water", "silicon", "paracetamol-ccx"] = "quartz",
+    system: Literal["quartz", "paracetamol", "water", "silicon", "paracetamol-ccx", "malonaldehyde"] = "quartz",
     smiles: str | None = None,
     temperature: Annotated[float, arg(metavar="K")] = 300.0,
     length_ps: float | None = None,
@@ -61,7 +64,8 @@ def demo(
     each atom, which spread the kinetic energy over elements and vibrations.  The steps of paracetamol are those of ffmd
     rollout --reversible.  Models with a potential keep the energy in each step, as ffmd rollout does.
 
-    The reference of paracetamol-ccx is ANI-1ccx, if torchani is installed; else the run is reported alone.
+    The reference of paracetamol-ccx is ANI-1ccx, if torchani is installed, that of malonaldehyde, whose proton changes
+    sides while you watch, GFN2-xTB, if tblite is; else the run is reported alone.
 
     With --smiles, any molecule of the shipped organic model, which need not have seen it, beside GFN2-xTB if tblite is
     installed: ffmd demo --smiles "CC(=O)Nc1ccc(O)cc1".
@@ -72,11 +76,11 @@ def demo(
         smiles: A molecule instead of a prepared system (needs RDKit; for the reference, tblite).
         temperature: Temperature, K; the shipped models were trained at 300 K.
         length_ps: Length of both trajectories, ps (None: 30; with slower references water and molecules 10,
-            paracetamol-ccx 2).
+            malonaldehyde 20, paracetamol-ccx 2).
         tau_fs: Relaxation time of CSVR, fs (None: that of the model's card; quartz and silicon 75, paracetamol 70,
-            paracetamol-ccx 60, water 50, molecules 100).
+            paracetamol-ccx 60, water 50, malonaldehyde and molecules 100).
         friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz and silicon 3000, paracetamol 4000, water
-            and paracetamol-ccx 1000, molecules 200); inf: none.
+            and paracetamol-ccx 1000, malonaldehyde 500, molecules 200); inf: none.
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
     """
@@ -100,12 +104,15 @@ def _beside_teacher(
     """A molecule by a model, and by the teacher if it is installed, in a report."""
     import ffmd_jax as ffmd
     from ffmd_jax.formats import ase_files
-    from ffmd_jax.reference_md import systems, teachers
+    from ffmd_jax.models import model_files
+    from ffmd_jax.reference_md import ase_engine, systems, teachers
 
     model = ffmd.load(system if smiles is None else "organic")
-    if smiles is None:
-        prepared = systems.get(usual.structure)
-        atoms, relaxed, title = prepared.system, prepared.state, f"Force-free MD of {system}"
+    title = f"Force-free MD of {system}"
+    if smiles is None and usual.structure:
+        atoms, relaxed = systems.get(usual.structure)[1:3]
+    elif smiles is None:
+        atoms, relaxed = ase_files.from_atoms(ase_engine.read_atoms(model_files.locate(system) / "start.xyz"))
     else:
         atoms, relaxed, title = _molecule(smiles, model, seed)
     step_fs = model.config.time_step_fs
@@ -114,7 +121,8 @@ def _beside_teacher(
     out.mkdir(exist_ok=True)
     how: dict[str, Any] = {"ensemble": ensemble, "seed": seed, "on_alarm": "warn"}
     start = ffmd.simulate(model, (atoms, relaxed), steps=warm, progress=False, **how)
-    run = ffmd.simulate(model, start, steps=n_steps, out=out / "force_free.h5", overwrite=True, **how)
+    run = ffmd.simulate(model, start, steps=n_steps, out=out / "force_free.h5", overwrite=True,
+                        watch_bonds=usual.watch_bonds, **how)  # fmt: skip
     reference, missing = None, ""
     assert usual.teacher is not None
     try:

@@ -28,11 +28,13 @@ class Member(NamedTuple):
         params: its weights.
         time_step_fs: Δt, fs.
         displacement_rms: unit of its displacements, Å.
+        half: the member with Δt/2, two steps of which it should be, and the weight of that; (): there is none.
     """
 
     params: trajcast.Params
     time_step_fs: Array
     displacement_rms: Array
+    half: Any = ()
 
 
 def shapes(config: FamilyConfig) -> trajcast.Params:
@@ -67,6 +69,13 @@ def member(config: FamilyConfig, params: trajcast.Params, time_step_fs: Any) -> 
     weights = jax.tree.map(lambda *of_terms: sum(v * x for v, x in zip(values, of_terms, strict=True)), *terms)
     unit = jnp.exp(jnp.interp(jnp.log(time_step_fs), *(jnp.log(jnp.asarray(x)) for x in _units(config))))
     return Member(weights, jnp.asarray(time_step_fs, dtype), unit.astype(dtype))
+
+
+def with_half(config: FamilyConfig, own: Member, average: trajcast.Params, weight: float) -> Member:
+    """The member with that of Δt/2 by the averaged weights, which do not learn from it; weight 0 below the range."""
+    low, half = config.time_steps_fs[0], own.time_step_fs / 2
+    teacher = jax.lax.stop_gradient(member(config, average, jnp.maximum(half, low)))
+    return own._replace(half=(teacher, jnp.where(half >= low * (1 - 1e-6), weight, 0.0)))
 
 
 def _units(config: FamilyConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -74,7 +74,7 @@ def make_train_step(
     devices: Mesh,
     together: bool,
     reverse: Callable[[Any], Any] = batches.reverse,
-    member: Callable[[Any, Any], Any] = lambda params, label: params,
+    learner: Callable[[Any, Any, Any], Any] = lambda params, average, label: params,
     labels: Sequence[float] = (),
 ) -> Callable[[TrainState, Sequence[Batch], Any], tuple[TrainState, Array]]:
     """Returns ``(state, batches, i) -> (state, [loss, gradient norm])``, learning from the batch of the i-th bucket.
@@ -87,7 +87,7 @@ def make_train_step(
         of_buckets: the loss of each bucket.
         together: all pairs of a device at once, not one after the other (`trajcast.batches_together`).
         reverse: turns the time of a pair round.
-        member: ``(weights, label of the batch)`` -> what the loss takes.
+        learner: ``(weights, their average, label of the batch)`` -> what the loss takes.
         labels: of batches whose losses are seen relative to the recent loss of their label; (): as they are.
     """
 
@@ -96,14 +96,15 @@ def make_train_step(
             turned = jax.tree.map(functools.partial(jnp.where, batch.backwards), reverse(batch.pairs), batch.pairs)
             return batch.weights * loss(params, batch.systems, turned)[0]
 
-        def share(params, batch: Batch):
+        def share(weights, batch: Batch):
             """Loss and gradient, summed."""
+            params, average = weights
             if together:
                 many = jax.vmap(one, in_axes=(None, 0))
-                return jax.value_and_grad(lambda p: jnp.sum(many(member(p, batch.labels[0]), batch)))(params)
+                return jax.value_and_grad(lambda p: jnp.sum(many(learner(p, average, batch.labels[0]), batch)))(params)
 
             def of_pair(params, pair: Batch):
-                return one(member(params, pair.labels), pair)
+                return one(learner(params, average, pair.labels), pair)
 
             def add(total, pair):
                 return jax.tree.map(jnp.add, total, jax.value_and_grad(of_pair)(params, pair)), None
@@ -117,11 +118,11 @@ def make_train_step(
 
     def step(state: TrainState, batches: Sequence[Batch], i: Any = 0) -> tuple[TrainState, Array]:
         both = zip(means, batches, strict=True)
-        branches = [functools.partial(mean, state.params, batch) for mean, batch in both]
+        branches = [functools.partial(mean, (state.params, state.average), batch) for mean, batch in both]
         value, gradient = branches[0]() if len(branches) == 1 else jax.lax.switch(i, branches)
         typical = state.typical
         if labels:
-            own = jnp.asarray(labels, jnp.float32) == batches[0].labels[0]
+            own = jnp.asarray(labels, jnp.float32) == jnp.stack([batch.labels[0] for batch in batches])[i]
             usual = jnp.sum(jnp.where(own, typical, 0))
             gradient = jax.tree.map(lambda g: g / usual, gradient)
             typical = jnp.where(own, typical + _FOLLOW * (jnp.clip(value, 0, 10 * usual) - usual), typical)
@@ -211,9 +212,9 @@ def fit(
 
     with out_of_memory(batch_size, devices.size):
         rule, task = optimizer.make(training, n_steps), tasks.of(config)
-        member = functools.partial(task.member, config)
+        learner = functools.partial(task.learner, config, training)
         take_step = make_train_step(
-            [loss_of(bucket) for bucket in train], training, rule, devices, together, task.reverse, member,
+            [loss_of(bucket) for bucket in train], training, rule, devices, together, task.reverse, learner,
             tasks.labels(config),
         )  # fmt: skip
         run_block = make_block(take_step, devices)
@@ -222,6 +223,7 @@ def fit(
             tasks.make_summarize(config, groups, "validation"),
             tasks.buckets(config, groups, "validation"),
         )
+        member = functools.partial(task.member, config)
         validate = losses.make_validate(loss_of, summarize, held_out, devices, at_once, member)
         feed = batches.blocks(train, training, int(current.step), block_steps, devices)
         coming, compiled, failed = next(feed), False, 0

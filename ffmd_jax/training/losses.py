@@ -1,5 +1,6 @@
 """What a training minimises, and what validation and test measure."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -132,7 +133,8 @@ def make_loss(
 
     def loss(params: trajcast.Params, system: System, pair: Pairs) -> tuple[Array, Array]:
         propagate = trajcast.make_propagate(config, params, convolution, reversible=reversible)
-        return _of_step(propagate, search, (config.displacement_rms, config.velocity_rms), inverse_mass, system, pair)
+        predicted = _step(propagate, search, system, pair.state)
+        return _errors(predicted, pair, (config.displacement_rms, config.velocity_rms), inverse_mass, system)
 
     return loss
 
@@ -144,24 +146,37 @@ def make_family_loss(
     inverse_mass: float | None = None,
     reversible: bool = False,
 ) -> Loss:
-    """Returns ``(member, system, pair) -> (loss, absolute errors)`` as `make_loss`, for any member of a family."""
+    """Returns ``(member, system, pair) -> (loss, absolute errors)`` as `make_loss`, for any member of a family.
+
+    The loss of a member with a half is also what it differs by from two steps of that.
+    """
 
     def loss(member: families.Member, system: System, pair: Pairs) -> tuple[Array, Array]:
-        propagate = families.make_propagate(config, member, convolution, reversible=reversible)
+        make = functools.partial(families.make_propagate, config, convolution=convolution, reversible=reversible)
         scales = (member.displacement_rms, config.member.velocity_rms)
-        return _of_step(propagate, search, scales, inverse_mass, system, pair)
+        predicted = _step(make(member), search, system, pair.state)
+        value, errors = _errors(predicted, pair, scales, inverse_mass, system)
+        if member.half:
+            (half, weight), twice = member.half, pair.state
+            for _ in range(2):
+                twice = _step(make(half), search, system, twice)
+            target = pair._replace(displacements=twice.positions - pair.state.positions, velocities=twice.velocities)
+            value += weight * _errors(predicted, target, scales, inverse_mass, system)[0]
+        return value, errors
 
     return loss
 
 
-def _of_step(
-    propagate: Propagate, search: neighbors.Search, scales: tuple[Any, Any], inverse_mass: float | None,
-    system: System, pair: Pairs,
-) -> tuple[Array, Array]:  # fmt: skip
+def _step(propagate: Propagate, search: neighbors.Search, system: System, state: State) -> State:
+    return propagate(system, state, neighbors.build(search, system, state).graph)
+
+
+def _errors(
+    predicted: State, pair: Pairs, scales: tuple[Any, Any], inverse_mass: float | None, system: System
+) -> tuple[Array, Array]:
     """The loss of a step and the mean absolute errors of each atom; see `make_loss`."""
     real = jnp.asarray(system.species > 0, system.masses.dtype)
     weights = real if inverse_mass is None else system.masses * np.float32(inverse_mass)
-    predicted = propagate(system, pair.state, neighbors.build(search, system, pair.state).graph)
     error_r = predicted.positions - pair.state.positions - pair.displacements
     error_v = predicted.velocities - pair.velocities
     scaled = (error_r / scales[0]) ** 2 + (error_v / scales[1]) ** 2

@@ -32,6 +32,8 @@ class Training:
         energy_weight: Of potentials: of squared errors of the energy, per atom and times the atoms of a frame.
         force_weight: Of potentials: of squared errors of the forces, where the data have them.
         stress_weight: Of potentials: of squared errors of the virial, as the energy's, where the data have stresses.
+        semigroup_weight: With several time steps: of squared differences between a step and two of half its Δt by the
+            averaged weights.
         seed: Of weights and data order.
     """
 
@@ -51,6 +53,7 @@ class Training:
     energy_weight: float = 1.0
     force_weight: float = 1.0
     stress_weight: float = 1.0
+    semigroup_weight: float = 0.0
     seed: int = 0
 
     def __post_init__(self):
@@ -64,8 +67,8 @@ class Training:
             raise ValueError("plateau_factor must lie between 0 and 1, plateau_patience be at least 1")
         if not min(self.energy_weight, self.force_weight, self.stress_weight) >= 0:
             raise ValueError("energy_weight, force_weight and stress_weight must not be negative")
-        if not self.weight_decay >= 0:
-            raise ValueError("weight_decay must not be negative")
+        if not min(self.weight_decay, self.semigroup_weight) >= 0:
+            raise ValueError("weight_decay and semigroup_weight must not be negative")
 
     @property
     def peak_rate(self) -> float:

@@ -36,7 +36,8 @@ class Task(NamedTuple):
         make_loss: ``(configuration, groups, search, training, convolution, reversible) -> loss``.
         summarize: ``(configuration, group, examples, found) -> errors`` of the mean of what the loss measures.
         reverse: turns the time of an example round.
-        member: ``(configuration, weights, label of a batch) -> what the loss takes``; default: the weights.
+        member: ``(configuration, weights, label of examples) -> what the loss takes``; default: the weights.
+        learner: ``(configuration, training, weights, their average, label of a batch)``: the same while it learns.
     """
 
     form: Callable[..., Any]
@@ -49,6 +50,7 @@ class Task(NamedTuple):
     summarize: Callable[..., Any]
     reverse: Callable[[Any], Any]
     member: Callable[[Any, Any, Any], Any] = lambda config, params, label: params
+    learner: Callable[[Any, Training, Any, Any, Any], Any] = lambda config, training, params, average, label: params
 
 
 def _form_pairs(data: Dataset, time_step_fs: float | None, config: ModelConfig | None) -> Any:
@@ -92,6 +94,11 @@ def _family_loss(config, groups, search, training, convolution, reversible) -> L
     return losses.make_family_loss(config, search, convolution, inverse_mass, reversible)
 
 
+def _learning_member(config: FamilyConfig, training: Training, params: Any, average: Any, step: Any) -> family.Member:
+    own = family.member(config, params, step)
+    return family.with_half(config, own, average, training.semigroup_weight) if training.semigroup_weight else own
+
+
 def _summarize_member(config: FamilyConfig, sets: Any, pairs: Any, found: np.ndarray) -> Any:
     return losses.summarize(config.member, sets, pairs, found)
 
@@ -116,6 +123,7 @@ TASKS = {
     "family": Task(
         _form_family, losses.configure_family, losses.check_fits_family, family.init,
         pair_sets.padded, batches.pair_search, _family_loss, _summarize_member, batches.reverse, family.member,
+        _learning_member,
     ),
     "potential": Task(
         _form_frames, potential_losses.configure, potential_losses.check_fits, potential.init, labelled.padded,

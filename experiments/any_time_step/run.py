@@ -1,0 +1,144 @@
+"""One model for many time steps beside models of one: quartz (BKS, cells of 72 atoms), 5 to 50 fs.
+
+    python experiments/any_time_step/run.py                       # everything, two hours of a core
+    python experiments/any_time_step/run.py reference train       # only these stages
+    python experiments/any_time_step/run.py --smoke DIR           # small, of no meaning
+
+reference: NVE runs.  train: a family of five Δt and single models of three of them, each with as many optimizer steps
+of two pairs, so that each takes the same time.  evaluate: errors of one step on the test run, also at Δt in between
+that no training saw.  rollout: how fast runs of equal reliability are, at a fixed Δt and at one that halves itself.
+A stage that was stopped goes on when it is started again.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ffmd_jax as ffmd
+from ffmd_jax.core import files, units
+from ffmd_jax.data import dataset_file
+from ffmd_jax.training import training_log
+
+HERE = Path(__file__).resolve().parent
+STEPS_FS, SINGLE_FS, BETWEEN_FS = (5.0, 10.0, 20.0, 30.0, 50.0), (5.0, 20.0, 50.0), (15.0, 25.0, 40.0)
+N_RUNS, LENGTH_PS, FRAME_FS, BATCH = 5, 12.0, 5.0, 2
+ARCHITECTURE = ffmd.Architecture.small(cutoff=5.0, channels=16, layers=3)
+STAGES = ["reference", "train", "evaluate", "rollout"]
+
+
+class Stages:
+    """The stages, in a folder with data/ and runs/; ``passes`` over the pairs of all Δt by the family."""
+
+    def __init__(self, folder: Path, smoke: bool, passes: int):
+        self.smoke, self.passes = smoke, passes
+        self.data, self.runs = folder / "data", folder / "runs"
+        for path in (self.data, self.runs):
+            path.mkdir(parents=True, exist_ok=True)
+        self.pairs = self.data / "pairs.h5"
+
+    def reference(self) -> None:
+        """NVE runs; the last two validate and test."""
+        paths = ffmd.reference(
+            "quartz", self.data / "nve.h5", repeat=(2, 2, 2), runs=3 if self.smoke else N_RUNS, frame_fs=FRAME_FS,
+            length_ps=0.3 if self.smoke else LENGTH_PS, equilibrate_ps=0.1 if self.smoke else 2.0, resume=True,
+        )  # fmt: skip
+        if not self.pairs.exists():
+            ffmd.make_dataset(paths, STEPS_FS[-1], stride_fs=2 * FRAME_FS, n_test=200, out=self.pairs)
+
+    def train(self) -> dict[str, Any]:
+        """Core-minutes and optimizer steps of each model."""
+        found = {"family": self._trained("family", STEPS_FS, self.passes)}
+        for step in SINGLE_FS:
+            found[f"{step:g} fs"] = self._trained(f"single_{step:g}", step, len(STEPS_FS) * self.passes)
+        return found
+
+    def _trained(self, name: str, step: Any, epochs: int) -> dict[str, float]:
+        out = self.runs / name
+        training = ffmd.Training(epochs=1 if self.smoke else epochs, batch_size=BATCH)
+        small = ffmd.Architecture.small(cutoff=5.0, channels=4, layers=1) if self.smoke else ARCHITECTURE
+        begun = (out / "training.json").exists()
+        if not (out / "calibration.json").exists():
+            ffmd.train(self.pairs, out, training=training, architecture=small, time_step_fs=step, resume=begun)
+        lines = training_log.read(out / training_log.METRICS)
+        speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
+        minutes = lines[-1]["step"] * BATCH / float(np.median(speeds)) / 60
+        return {"steps": lines[-1]["step"], "core_minutes": round(minutes, 1)}
+
+    def evaluate(self) -> dict[str, Any]:
+        """Errors of one step, %."""
+        family, data = ffmd.load(self.runs / "family"), dataset_file.read(self.pairs)
+        found: dict[str, Any] = {}
+        for step in sorted({*STEPS_FS, *BETWEEN_FS}):
+            models = {"family": family.at(step)}
+            if step in SINGLE_FS:
+                models["single"] = ffmd.load(self.runs / f"single_{step:g}")
+            found[f"{step:g} fs"] = {name: _errors(model, data) for name, model in models.items()}
+        return found
+
+    def rollout(self, length_ps: float = 200.0, n_seeds: int = 3) -> dict[str, Any]:
+        """Runs in NVT of weak friction at fixed Δt and at one that halves itself: alarms and seconds of each."""
+        family, bath = ffmd.load(self.runs / "family"), ffmd.NVT(300.0, 75.0, friction_tau_fs=3000.0)
+        start, found = self.data / "nve_0.h5", {}
+        for step in (*STEPS_FS, "auto"):
+            own: dict[str, Any] = {"on_alarm": "stop", "time_step_fs": step}
+            largest = STEPS_FS[-1] if step == "auto" else step
+            steps = 20 if self.smoke else round(length_ps * units.PS / largest)
+            first = {"ensemble": bath, "every": 1, "progress": False, **own}
+            ffmd.simulate(family, start, steps=10, **first)  # compiles
+            each = []
+            for seed in range(1 if self.smoke else n_seeds):
+                each.append(_timed(family, start, steps, seed, first))
+            found[step if step == "auto" else f"{step:g} fs"] = {
+                name: [one[name] for one in each] for name in each[0]
+            }  # fmt: skip
+        return found
+
+
+def _timed(model: Any, start: Path, steps: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    """A run: its length, how fast it was, alarms and halvings."""
+    import time
+
+    began = time.perf_counter()
+    run = ffmd.simulate(model, start, steps=steps, seed=seed, velocities="draw", **options)
+    took = time.perf_counter() - began
+    length_fs = run.n_steps * run.time_step_fs
+    return {
+        "length_ps": round(length_fs / units.PS, 2),
+        "ns_per_day": round(units.ns_per_day(length_fs, took), 1),
+        "alarms": [alarm.kind for alarm in run.alarms],
+        "halvings": None if run.halvings is None else len(run.halvings),
+    }
+
+
+def _errors(model: Any, data: Any) -> dict[str, float]:
+    errors = ffmd.evaluate(model, data)
+    return {
+        "displacements_percent": round(float(errors.displacement_percent), 2),
+        "velocities_percent": round(float(errors.velocity_percent), 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)} (default: all)")
+    parser.add_argument("--out", type=Path, default=HERE, help="holds data/, runs/ and results.json (default: here)")
+    parser.add_argument("--passes", type=int, default=4, help="of the family over all pairs (default: %(default)s)")
+    parser.add_argument("--smoke", type=Path, metavar="DIR", help="run the smallest sizes, in DIR")
+    given = parser.parse_args()
+    if unknown := set(given.stages) - set(STAGES):
+        parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(STAGES)}")
+    folder = given.smoke or given.out
+    run, path = Stages(folder, given.smoke is not None, given.passes), folder / "results.json"
+    for stage in given.stages or STAGES:
+        found = getattr(run, stage)()
+        if found is not None:
+            known = json.loads(path.read_text()) if path.exists() else {}
+            files.write_atomically(path, (json.dumps({**known, stage: found}, indent=1) + "\n").encode())
+            print(json.dumps({stage: found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
