@@ -21,7 +21,7 @@ from ffmd_jax.models.config import Architecture, Calibration, FamilyCalibration,
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import systems
 from ffmd_jax.simulation.simulate import simulate
-from ffmd_jax.training import batches, loop, losses, optimizer, parallel, settings, tasks
+from ffmd_jax.training import batches, family_losses, loop, losses, optimizer, parallel, settings, tasks
 
 SIZES = Architecture(
     cutoff=4.0, lmax=1, channels=4, layers=1, radial_hidden=(4,), speed_hidden=(4,), radial_intervals=8,
@@ -128,7 +128,7 @@ def test_the_loss_of_a_member_is_that_of_its_propagator(params, molecule):
     single = cast(params, jnp.float32)
     (bucket,) = tasks.buckets(CONFIG, groups, "train")
     search, system = batches.pair_search(bucket, SIZES.cutoff), take(bucket.systems, 0)
-    of_family = losses.make_family_loss(CONFIG, search, inverse_mass=0.05)
+    of_family = family_losses.make_loss(CONFIG, search, inverse_mass=0.05)
     for sets in groups:
         pair, step = take(sets.train, 1), sets.time_step_fs
         config, weights = family.at(CONFIG, single, step)
@@ -143,7 +143,7 @@ def test_a_step_learns_to_be_two_of_half_its_length(params, molecule):
     other = jax.tree.map(lambda x: 1.1 * x, params)
     (bucket,) = tasks.buckets(CONFIG, sets_of(molecule, (3, 3, 3)), "train")
     search, system = batches.pair_search(bucket, SIZES.cutoff), jax.tree.map(jnp.asarray, molecule[0])
-    loss, pair = losses.make_family_loss(CONFIG, search), cast(take(bucket.examples, 0), jnp.float64)
+    loss, pair = family_losses.make_loss(CONFIG, search), cast(take(bucket.examples, 0), jnp.float64)
     propagate = lambda weights, step: family.make_propagate(CONFIG, family.member(CONFIG, weights, step))  # noqa: E731
     advance = lambda made, state: made(system, state, neighbors.build(search, system, state).graph)  # noqa: E731
     for step, weight in ((5.0, 0.0), (20.0, 0.3)):

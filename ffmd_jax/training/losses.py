@@ -1,6 +1,5 @@
 """What a training minimises, and what validation and test measure."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,13 +14,10 @@ from ffmd_jax.core.state import Array, Propagate, State, System, is_isolated, ta
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.pairs import Pairs, PairSets
 from ffmd_jax.models import convolution as convolutions
-from ffmd_jax.models import family as families
 from ffmd_jax.models import model, trajcast
-from ffmd_jax.models.config import Architecture, FamilyConfig, ModelConfig
+from ffmd_jax.models.config import Architecture, ModelConfig
 from ffmd_jax.training import batches, parallel
 from ffmd_jax.training.batches import Bucket
-
-FAMILY_TERMS = 4  # functions of Δt, at most
 
 # (params, system, pair or frame) -> loss, absolute errors; of one, which may be padded
 Loss = Callable[[trajcast.Params, System, Any], tuple[Array, Array]]
@@ -133,45 +129,18 @@ def make_loss(
 
     def loss(params: trajcast.Params, system: System, pair: Pairs) -> tuple[Array, Array]:
         propagate = trajcast.make_propagate(config, params, convolution, reversible=reversible)
-        predicted = _step(propagate, search, system, pair.state)
-        return _errors(predicted, pair, (config.displacement_rms, config.velocity_rms), inverse_mass, system)
+        predicted = step_of(propagate, search, system, pair.state)
+        return errors_of(predicted, pair, (config.displacement_rms, config.velocity_rms), inverse_mass, system)
 
     return loss
 
 
-def make_family_loss(
-    config: FamilyConfig,
-    search: neighbors.Search,
-    convolution: trajcast.Convolution = convolutions.edge_convolution,
-    inverse_mass: float | None = None,
-    reversible: bool = False,
-) -> Loss:
-    """Returns ``(member, system, pair) -> (loss, absolute errors)`` as `make_loss`, for any member of a family.
-
-    The loss of a member with a half is also what it differs by from two steps of that.
-    """
-
-    def loss(member: families.Member, system: System, pair: Pairs) -> tuple[Array, Array]:
-        make = functools.partial(families.make_propagate, config, convolution=convolution, reversible=reversible)
-        scales = (member.displacement_rms, config.member.velocity_rms)
-        predicted = _step(make(member), search, system, pair.state)
-        value, errors = _errors(predicted, pair, scales, inverse_mass, system)
-        if member.half:
-            (half, weight), twice = member.half, pair.state
-            for _ in range(2):
-                twice = _step(make(half), search, system, twice)
-            target = pair._replace(displacements=twice.positions - pair.state.positions, velocities=twice.velocities)
-            value += weight * _errors(predicted, target, scales, inverse_mass, system)[0]
-        return value, errors
-
-    return loss
-
-
-def _step(propagate: Propagate, search: neighbors.Search, system: System, state: State) -> State:
+def step_of(propagate: Propagate, search: neighbors.Search, system: System, state: State) -> State:
+    """A step, with neighbours of the search."""
     return propagate(system, state, neighbors.build(search, system, state).graph)
 
 
-def _errors(
+def errors_of(
     predicted: State, pair: Pairs, scales: tuple[Any, Any], inverse_mass: float | None, system: System
 ) -> tuple[Array, Array]:
     """The loss of a step and the mean absolute errors of each atom; see `make_loss`."""
@@ -292,18 +261,6 @@ def configure(groups: Sequence[PairSets], architecture: Architecture) -> ModelCo
     )
 
 
-def configure_family(groups: Sequence[PairSets], architecture: Architecture) -> FamilyConfig:
-    """The configuration of a family for pairs at several Δt.
-
-    Raises:
-        ValueError: as `configure`.
-    """
-    steps = sorted({sets.time_step_fs for sets in groups})
-    own = [[sets for sets in groups if sets.time_step_fs == step] for step in steps]
-    units = tuple(pair_sets.statistics(of_step).displacement_rms for of_step in own)
-    return FamilyConfig(tuple(steps), units, min(len(steps), FAMILY_TERMS), configure(own[-1], architecture))
-
-
 def elements_of(groups: Sequence[Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Atomic numbers of the systems that are trained on, ascending, and the mass of each, u.
 
@@ -356,12 +313,6 @@ def neighborhood(buckets: Sequence[Bucket], cutoff: float) -> tuple[float, float
         n_atoms += int(np.sum(bucket.of_examples().species > 0))
         shortest = min(shortest, float(np.sqrt(squares.min())))
     return n_pairs / n_atoms, shortest
-
-
-def check_fits_family(config: FamilyConfig, data: PairSets) -> None:
-    """Raises ValueError for pairs at a Δt beyond those of the family, of other elements or masses."""
-    families.check(config, data.time_step_fs)
-    model.check_system(config.member, data.system)
 
 
 def check_fits(config: ModelConfig, data: PairSets) -> None:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ffmd_jax.core.state import take
 from ffmd_jax.data import labelled
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import Dataset
@@ -14,7 +13,7 @@ from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import family, potential, trajcast
 from ffmd_jax.models.config import FamilyConfig, ModelConfig, PotentialConfig
 from ffmd_jax.models.trajcast import Convolution
-from ffmd_jax.training import batches, losses, parallel, potential_losses
+from ffmd_jax.training import batches, family_losses, losses, parallel, potential_losses
 from ffmd_jax.training.batches import Bucket
 from ffmd_jax.training.losses import Loss
 from ffmd_jax.training.settings import Training
@@ -70,37 +69,9 @@ def _propagator_loss(config, groups, search, training, convolution, reversible) 
     return losses.make_loss(config, search, convolution, inverse_mass, reversible)
 
 
-def _form_family(data: Dataset, time_steps_fs: Sequence[float] | None, config: FamilyConfig | None) -> Any:
-    """The pairs at every Δt; as many at each to validate and to test with, so that one program does."""
-    if time_steps_fs is None:
-        assert config is not None
-        time_steps_fs = config.time_steps_fs
-    formed = [sets for step in time_steps_fs for sets in pair_sets.form(data, step)]
-    for split in ("validation", "test"):
-        most = min(pair_sets.count(getattr(sets, split)) for sets in formed)
-        for i, sets in enumerate(formed):
-            held = getattr(sets, split)
-            even = pair_sets.evenly(pair_sets.count(held), most) if most else slice(0, 0)
-            formed[i] = sets._replace(**{split: take(held, even)})
-    several = len(data.groups) > 1
-    return tuple(
-        sets._replace(name=f"{sets.name}, {sets.time_step_fs:g} fs" if several else f"{sets.time_step_fs:g} fs")
-        for sets in formed
-    )
-
-
 def _family_loss(config, groups, search, training, convolution, reversible) -> Loss:
     inverse_mass = losses.mean_inverse_mass(groups) if training.mass_weighting else None
-    return losses.make_family_loss(config, search, convolution, inverse_mass, reversible)
-
-
-def _learning_member(config: FamilyConfig, training: Training, params: Any, average: Any, step: Any) -> family.Member:
-    own = family.member(config, params, step)
-    return family.with_half(config, own, average, training.semigroup_weight) if training.semigroup_weight else own
-
-
-def _summarize_member(config: FamilyConfig, sets: Any, pairs: Any, found: np.ndarray) -> Any:
-    return losses.summarize(config.member, sets, pairs, found)
+    return family_losses.make_loss(config, search, convolution, inverse_mass, reversible)
 
 
 def _form_frames(data: Dataset, time_step_fs: float | None, config: PotentialConfig | None) -> Any:
@@ -121,9 +92,9 @@ TASKS = {
         _propagator_loss, losses.summarize, batches.reverse,
     ),
     "family": Task(
-        _form_family, losses.configure_family, losses.check_fits_family, family.init,
-        pair_sets.padded, batches.pair_search, _family_loss, _summarize_member, batches.reverse, family.member,
-        _learning_member,
+        family_losses.form, family_losses.configure, family_losses.check_fits, family.init,
+        pair_sets.padded, batches.pair_search, _family_loss, family_losses.summarize, batches.reverse, family.member,
+        family_losses.learner,
     ),
     "potential": Task(
         _form_frames, potential_losses.configure, potential_losses.check_fits, potential.init, labelled.padded,
