@@ -6,9 +6,9 @@
     python experiments/malonaldehyde/run.py --smoke DIR          # small, of no meaning
 
 data: NVE runs to learn from; two fifths of them start in a transfer, which is rare.  reference: 400 ps in NVT, to
-compare with.  train: the model.  evaluate: errors of a step.  rollout: 16 copies in NVT, free energy along the transfer and
-rates beside the reference's.  watch: a run whose transfers the bond monitor reports, checked on its frames.  speed:
-model and teacher in turn.  A stage that was stopped goes on when it is started again.
+compare with.  train: the model.  evaluate: errors of a step.  rollout: 16 copies in NVT, free energy along the transfer
+and rates beside the reference's.  watch: a run whose transfers the bond monitor reports, checked on its frames.
+speed: model and teacher in turn.  A stage that was stopped goes on when it is started again.
 """
 
 import argparse
