@@ -17,7 +17,7 @@ from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.dynamics.ensemble import NVE
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import family, model_files, trajcast
-from ffmd_jax.models.config import Architecture, Calibration, FamilyCalibration, FamilyConfig, ModelConfig
+from ffmd_jax.models.config import Architecture, Calibration, Carried, FamilyCalibration, FamilyConfig, ModelConfig
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import systems
 from ffmd_jax.simulation.simulate import simulate
@@ -29,7 +29,11 @@ SIZES = Architecture(
 )  # fmt: skip
 STEPS = (5.0, 10.0, 20.0)
 MEMBER = ModelConfig((8, 14), (15.999, 28.085), 20.0, 0.1, 0.01, 0.05, 4.0, True, (0.04, 0.03), 1.2, SIZES)
-CONFIG = FamilyConfig(STEPS, (0.03, 0.06, 0.1), 3, MEMBER)
+CARRIED = (
+    Carried((4.8, 4.6), (0.9, 0.8), 0.01, 0.004), Carried((8.5, 8.0), (0.6, 0.4), 0.04, 0.008),
+    Carried((12.0, 10.0), (0.1, -0.2), 0.09, 0.01),
+)  # fmt: skip
+CONFIG = FamilyConfig(STEPS, (0.03, 0.06, 0.1), CARRIED, 3, MEMBER)
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +84,13 @@ def test_weights_pass_through_those_of_three_steps_and_units_through_those_of_th
         for i, step in enumerate(STEPS)
     )
     np.testing.assert_allclose(leaf(7.0), expected, rtol=1e-9)
-    units = [family.at(CONFIG, params, step)[0].displacement_rms for step in (5.0, np.sqrt(50.0), 10.0)]
-    np.testing.assert_allclose(units, [0.03, np.sqrt(0.03 * 0.06), 0.06])
+    for step, rms, carried in zip(STEPS, CONFIG.displacement_rms, CARRIED, strict=True):
+        config, _ = family.at(CONFIG, params, step)
+        assert config.displacement_rms == pytest.approx(rms)
+        for name, value in vars(carried).items():
+            np.testing.assert_allclose(getattr(config.carried, name), value, rtol=1e-6)
+    between = family.at(CONFIG, params, 7.0)[0].carried
+    assert 4.8 < between.displacements_fs[0] < 8.5 and 0.004 < between.velocity_unit < 0.008
 
 
 def test_the_calibration_between_two_steps_is_the_larger():
@@ -90,6 +99,19 @@ def test_the_calibration_between_two_steps_is_the_larger():
     assert family.calibration_at(CONFIG, found, 10.0) == made[1]
     between = family.calibration_at(CONFIG, found, 12.0)
     assert between.round_trip == 0.3 and between.kinetic_drift == (0.3, 0.8) and between.temperature_K == 300.3
+
+
+def test_what_is_carried_is_the_linear_fit_of_each_element(molecule):
+    """Velocities that turn by an angle of each element, and what is left of them is known."""
+    system, _ = molecule
+    rng, n = np.random.default_rng(0), 4000
+    v, other = rng.normal(size=(2, n, 4, 3))
+    part = np.where(np.asarray(system.species) == 14, 0.8, 0.3)[:, None]
+    pairs = pair_sets.Pairs(State(v, v, np.broadcast_to(np.eye(3), (n, 3, 3))), 7 * part * v, part * v + 0.5 * other)
+    found = losses.carried([pair_sets.PairSets(system, 10.0, pairs, pairs, pairs)], (8, 14))
+    np.testing.assert_allclose(found.displacements_fs, [7 * 0.3, 7 * 0.8], rtol=1e-6)
+    np.testing.assert_allclose(found.velocities, [0.3, 0.8], atol=0.02)
+    assert found.displacement_unit < 1e-6 and found.velocity_unit == pytest.approx(0.5, rel=0.02)
 
 
 def example(molecule, n, step):
@@ -234,7 +256,8 @@ def argon(tmp_path_factory):
     folder, argon = tmp_path_factory.mktemp("argon"), systems.argon((2, 2, 2))
     sizes = dataclasses.replace(SIZES, cutoff=5.0, radial_intervals=0)
     member = ModelConfig((18,), (39.948,), 40.0, 0.04, 1.1e-2, 0.01, 12.0, shortest_distance=3.0, architecture=sizes)
-    config = FamilyConfig((5.0, 40.0), (0.005, 0.04), 2, member)
+    carried = Carried((0.0,), (0.0,), 0.04, 1.1e-2)
+    config = FamilyConfig((5.0, 40.0), (0.005, 0.04), (carried, carried), 2, member)
     seen = Calibration(1e9, 1e9, (0.1,), 1e-7, (0.01,), 45.0)
     with jax.enable_x64(True):
         params = family.init(jax.random.key(0), config)

@@ -203,7 +203,7 @@ class Stages:
         """The model, in two trainings, the second at a smaller rate."""
         small = ffmd.Architecture.small(cutoff=4.0, channels=8 if self.smoke else 32)
         first = ffmd.Training(batch_size=4, epochs=1 if self.smoke else 12)
-        second = dataclasses.replace(first, learning_rate=0.03, weight_decay=0.0, epochs=1 if self.smoke else 16)
+        second = dataclasses.replace(first, learning_rate=0.03, weight_decay=0.0, epochs=1 if self.smoke else 5)
         minutes, init = 0.0, None
         for name, training in (("before", first), ("model", second)):
             out = self.runs / name

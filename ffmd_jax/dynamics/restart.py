@@ -105,6 +105,8 @@ def fingerprint(*trees: ModelConfig | PotentialConfig | System | State | Any) ->
     for tree in trees:
         if isinstance(tree, ModelConfig | PotentialConfig):
             digest.update(repr(tree).encode())
+            if isinstance(tree, ModelConfig) and tree.carried is not None:
+                digest.update(repr(tree.carried).encode())
             continue
         if isinstance(tree, System):
             digest.update(repr(tree.pbc).encode())

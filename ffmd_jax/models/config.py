@@ -124,6 +124,23 @@ class Calibration:
 
 
 @dataclasses.dataclass(frozen=True)
+class Carried:
+    """What a step carries over of each atom's velocity before the network adds to it: a linear fit to the data.
+
+    Attributes:
+        displacements_fs: Of each element: displacement in a step over the velocity before it, fs.
+        velocities: Of each element: velocity after a step over that before it.
+        displacement_unit: RMS component of the displacements that this leaves, Å: unit of the network's.
+        velocity_unit: RMS component of the velocities that this leaves, Å/fs.
+    """
+
+    displacements_fs: tuple[float, ...]
+    velocities: tuple[float, ...]
+    displacement_unit: float
+    velocity_unit: float
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """All that must be known to use the weights of a model.
 
@@ -142,6 +159,7 @@ class ModelConfig:
         architecture: Sizes of the network.
         net_linear_momentum: Total momentum to impose at every step, u Å/fs; None: the state keeps its own.
         net_angular_momentum: Total angular momentum about the centre of mass to impose, u Å²/fs; or None.
+        carried: What a step carries over from the velocities; None: nothing, and the network's units are those RMS.
     """
 
     elements: tuple[int, ...]
@@ -157,8 +175,13 @@ class ModelConfig:
     architecture: Architecture = Architecture()
     net_linear_momentum: tuple[float, ...] | None = None
     net_angular_momentum: tuple[float, ...] | None = None
+    carried: Carried | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
+        if self.carried is not None and {len(self.carried.displacements_fs), len(self.carried.velocities)} != {
+            len(self.elements)
+        }:
+            raise ValueError(f"carried must have values of each element: {self.carried}")
         if list(self.elements) != sorted(set(self.elements)) or len(self.masses) != len(self.elements):
             raise ValueError(f"elements must ascend, with a mass each: {self.elements}, {self.masses}")
         if not 0 <= self.shortest_distance < self.architecture.cutoff:
@@ -190,12 +213,14 @@ class FamilyConfig:
     Attributes:
         time_steps_fs: Δt that were trained, fs, ascending; a member may have any between the first and the last.
         displacement_rms: RMS component of the displacements in the training data at each of these, Å.
+        carried: What a step carries over from the velocities at each of these.
         terms: Functions of Δt whose sums the weights of a member are.
         member: Configuration of the member with the largest Δt.
     """
 
     time_steps_fs: tuple[float, ...]
     displacement_rms: tuple[float, ...]
+    carried: tuple[Carried, ...]
     terms: int
     member: ModelConfig
 
@@ -203,7 +228,7 @@ class FamilyConfig:
         steps = self.time_steps_fs
         if len(steps) < 2 or list(steps) != sorted(set(steps)) or not steps[0] > 0:
             raise ValueError(f"a family needs two time steps or more, ascending, not {steps}")
-        if len(self.displacement_rms) != len(steps) or not min(self.displacement_rms) > 0:
+        if {len(self.displacement_rms), len(self.carried)} != {len(steps)} or not min(self.displacement_rms) > 0:
             raise ValueError(f"displacement_rms must be positive, one for each time step: {self.displacement_rms}")
         if not 1 <= self.terms <= len(steps):
             raise ValueError(f"terms must be from 1 to the {len(steps)} time steps, not {self.terms}")

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.interpolate import PchipInterpolator
 
 from ffmd_jax.core import conservation
 from ffmd_jax.core.state import Array, Graph, Propagate, State, System, full_precision
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import trajcast
-from ffmd_jax.models.config import Calibration, FamilyCalibration, FamilyConfig, ModelConfig
+from ffmd_jax.models.config import Calibration, Carried, FamilyCalibration, FamilyConfig, ModelConfig
 
 _TERM, _LATER = "term{}", 0.5
 
@@ -27,13 +28,15 @@ class Member(NamedTuple):
     Attributes:
         params: its weights.
         time_step_fs: Δt, fs.
-        displacement_rms: unit of its displacements, Å.
+        displacement_rms: of its data, Å.
+        units: of its output, and what it carries over.
         half: the member with Δt/2, two steps of which it should be, and the weight of that; (): there is none.
     """
 
     params: trajcast.Params
     time_step_fs: Array
     displacement_rms: Array
+    units: trajcast.Units
     half: Any = ()
 
 
@@ -67,8 +70,9 @@ def member(config: FamilyConfig, params: trajcast.Params, time_step_fs: Any) -> 
     values = basis(config, time_step_fs).astype(dtype)
     terms = [params[_TERM.format(k)] for k in range(config.terms)]
     weights = jax.tree.map(lambda *of_terms: sum(v * x for v, x in zip(values, of_terms, strict=True)), *terms)
-    unit = jnp.exp(jnp.interp(jnp.log(time_step_fs), *(jnp.log(jnp.asarray(x)) for x in _units(config))))
-    return Member(weights, jnp.asarray(time_step_fs, dtype), unit.astype(dtype))
+    rms, units = _units(config, time_step_fs)
+    made = jax.tree.map(lambda x: x.astype(dtype), (jnp.asarray(time_step_fs), rms, units))
+    return Member(weights, *made)
 
 
 def with_half(config: FamilyConfig, own: Member, average: trajcast.Params, weight: float) -> Member:
@@ -78,8 +82,20 @@ def with_half(config: FamilyConfig, own: Member, average: trajcast.Params, weigh
     return own._replace(half=(teacher, jnp.where(half >= low * (1 - 1e-6), weight, 0.0)))
 
 
-def _units(config: FamilyConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return config.time_steps_fs, config.displacement_rms
+def _units(config: FamilyConfig, time_step_fs: Any) -> tuple[Array, trajcast.Units]:
+    """RMS displacement, Å, and units of a member: monotonic cubic splines of log Δt through those of the trained Δt."""
+    steps, n = np.array(config.time_steps_fs), len(config.elements)
+    # What is carried of a velocity in Δt, and over Δt as a displacement, hardly depends on a small Δt.
+    rows = [
+        [*np.array(of.displacements_fs) / step, *of.velocities, *np.log([of.displacement_unit, of.velocity_unit, rms])]
+        for step, of, rms in zip(steps, config.carried, config.displacement_rms, strict=True)
+    ]
+    knots, cubic = np.log(steps), PchipInterpolator(np.log(steps), np.array(rows)).c  # [4, n_steps − 1, n_values]
+    place = jnp.log(time_step_fs)
+    k = jnp.clip(jnp.searchsorted(jnp.asarray(knots), place, side="right") - 1, 0, len(steps) - 2)
+    found = jnp.polyval(jnp.asarray(cubic)[:, k], place - jnp.asarray(knots)[k])
+    displacement, velocity, rms = jnp.exp(found[2 * n :])
+    return rms, trajcast.Units(displacement, velocity, (found[:n] * time_step_fs, found[n : 2 * n]))
 
 
 def make_propagate(
@@ -95,7 +111,7 @@ def make_propagate(
 
     @full_precision
     def step(system: System, state: State, graph: Graph) -> State:
-        return trajcast.advance(network, member.params, member.displacement_rms, correct, system, state, graph)
+        return trajcast.advance(network, member.params, member.units, correct, system, state, graph)
 
     return trajcast.reversed_and_back(step, correct) if reversible else step
 
@@ -108,8 +124,12 @@ def at(config: FamilyConfig, params: trajcast.Params, time_step_fs: float) -> tu
     """
     check(config, time_step_fs)
     made = jax.tree.map(np.asarray, _compiled(config)(params, float(time_step_fs)))
+    moved, kept = (tuple(map(float, values)) for values in made.units.carried)
     own = dataclasses.replace(
-        config.member, time_step_fs=float(time_step_fs), displacement_rms=float(made.displacement_rms)
+        config.member,
+        time_step_fs=float(time_step_fs),
+        displacement_rms=float(made.displacement_rms),
+        carried=Carried(moved, kept, float(made.units.displacement), float(made.units.velocity)),
     )
     return own, made.params
 

@@ -191,12 +191,12 @@ def make_propagate(
 def _step(
     config: ModelConfig, convolution: Convolution, reversible: bool
 ) -> Callable[[Params, System, State, Graph], State]:
-    network, correct = TrajCast(config, convolution), correction(config)
+    network, correct, units = TrajCast(config, convolution), correction(config), units_of(config)
 
     @jax.jit  # traced once for a run and its monitor
     @full_precision
     def step(params: Params, system: System, state: State, graph: Graph) -> State:
-        return advance(network, params, config.displacement_rms, correct, system, state, graph)
+        return advance(network, params, units, correct, system, state, graph)
 
     if not reversible:
         return step
@@ -208,14 +208,40 @@ def _step(
     return symmetrised
 
 
+class Units(NamedTuple):
+    """What a step makes of the output of the network; see `config.Carried`.
+
+    Attributes:
+        displacement: Å.
+        velocity: Å/fs.
+        carried: of each element, what its displacement, fs, and its velocity keep of the velocity before; () nothing.
+    """
+
+    displacement: Any
+    velocity: Any
+    carried: Any = ()
+
+
+def units_of(config: ModelConfig) -> Units:
+    """Those of a model."""
+    if config.carried is None:
+        return Units(config.displacement_rms, config.velocity_rms)
+    of = config.carried
+    return Units(of.displacement_unit, of.velocity_unit, (of.displacements_fs, of.velocities))
+
+
 def advance(
-    network: TrajCast, params: Params, displacement_rms: Any, correct: Correct, system: System, state: State,
-    graph: Graph,
-) -> State:  # fmt: skip
-    """One step: the network's output in Å and Å/fs, then the conservation laws."""
+    network: TrajCast, params: Params, units: Units, correct: Correct, system: System, state: State, graph: Graph
+) -> State:
+    """One step: the network's output in Å and Å/fs, what is carried over, then the conservation laws."""
     output = jnp.asarray(network.apply({"params": params}, system, state, graph))
-    moved = state.positions + displacement_rms * output[:, 0]
-    velocities = network.config.velocity_rms * output[:, 1]
+    moved = state.positions + units.displacement * output[:, 0]
+    velocities = units.velocity * output[:, 1]
+    if units.carried:
+        one_hot = jnp.asarray(system.species)[:, None] == jnp.asarray(network.config.elements)
+        kept = one_hot.astype(output.dtype) @ jnp.stack([jnp.asarray(x, output.dtype) for x in units.carried], axis=1)
+        moved += kept[:, :1] * state.velocities
+        velocities += kept[:, 1:] * state.velocities
     return correct(system, state, state._replace(positions=moved, velocities=velocities))
 
 

@@ -50,7 +50,9 @@ def configure(groups: Sequence[PairSets], architecture: Architecture) -> FamilyC
     steps = sorted({sets.time_step_fs for sets in groups})
     own = [[sets for sets in groups if sets.time_step_fs == step] for step in steps]
     units = tuple(pair_sets.statistics(of_step).displacement_rms for of_step in own)
-    return FamilyConfig(tuple(steps), units, min(len(steps), _TERMS), losses.configure(own[-1], architecture))
+    member = losses.configure(own[-1], architecture)
+    kept = tuple(losses.carried(of_step, member.elements) for of_step in own)
+    return FamilyConfig(tuple(steps), units, kept, min(len(steps), _TERMS), member)
 
 
 def check_fits(config: FamilyConfig, data: PairSets) -> None:

@@ -15,7 +15,7 @@ from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.pairs import Pairs, PairSets
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import model, trajcast
-from ffmd_jax.models.config import Architecture, ModelConfig
+from ffmd_jax.models.config import Architecture, Carried, ModelConfig
 from ffmd_jax.training import batches, parallel
 from ffmd_jax.training.batches import Bucket
 
@@ -259,6 +259,29 @@ def configure(groups: Sequence[PairSets], architecture: Architecture) -> ModelCo
         isolated=is_isolated(groups[0].system),
         architecture=architecture,
     )
+
+
+def carried(groups: Sequence[PairSets], elements: tuple[int, ...]) -> Carried:
+    """What a step carries over of each element's velocities: the least-squares fit to the training pairs."""
+    sums = np.zeros((4, len(elements)))  # of v·v, v·Δr, v·v' and components, of each element
+    squares = np.zeros((2, len(elements)))
+    for sets in groups:
+        if not pair_sets.count(sets.train):
+            continue
+        before, after = (
+            np.asarray(sets.train.state.velocities, np.float64),
+            np.asarray(sets.train.velocities, np.float64),
+        )
+        moved = np.asarray(sets.train.displacements, np.float64)
+        for i, element in enumerate(elements):
+            own = np.asarray(sets.system.species) == element
+            v, r, w = before[:, own], moved[:, own], after[:, own]
+            sums[:, i] += np.sum(v * v), np.sum(v * r), np.sum(v * w), v.size
+            squares[:, i] += np.sum(r * r), np.sum(w * w)
+    kept = sums[1:3] / np.where(sums[0] > 0, sums[0], 1)
+    whole = np.sum(squares, axis=1) / sums[3].sum()
+    left = np.maximum(whole - np.sum(kept**2 * sums[0], axis=1) / sums[3].sum(), 1e-16 * whole)
+    return Carried(tuple(kept[0].tolist()), tuple(kept[1].tolist()), *np.sqrt(left).tolist())
 
 
 def elements_of(groups: Sequence[Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
