@@ -4,7 +4,7 @@
     python experiments/active_learning/run.py --smoke DIR    # small, of no meaning
 
 A model of paracetamol (OPLS-AA, Δt = 7 fs) learns a run of 2 ps near 300 K and is then run at 500 K, where it has never
-been.  Every round runs it there with the force field as its fallback, which is collected, and trains on with that.
+been.  A round runs it there with the force field as its fallback, which is collected, and trains on with that.
 results.json has the alarms per ns of the model's own steps before and after each round, each model by its own limits,
 and the errors of a step at 300 and at 500 K.  What was stopped goes on when it is started again.
 """
@@ -24,7 +24,7 @@ from ffmd_jax.models import model_files
 HERE = Path(__file__).resolve().parent
 TIME_STEP_FS, BATH = 7.0, ffmd.NVT(500.0, 70.0, friction_tau_fs=1000.0)
 RUN_PS, N_RUNS = 2.1, 3
-ROLLOUT_PS = 20.0, 100.0, 200.0  # of the first model, and of those after each round
+ROLLOUT_PS = 20.0, 100.0  # of the first model, and of that after the round
 EPOCHS = 8, 8  # of the first training, and of those of the rounds
 
 

@@ -5,15 +5,16 @@
     python experiments/malonaldehyde/run.py data reference       # only these stages
     python experiments/malonaldehyde/run.py --smoke DIR          # small, of no meaning
 
-data: NVE runs to learn from; two fifths of them start in a transfer, which is rare.  reference: 400 ps in NVT, to
-compare with.  train: the model.  evaluate: errors of a step.  rollout: 16 copies in NVT, free energy along the transfer
-and rates beside the reference's.  watch: a run whose transfers the bond monitor reports, checked on its frames.
-speed: model and teacher in turn.  A stage that was stopped goes on when it is started again.
+data: NVE runs to learn from; two fifths of them start in a transfer, which is rare.  reference: NVT at 300 K, for the
+free energy, and at 500 K, where transfers are frequent enough to compare rates.  train: the model.  evaluate: errors of
+a step.  rollout: 16 copies at each temperature, beside the reference.  watch: a run whose transfers the bond monitor
+reports, checked on its frames.  speed: model and teacher in turn.  What was stopped goes on when it is started again.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -35,7 +36,7 @@ import ffmd_jax as ffmd
 from ffmd_jax.analysis import bonds
 from ffmd_jax.core import files, mechanics, progress
 from ffmd_jax.core import units as own_units
-from ffmd_jax.core.state import State, System
+from ffmd_jax.core.state import State, System, take
 from ffmd_jax.data import dataset, dataset_file
 from ffmd_jax.data.dataset_file import Dataset, Group, Run
 from ffmd_jax.formats import ase_files, trajectory
@@ -52,6 +53,7 @@ PLACES_A = [
 ]  # fmt: skip
 LEFT, RIGHT, PROTON = 0, 4, 8
 KELVIN, TAU_FS, FRICTION_TAU_FS = 300.0, 100.0, 500.0
+REFERENCES = {300.0: ("nvt", 8), 500.0: ("hot", 6)}  # files and numbers of runs of 50 ps
 STEP_FS, FRAME_FS, TIME_STEP_FS = 0.5, 1.0, 4.0
 RUN_FS, SPACING_FS = 200.0, 100.0
 # Temperature, K, and whether the runs start in a transfer, of each set of runs to learn from; then their numbers.
@@ -91,6 +93,11 @@ def molecule() -> Atoms:
     atoms.calc = teachers.make("gfn2-xtb")
     BFGS(atoms, logfile=None).run(fmax=0.01, steps=500)
     return atoms
+
+
+def bath(kelvin: float = KELVIN) -> ffmd.NVT:
+    """The thermostats of the model's runs and the teacher's."""
+    return ffmd.NVT(kelvin, TAU_FS, friction_tau_fs=FRICTION_TAU_FS)
 
 
 def transfer(positions: np.ndarray) -> np.ndarray:
@@ -191,13 +198,16 @@ class Stages:
         r, v, f = (np.asarray(x, np.float32).astype(np.float64) for x in (r, v, f))  # half the size in the file
         return Run(State(r, v, np.broadcast_to(np.eye(3), (len(r), 3, 3))), FRAME_FS, split, 0, name, e, f)
 
-    def reference(self, n_runs: int = 8, length_ps: float = 50.0) -> None:
+    def reference(self, length_ps: float = 50.0) -> None:
         """Runs of the teacher in the heat bath of the model's."""
-        n_runs, length_ps = (1, 1.0) if self.smoke else (n_runs, length_ps)
-        ffmd.reference(
-            "ase", self.data / "nvt.h5", start=molecule(), calculator="gfn2-xtb", ensemble=self._bath(), runs=n_runs,
-            length_ps=length_ps, frame_fs=TIME_STEP_FS, resume=True, seed=7, equilibrate_ps=2.0, spacing_ps=1.0,
-        )  # fmt: skip
+        start = molecule()
+        for kelvin, (name, n_runs) in REFERENCES.items():
+            n_runs, length = (2, 1.0) if self.smoke else (n_runs, length_ps)
+            ffmd.reference(
+                "ase", self.data / f"{name}.h5", start=start, calculator="gfn2-xtb", ensemble=bath(kelvin),
+                runs=n_runs, length_ps=length, frame_fs=TIME_STEP_FS, resume=True, seed=7, equilibrate_ps=2.0,
+                spacing_ps=1.0,
+            )  # fmt: skip
 
     def train(self) -> dict[str, Any]:
         """The model, in two trainings, the second at a smaller rate."""
@@ -230,47 +240,33 @@ class Stages:
 
     def rollout(self, length_ps: float = 125.0, n_copies: int = 16) -> dict[str, Any]:
         """Copies from states of the reference runs: temperatures, free energy, rates, beside the reference's."""
-        model, theirs = self._model(), [trajectory.read(path) for path in sorted(self.data.glob("nvt*.h5"))]
-        system = theirs[0].system
-        places = np.linspace(0, len(theirs[0].times) - 1, n_copies).astype(int)
-        copies = []
-        for i, place in enumerate(places):
-            frames = theirs[i % len(theirs)].frames
-            copies.append((system, State(frames.positions[place], frames.velocities[place], np.eye(3))))
-        steps = 100 if self.smoke else round(length_ps * own_units.PS / TIME_STEP_FS)
-        run = ffmd.simulate(model, copies, steps=steps, every=1, ensemble=self._bath(), on_alarm="warn")
-        ours = [run[i].frames for i in range(n_copies)]
-        alarms = [alarm.text for of_one in run.alarms for alarm in of_one]
-        found: dict[str, Any] = {"copies": n_copies, "ps_each": steps * TIME_STEP_FS / own_units.PS, "alarms": alarms}
-        profiles = {}
-        for side, frames in (("model", ours), ("teacher", [one.frames for one in theirs])):
-            along = [transfer(np.asarray(one.positions)) for one in frames]
-            counts = [n_transfers(one) for one in along]
-            length = sum(map(len, along)) * TIME_STEP_FS / own_units.PS
-            profiles[side], error = profile(along)
-            found[side] = {
-                "temperature_by_element_K": temperatures(system, frames, model.config.elements),
-                "length_ps": round(length),
-                "transfers": sum(counts),
-                "rate_per_ps": round(sum(counts) / length, 4),
-                "rate_error_per_ps": round(float(np.sqrt(sum(counts)) / length), 4),
-                "free_energy_kT": numbers(profiles[side]),
-                "free_energy_error_kT": numbers(error),
-            }
-        found["bin_A"] = BIN_A
-        known = np.isfinite(profiles["teacher"]) & (profiles["teacher"] < 5)
-        found["largest_difference_kT"] = round(float(np.abs(profiles["model"] - profiles["teacher"])[known].max()), 3)
-        found["rate_ratio"] = round(found["model"]["rate_per_ps"] / max(found["teacher"]["rate_per_ps"], 1e-9), 3)
+        model, found = self._model(), {}
+        for kelvin in REFERENCES:
+            theirs = self._reference_runs(kelvin)
+            places = np.linspace(0, len(theirs[0].times) - 1, n_copies).astype(int)
+            starts = [take(theirs[i % len(theirs)].frames, place) for i, place in enumerate(places)]
+            steps = 100 if self.smoke else round(length_ps * own_units.PS / TIME_STEP_FS)
+            run = ffmd.simulate(
+                model, [(theirs[0].system, start) for start in starts], steps=steps, every=1, ensemble=bath(kelvin),
+                on_alarm="warn",
+            )  # fmt: skip
+            sides = {"model": [run[i].frames for i in range(n_copies)], "teacher": [one.frames for one in theirs]}
+            alarms = [alarm.text for of_one in run.alarms for alarm in of_one]
+            own = {side: observed(theirs[0].system, frames, model.config.elements) for side, frames in sides.items()}
+            found[f"{kelvin:g} K"] = {"copies": n_copies, "alarms": alarms, "bin_A": BIN_A, **own, **differences(own)}
         return found
+
+    def _reference_runs(self, kelvin: float) -> list[Any]:
+        return [trajectory.read(path) for path in sorted(self.data.glob(f"{REFERENCES[kelvin][0]}_*.h5"))]
 
     def watch(self, length_ps: float = 100.0) -> dict[str, Any]:
         """A run whose bonds are watched: transfers that were reported, and those that its frames show."""
-        reference = trajectory.read(sorted(self.data.glob("nvt*.h5"))[0])
+        reference = self._reference_runs(KELVIN)[0]
         start = State(reference.frames.positions[0], reference.frames.velocities[0], np.eye(3))
         steps = 200 if self.smoke else round(length_ps * own_units.PS / TIME_STEP_FS)
         out = self.runs / "watched.h5"
         run = ffmd.simulate(
-            self._model(), (reference.system, start), steps=steps, every=1, ensemble=self._bath(), watch_bonds=True,
+            self._model(), (reference.system, start), steps=steps, every=1, ensemble=bath(), watch_bonds=True,
             out=out, overwrite=True, seed=1,
         )  # fmt: skip
         lines = bonds.describe(run.bond_changes, run.system)
@@ -285,11 +281,11 @@ class Stages:
     def speed(self) -> dict[str, Any]:
         """ns/day of the model and of the teacher at 0.5 fs, in turn, on the cores that this process may use."""
         model, atoms = self._model(), molecule()
-        start = ffmd.simulate(model, atoms, steps=1000, ensemble=self._bath(), progress=False)
+        start = ffmd.simulate(model, atoms, steps=1000, ensemble=bath(), progress=False)
         steps, found = (100 if self.smoke else 5000), {"model": [], "teacher": []}
         for turn in range(4):
             began = time.perf_counter()
-            ffmd.simulate(model, start, steps=steps, every=10, ensemble=self._bath(), progress=False)
+            ffmd.simulate(model, start, steps=steps, every=10, ensemble=bath(), progress=False)
             took = time.perf_counter() - began
             moving = atoms.copy()
             moving.calc = teachers.make("gfn2-xtb")
@@ -306,12 +302,47 @@ class Stages:
         ratio = round(medians["model"] / medians["teacher"], 1)
         return {"ns_per_day": {name: round(x, 2) for name, x in medians.items()}, "times_faster": ratio}
 
-    def _bath(self) -> ffmd.NVT:
-        return ffmd.NVT(KELVIN, TAU_FS, friction_tau_fs=FRICTION_TAU_FS)
-
     def _model(self) -> Any:
         trained = self.runs / "model"
         return ffmd.load(trained if (trained / "weights.npz").exists() else "malonaldehyde")
+
+
+def observed(system: System, frames: list[State], elements: tuple[int, ...]) -> dict[str, Any]:
+    """Temperatures, free energy and rates of some runs."""
+    along = [transfer(np.asarray(one.positions)) for one in frames]
+    length = sum(map(len, along)) * TIME_STEP_FS / own_units.PS
+    count, (free, error) = sum(map(n_transfers, along)), profile(along)
+    return {
+        "temperature_by_element_K": temperatures(system, frames, elements),
+        "length_ps": round(length),
+        "transfers": count,
+        "rate_per_ps": round(count / length, 4),
+        "rate_error_per_ps": round(float(np.sqrt(count) / length), 4),
+        "free_energy_kT": numbers(free),
+        "free_energy_error_kT": numbers(error),
+    }
+
+
+def differences(of: dict[str, Any]) -> dict[str, Any]:
+    """Ratio of the rates with its error, and the largest difference of the free energies where they are below 5 kT."""
+    model, teacher = of["model"], of["teacher"]
+    rates = {side: max(own["rate_per_ps"], 1e-9) for side, own in of.items()}
+    relative = sum(1 / max(own["transfers"], 1) for own in of.values()) ** 0.5
+    bins = [
+        (abs(a - b), math.hypot(x or 0, y or 0))
+        for a, b, x, y in zip(
+            model["free_energy_kT"], teacher["free_energy_kT"], model["free_energy_error_kT"],
+            teacher["free_energy_error_kT"], strict=True,
+        )
+        if a is not None and b is not None and b < 5
+    ]  # fmt: skip
+    ratio = rates["model"] / rates["teacher"]
+    return {
+        "rate_ratio": round(ratio, 3),
+        "rate_ratio_error": round(ratio * relative, 3),
+        "largest_difference_kT": round(max(bins)[0], 3),
+        "error_there_kT": round(max(bins)[1], 3),
+    }
 
 
 def temperatures(system: System, frames: list[State], elements: tuple[int, ...]) -> dict[str, list[float]]:
