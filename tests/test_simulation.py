@@ -170,6 +170,14 @@ def test_a_collection_of_something_else_is_refused_and_stays(changes, message, t
     assert path.read_bytes() == before and len(Collection(**given)) == 1
 
 
+def test_a_collection_without_a_folder_is_refused_before_the_run(folder, tmp_path):
+    options = {"steps": 2, "on_alarm": "fallback", "fallback": "argon", "collect": tmp_path / "none" / "kept.h5"}
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        simulate(folder / "model", folder / "ref.h5", **options)
+    with pytest.raises(FileExistsError, match="would replace the input"):
+        simulate(folder / "model", folder / "ref.h5", **{**options, "collect": folder / "ref.h5"})
+
+
 def test_stretches_are_collected_into_a_file_of_their_own(tmp_path):
     given = {
         "reference": "argon",

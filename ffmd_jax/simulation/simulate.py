@@ -119,11 +119,11 @@ def simulate(
     """
     with jax.enable_x64(True):
         rollout.check_steps(steps, every)
+        many = start if isinstance(start, list | tuple) else [start]
         if out is not None and not resume:
-            many = start if isinstance(start, list | tuple) else [start]
             files.check_output(Path(out), True, model, potential, *many)
-            if collect is not None:
-                files.check_output(Path(collect), True, model, potential, out, *many)
+        if collect is not None:
+            files.check_output(Path(collect), True, model, potential, out, *many)
         _check_options(fields, check_every, alarm_factor, on_alarm, fallback, fallback_steps, monitors)
         if collect is not None and fallback is None:
             raise ValueError("collect keeps what a fallback does: give on_alarm = fallback and a fallback")
