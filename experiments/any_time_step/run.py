@@ -4,9 +4,9 @@
     python experiments/any_time_step/run.py reference train       # only these stages
     python experiments/any_time_step/run.py --smoke DIR           # small, of no meaning
 
-reference: NVE runs.  train: a family of five Δt and single models of three of them, each with 3,000 optimizer steps of
-two pairs.  evaluate: errors of one step on the test run, also at Δt in between that no training saw.  rollout: runs in
-NVT at fixed Δt and at one that halves itself.  What was stopped goes on when it is started again.
+reference: NVE runs.  train: families of five and of eight Δt, and single models of three, each with 3,000 optimizer
+steps of two pairs.  evaluate: errors of one step on the test run, also at Δt in between that no training saw.  rollout:
+runs in NVT at fixed Δt and at one that halves itself.  What was stopped goes on when it is started again.
 """
 
 import argparse
@@ -24,7 +24,8 @@ from ffmd_jax.data import dataset_file
 from ffmd_jax.training import training_log
 
 HERE = Path(__file__).resolve().parent
-STEPS_FS, SINGLE_FS, BETWEEN_FS = (5.0, 10.0, 20.0, 30.0, 50.0), (5.0, 20.0, 50.0), (15.0, 25.0, 40.0)
+FAMILIES = {"family": (5.0, 10.0, 20.0, 30.0, 50.0), "dense": (5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0)}
+SINGLE_FS, EVALUATED_FS = (5.0, 20.0, 50.0), tuple(5.0 * i for i in range(1, 11))
 N_RUNS, LENGTH_PS, FRAME_FS, BATCH, N_STEPS = 5, 12.0, 5.0, 2, 3000
 ARCHITECTURE = ffmd.Architecture.small(cutoff=5.0, channels=16, layers=3)
 STAGES = ["reference", "train", "evaluate", "rollout"]
@@ -47,12 +48,12 @@ class Stages:
             length_ps=0.3 if self.smoke else LENGTH_PS, equilibrate_ps=0.1 if self.smoke else 2.0, resume=True,
         )  # fmt: skip
         if not self.pairs.exists():
-            ffmd.make_dataset(paths, STEPS_FS[-1], stride_fs=2 * FRAME_FS, n_test=200, out=self.pairs)
+            ffmd.make_dataset(paths, EVALUATED_FS[-1], stride_fs=2 * FRAME_FS, n_test=200, out=self.pairs)
 
     def train(self) -> dict[str, Any]:
         """Core-minutes and optimizer steps of each model."""
         n_pairs = BATCH * (20 if self.smoke else N_STEPS)
-        found = {"family": self._trained("family", STEPS_FS, n_pairs // len(STEPS_FS), 1)}
+        found = {name: self._trained(name, steps, n_pairs // len(steps), 1) for name, steps in FAMILIES.items()}
         for step in SINGLE_FS:
             found[f"{step:g} fs"] = self._trained(f"single_{step:g}", step, n_pairs // 2, 2)
         return found
@@ -72,10 +73,11 @@ class Stages:
 
     def evaluate(self) -> dict[str, Any]:
         """Errors of one step, %."""
-        family, data = ffmd.load(self.runs / "family"), dataset_file.read(self.pairs)
+        data = dataclasses.replace(dataset_file.read(self.pairs), n_test=100)
+        families = {name: ffmd.load(self.runs / name) for name in FAMILIES}
         found: dict[str, Any] = {}
-        for step in sorted({*STEPS_FS, *BETWEEN_FS}):
-            models = {"family": family.at(step)}
+        for step in EVALUATED_FS:
+            models = {name: family.at(step) for name, family in families.items()}
             if step in SINGLE_FS:
                 models["single"] = ffmd.load(self.runs / f"single_{step:g}")
             found[f"{step:g} fs"] = {name: _errors(model, data) for name, model in models.items()}
@@ -83,11 +85,11 @@ class Stages:
 
     def rollout(self, length_ps: float = 50.0, n_seeds: int = 2) -> dict[str, Any]:
         """Runs in NVT of weak friction at fixed Δt and at one that halves itself: alarms and seconds of each."""
-        family, bath = ffmd.load(self.runs / "family"), ffmd.NVT(300.0, 75.0, friction_tau_fs=3000.0)
+        family, bath = ffmd.load(self.runs / "dense"), ffmd.NVT(300.0, 75.0, friction_tau_fs=3000.0)
         start, found = self.data / "nve_0.h5", {}
-        for step in (*STEPS_FS, "auto"):
+        for step in (*FAMILIES["family"], "auto"):
             own: dict[str, Any] = {"on_alarm": "stop", "time_step_fs": step}
-            largest = STEPS_FS[-1] if step == "auto" else step
+            largest = FAMILIES["family"][-1] if step == "auto" else step
             steps = 20 if self.smoke else round(length_ps * units.PS / largest)
             first = {"ensemble": bath, "every": 1, "progress": False, **own}
             ffmd.simulate(family, start, steps=10, **first)  # compiles
