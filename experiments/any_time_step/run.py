@@ -16,8 +16,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import ffmd_jax as ffmd
 from ffmd_jax.core import files, units
 from ffmd_jax.data import dataset_file
@@ -51,14 +49,14 @@ class Stages:
             ffmd.make_dataset(paths, EVALUATED_FS[-1], stride_fs=2 * FRAME_FS, n_test=200, out=self.pairs)
 
     def train(self) -> dict[str, Any]:
-        """Core-minutes and optimizer steps of each model."""
+        """Optimizer steps of each model."""
         n_pairs = BATCH * (20 if self.smoke else N_STEPS)
         found = {name: self._trained(name, steps, n_pairs // len(steps), 1) for name, steps in FAMILIES.items()}
         for step in SINGLE_FS:
             found[f"{step:g} fs"] = self._trained(f"single_{step:g}", step, n_pairs // 2, 2)
         return found
 
-    def _trained(self, name: str, step: Any, n_train: int, epochs: int) -> dict[str, float]:
+    def _trained(self, name: str, step: Any, n_train: int, epochs: int) -> dict[str, int]:
         """A model of so many pairs at each Δt, and so many passes over them."""
         out, data = self.runs / name, dataclasses.replace(dataset_file.read(self.pairs), n_train=n_train, n_test=100)
         training = ffmd.Training(epochs=epochs, batch_size=BATCH, learning_rate=0.04)
@@ -66,10 +64,7 @@ class Stages:
         begun = (out / "training.json").exists()
         if not (out / "calibration.json").exists():
             ffmd.train(data, out, training=training, architecture=small, time_step_fs=step, resume=begun)
-        lines = training_log.read(out / training_log.METRICS)
-        speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
-        minutes = lines[-1]["step"] * BATCH / float(np.median(speeds)) / 60
-        return {"steps": lines[-1]["step"], "core_minutes": round(minutes, 1)}
+        return {"steps": training_log.read(out / training_log.METRICS)[-1]["step"]}
 
     def evaluate(self) -> dict[str, Any]:
         """Errors of one step, %."""

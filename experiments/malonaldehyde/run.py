@@ -53,7 +53,7 @@ PLACES_A = [
 ]  # fmt: skip
 LEFT, RIGHT, PROTON = 0, 4, 8
 KELVIN, TAU_FS, FRICTION_TAU_FS = 300.0, 100.0, 500.0
-REFERENCES = {300.0: ("nvt", 5), 500.0: ("hot", 5)}  # files and numbers of runs of 50 ps
+REFERENCES = {300.0: ("nvt", 5), 500.0: ("hot", 6)}  # files and numbers of runs of 50 ps
 STEP_FS, FRAME_FS, TIME_STEP_FS = 0.5, 1.0, 4.0
 RUN_FS, SPACING_FS = 200.0, 100.0
 # Temperature, K, and whether the runs start in a transfer, of each set of runs to learn from; then their numbers.
