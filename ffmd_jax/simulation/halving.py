@@ -1,5 +1,6 @@
 """Where the steps of a family are too long, shorter ones take over for a while: fallbacks that need no teacher."""
 
+import functools
 from typing import Any
 
 import jax
@@ -38,11 +39,11 @@ def fallbacks(
 def _engine(member: Model, begin: Begin, dtype: Any, tables: bool, reversible: bool) -> ReferenceEngine:
     """A propagator as an engine: rollouts of it."""
     config = member.config
+    made = functools.cache(lambda: models.propagator(member, dtype, tables=tables, reversible=reversible))
 
     def run(start: State, *, n_steps: int, every: int, key: Array, ensemble: Ensemble = NVE()):
-        propagate = models.propagator(member, dtype, tables=tables, reversible=reversible)
         return rollout.run(
-            begin.system, cast(jax.tree.map(jnp.asarray, start), dtype), propagate,
+            begin.system, cast(jax.tree.map(jnp.asarray, start), dtype), made(),
             cutoff=config.architecture.cutoff, time_step_fs=config.time_step_fs, n_steps=n_steps, every=every, key=key,
             ensemble=ensemble, select=True, wrap=True,
         )  # fmt: skip
