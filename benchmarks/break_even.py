@@ -24,9 +24,10 @@ import numpy as np
 
 import ffmd_jax as ffmd
 from ffmd_jax.core import units
-from ffmd_jax.core.state import State
+from ffmd_jax.core.state import State, System
 from ffmd_jax.formats import ase_files
-from ffmd_jax.reference_md import production, systems, teachers
+from ffmd_jax.models import model_files
+from ffmd_jax.reference_md import ase_engine, production, systems, teachers
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 ROUNDS, KELVIN, FRICTION_TAU_FS = 3, 300.0, 1000.0
@@ -39,7 +40,7 @@ class Case(NamedTuple):
         model: name.
         atoms: what is run, in words.
         teacher: of `teachers.TEACHERS`, or None: the force field of the prepared system.
-        structure: prepared system.
+        structure: prepared system, or None: start.xyz beside the model.
         data_ps: of the teacher, that the training has seen and was judged by, all runs together.
         training_hours: core-hours, from the model's card, if results.json does not hold them.
     """
@@ -47,7 +48,7 @@ class Case(NamedTuple):
     model: str
     atoms: str
     teacher: str | None
-    structure: str
+    structure: str | None
     data_ps: float
     training_hours: float | None = None
 
@@ -57,16 +58,25 @@ CASES = {
     "silicon": Case("silicon", "silicon, 216 atoms", None, "silicon", 3 * 60 + 5 * 8),
     "water": Case("water", "water, 192 atoms", None, "water", 5 * 100),
     "paracetamol": Case("paracetamol", "paracetamol", None, "paracetamol", 5 * 100),
+    "malonaldehyde": Case("malonaldehyde", "malonaldehyde", "gfn2-xtb", None, 500 * 0.3),
     "organic": Case("organic", "paracetamol", "gfn2-xtb", "paracetamol", 507 * 1.3, 2.0),
     "paracetamol-ccx": Case("paracetamol-ccx", "paracetamol", "ani-1ccx", "paracetamol", 64 * 2.25),
 }
 
 
+def start_of(case: Case) -> tuple[System, State]:
+    """Relaxed."""
+    if case.structure is None:
+        return ase_files.from_atoms(ase_engine.read_atoms(model_files.locate(case.model) / "start.xyz"))
+    prepared = systems.get(case.structure)
+    return prepared.system, prepared.state
+
+
 def force_free(case: Case, seconds: float) -> dict[str, Any]:
     """Functions that measure ns/day, plain and reversible, after what compiles."""
-    model, prepared = ffmd.load(case.model), systems.get(case.structure)
+    model = ffmd.load(case.model)
     step_fs, bath = model.config.time_step_fs, ffmd.NVT(KELVIN, 100.0, friction_tau_fs=FRICTION_TAU_FS)
-    start = ffmd.simulate(model, (prepared.system, prepared.state), steps=1000, ensemble=bath, progress=False)
+    start = ffmd.simulate(model, start_of(case), steps=1000, ensemble=bath, progress=False)
 
     def measured(reversible: bool):
         def run(n_steps: int) -> float:
@@ -86,8 +96,9 @@ def force_free(case: Case, seconds: float) -> dict[str, Any]:
 
 def teacher(case: Case, seconds: float) -> Any:
     """A function that measures ns/day of the teacher's MD."""
-    prepared = systems.get(case.structure)
     if case.teacher is None:
+        assert case.structure is not None
+        prepared = systems.get(case.structure)
 
         def run(n_steps: int) -> float:
             began = time.perf_counter()
@@ -103,7 +114,7 @@ def teacher(case: Case, seconds: float) -> Any:
     from ase import units as ase_units
     from ase.md.verlet import VelocityVerlet
 
-    atoms = ase_files.to_atoms(prepared.system, State(*prepared.state))
+    atoms = ase_files.to_atoms(*start_of(case))
     atoms.calc = teachers.make(case.teacher)
     atoms.rattle(0.02, seed=0)
     dynamics = VelocityVerlet(atoms, 0.5 * ase_units.fs)

@@ -8,8 +8,11 @@ import subprocess
 import sys
 import tempfile
 
-# Compilation is most of the time of the tests: programs are optimised less. `XLA_FLAGS= pytest` tests what users run.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+# Compilation is most of the time of the tests: programs are optimised less, and each by one thread, because the workers
+# fill the cores. `XLA_FLAGS= pytest` tests what users run.
+_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ.setdefault("XLA_FLAGS", _FLAGS)
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # where operations come from is written nowhere
 # The workers share the cores: threads of BLAS and calculators would wait for each other.  Read when numpy is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -51,7 +54,7 @@ def pytest_collection_modifyitems(items):
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(200_000, 50, 1000)
+    gc.set_threshold(1_000_000, 50, 1000)
     long = {item.path for item in items if item.get_closest_marker("slow") and item.get_closest_marker("process")}
     items.sort(key=lambda item: item.path not in long)
 

@@ -82,17 +82,16 @@ def _gif(runs: list[tuple[Analysis, str, str]], dpi: int) -> bytes:
     right, up = (1.0 + max(abs(atoms[..., i]).max(), abs(edges[..., i]).max(initial=0)) for i in (0, 1))
     height = _PANEL * np.clip(up / right, 0.4, 1.3) + 0.6  # with title and legend
     figure = Figure(figsize=(_PANEL * len(runs), height), dpi=dpi, layout="constrained")
-    canvas, panels = FigureCanvasAgg(figure), figure.subplots(1, len(runs), squeeze=False)[0]
+    canvas, images = FigureCanvasAgg(figure), []
+    panels = [
+        _Panel(axes, run, name, right, up)
+        for axes, (run, name, _) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True)
+    ]
     _legend(figure, runs[0][0])
-    images = []
     for frame in range(max(len(positions) for positions, _ in shown)):
-        for axes, (run, name, _), (positions, cell) in zip(panels, runs, shown, strict=True):
+        for panel, (positions, cell) in zip(panels, shown, strict=True):
             now = min(frame, len(positions) - 1)
-            axes.clear()
-            _draw(axes, run, positions[now], cell[now])
-            axes.set(xlim=(-right, right), ylim=(-up, up), aspect="equal")
-            axes.set_axis_off()
-            axes.set_title(f"{name}, {(run.snapshots.times_fs[now] - run.times_fs[0]) / units.PS:.2f} ps", fontsize=11)
+            panel.show(now, positions[now], cell[now])
         canvas.draw()
         figure.set_layout_engine("none")  # all frames as the first
         images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
@@ -103,19 +102,34 @@ def _gif(runs: list[tuple[Analysis, str, str]], dpi: int) -> bytes:
     return buffer.getvalue()
 
 
-def _draw(axes: Axes, run: Analysis, positions: np.ndarray, edges: np.ndarray) -> None:
-    """Atoms as circles, the nearest on top, and the cell behind them."""
-    axes.add_collection(LineCollection(list(edges[..., :2]), colors="0.6", linewidths=0.8))
-    order = np.argsort(positions[:, 2])
-    species = np.asarray(run.system.species)[order]
-    width = 2 * covalent_radii[species] * (_RADIUS_IN_CELL if len(edges) else _RADIUS)
-    axes.add_collection(
-        EllipseCollection(
-            width, width, np.zeros(len(width)), units="xy",
-            offsets=positions[order, :2], offset_transform=axes.transData,
-            facecolors=jmol_colors[species], edgecolors="0.25", linewidths=0.5,
-        )
-    )  # fmt: skip
+class _Panel:
+    """Atoms as circles, the nearest on top, and the cell behind them.  What a frame changes is moved, not made anew."""
+
+    def __init__(self, axes: Axes, run: Analysis, name: str, right: float, up: float):
+        self.axes, self.run, self.name = axes, run, name
+        self.species = np.asarray(run.system.species)
+        radius = _RADIUS_IN_CELL if np.any(run.system.pbc) else _RADIUS
+        self.widths = 2 * radius * covalent_radii[self.species]
+        self.cell = LineCollection([], colors="0.6", linewidths=0.8)
+        self.circles = EllipseCollection(
+            self.widths, self.widths, np.zeros(len(self.widths)), units="xy",
+            offsets=np.zeros((len(self.widths), 2)), offset_transform=axes.transData,
+            edgecolors="0.25", linewidths=0.5,
+        )  # fmt: skip
+        axes.add_collection(self.cell)
+        axes.add_collection(self.circles)
+        axes.set(xlim=(-right, right), ylim=(-up, up), aspect="equal")
+        axes.set_axis_off()
+
+    def show(self, frame: int, positions: np.ndarray, edges: np.ndarray) -> None:
+        """Moves everything to where it is in a snapshot, in the order of depth."""
+        order, times = np.argsort(positions[:, 2]), self.run.snapshots.times_fs
+        self.cell.set_segments(list(edges[..., :2]))
+        self.circles.set_offsets(positions[order, :2])
+        self.circles.set_widths(self.widths[order])
+        self.circles.set_heights(self.widths[order])
+        self.circles.set_facecolors(jmol_colors[self.species[order]])
+        self.axes.set_title(f"{self.name}, {(times[frame] - self.run.times_fs[0]) / units.PS:.2f} ps", fontsize=11, y=1.0)
 
 
 def _legend(figure: Figure, run: Analysis) -> None:
