@@ -136,8 +136,19 @@ def test_a_rollout_says_what_breaks_and_notes_it(broken, tmp_path, capsys, resto
     assert "bonds are watched in one run: no replicas" in message and not (tmp_path / "x.h5").exists()
 
 
-def test_a_run_in_memory_has_its_changes(broken):
-    run = simulate(
-        "paracetamol", broken[0], steps=12, ensemble=api.NVE(), on_alarm="warn", watch_bonds=True, progress=False
-    )
-    assert [(change.time_fs, change.kind) for change in run.bond_changes] == [(28.0, "formed")]
+def test_every_step_around_a_change_is_kept_where_fewer_frames_are_stored(broken, tmp_path, monkeypatch):
+    options = {"ensemble": api.NVT(300, friction_tau_fs=500), "on_alarm": "warn", "watch_bonds": True, "seed": 2}
+    full = simulate("paracetamol", broken[0], steps=12, progress=False, **options)
+    assert [(change.time_fs, change.kind) for change in full.bond_changes] == [(21.0, "formed")]
+    out, folder = tmp_path / "run.h5", tmp_path / "run_bonds"
+    folder.mkdir()
+    (folder / "bonds_at_7fs.extxyz").write_text("of an earlier run")
+    # Said to be in the third of four frames, so that random numbers of the first three steps are to be passed over.
+    monkeypatch.setattr(bonds.Watch, "see", lambda *_: [bonds.Change(63.0, broken[1], "formed")])
+    simulate("paracetamol", broken[0], steps=12, every=3, out=out, progress=False, **options)
+    (file,) = folder.iterdir()
+    assert file.name == "bonds_at_63fs.extxyz"
+    found = trajectory.read(file)
+    np.testing.assert_allclose(found.times, 7.0 * np.arange(4, 13))
+    np.testing.assert_allclose(found.frames.positions, full.frames.positions[3:], atol=1e-5)
+    np.testing.assert_allclose(found.frames.velocities, full.frames.velocities[3:], atol=1e-6)

@@ -129,7 +129,9 @@ class _Panel:
         self.circles.set_widths(self.widths[order])
         self.circles.set_heights(self.widths[order])
         self.circles.set_facecolors(jmol_colors[self.species[order]])
-        self.axes.set_title(f"{self.name}, {(times[frame] - self.run.times_fs[0]) / units.PS:.2f} ps", fontsize=11, y=1.0)
+        self.axes.set_title(
+            f"{self.name}, {(times[frame] - self.run.times_fs[0]) / units.PS:.2f} ps", fontsize=11, y=1.0
+        )
 
 
 def _legend(figure: Figure, run: Analysis) -> None:

@@ -17,7 +17,7 @@ from ffmd_jax.core import matrices, neighbors
 from ffmd_jax.core.state import Array, State, System, full_precision
 from ffmd_jax.dynamics import energetics
 from ffmd_jax.dynamics import ensemble as ensembles
-from ffmd_jax.dynamics.ensemble import NPT, NVE
+from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
 from ffmd_jax.dynamics.records import PLAIN, Carry, Conserving, Run, Step, StepRecord
 from ffmd_jax.dynamics.replicas import Replicas, all_of, any_of, own
 from ffmd_jax.dynamics.replicas import each as of_replicas
@@ -111,6 +111,13 @@ def make_step(
         return jax.lax.while_loop(lambda loop: on(loop[0], loop[1].halted), until_stale, (0, carry))[1]
 
     return step
+
+
+def key_after(ensemble: Ensemble, key: Array, n_steps: int) -> Array:
+    """The key that so many steps at constant volume leave."""
+    if isinstance(ensemble, NVE):
+        return key
+    return jax.lax.fori_loop(0, n_steps, lambda _, key: jax.random.split(key)[0], key)
 
 
 def _shares(run: Run, conserving: Conserving) -> bool:

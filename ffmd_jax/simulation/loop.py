@@ -18,9 +18,10 @@ from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import monitors as monitor_limits
 from ffmd_jax.dynamics import recorder as recorders
 from ffmd_jax.dynamics import restart, rollout
-from ffmd_jax.dynamics.ensemble import NVE, Ensemble
+from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
 from ffmd_jax.dynamics.monitors import Alarm
 from ffmd_jax.dynamics.potentials import Potential
+from ffmd_jax.dynamics.records import Carry
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import model as models
 from ffmd_jax.models.model import Model
@@ -28,6 +29,7 @@ from ffmd_jax.reference_md import fallback as fallbacks
 from ffmd_jax.simulation.collection import Collection
 from ffmd_jax.simulation.result import Run
 from ffmd_jax.simulation.starts import Begin
+from ffmd_jax.simulation.windows import Windows
 
 logger = logging.getLogger("ffmd_jax")
 
@@ -84,11 +86,27 @@ def _make_engine(plan: Plan, searches: Any) -> rollout.Engine:
     )  # fmt: skip
 
 
+def _make_windows(plan: Plan, out: Path | None, anew: bool) -> Windows | None:
+    """What keeps every step around changes of bonds, where the file does not."""
+    if out is None or plan.every == 1 or isinstance(plan.ensemble, NPT):
+        return None
+    closely, folder = plan._replace(every=1, limits=None), out.with_name(f"{out.stem}_bonds")
+    windows = Windows(folder, plan.begin.system, plan.ensemble, plan.every, lambda: _make_engine(closely, None))
+    if anew:
+        windows.clear()
+    return windows
+
+
 class _Progress:
     """Where a rollout is: engine, carry, recorder, and the bonds that are watched."""
 
     def __init__(
-        self, plan: Plan, saved: restart.Saved | None, recorder: recorders.Recorder, watch: bonds.Watch | None
+        self,
+        plan: Plan,
+        saved: restart.Saved | None,
+        recorder: recorders.Recorder,
+        watch: bonds.Watch | None,
+        out: Path | None,
     ):
         self.plan, self.recorder, self.watch = plan, recorder, watch
         self.engine = _make_engine(plan, None if saved is None else saved.searches)
@@ -98,6 +116,7 @@ class _Progress:
             if not plan.begin.replicas and bool(self.carry.halted):
                 self.begin_anew(self.engine.state(self.carry), self.carry.key, self.step)
         self.step_before = self.step
+        self.windows = None if watch is None else _make_windows(plan, out, saved is None)
 
     @property
     def step(self) -> int:
@@ -193,7 +212,7 @@ def produce(
         overwrite=overwrite,
     )  # fmt: skip
     with recorder:
-        now = _Progress(plan, saved, recorder, watch)
+        now = _Progress(plan, saved, recorder, watch, out)
         if now.step < plan.n_steps:
             blocks = _shown(_blocks(now, until), plan, now.step, show)
             try:
@@ -236,10 +255,10 @@ def _blocks(now: _Progress, until: Until) -> Iterator[rollout.Block]:
     while now.step < plan.n_steps:
         started = time.monotonic()
         left = (plan.n_steps - now.step) // plan.every
-        block = now.engine.advance(now.carry, min(left, size))
+        before, block = now.carry, now.engine.advance(now.carry, min(left, size))
         now.carry = block.carry
         now.recorder.write(block, now.engine.searches)
-        _watch(now, block)
+        _watch(now, block, before)
         if len(block.times):
             yield block
         _log_alarms(now, warned)
@@ -298,11 +317,15 @@ def _fall_back(now: _Progress, which: int) -> Iterator[rollout.Block]:
     yield block
 
 
-def _watch(now: _Progress, block: rollout.Block) -> None:
-    """Logs bonds that form and break."""
-    if now.watch is not None:
-        for line in bonds.describe(now.watch.see(block.frames, block.times), now.plan.begin.system):
-            logger.warning("bonds: %s", line)
+def _watch(now: _Progress, block: rollout.Block, before: Carry | None = None) -> None:
+    """Logs bonds that form and break; writes every step around them in a block that the model made of a carry."""
+    if now.watch is None:
+        return
+    changes = now.watch.see(block.frames, block.times)
+    for line in bonds.describe(changes, now.plan.begin.system):
+        logger.warning("bonds: %s", line)
+    if changes and now.windows is not None and before is not None:
+        now.windows.see(before, now.engine.state(before), block, changes)
 
 
 def _log_alarms(now: _Progress, warned: set) -> None:

@@ -106,6 +106,7 @@ def simulate(
         collect: dataset file to which what the fallback does is added, for the next training; it then runs at constant
             energy.
         watch_bonds: log bonds that form and break in the frames that are stored, and note them: `Run.bond_changes`.
+            Where a file holds not every step, those around a change are written to a folder beside it.
         float64: compute in double precision.
         tables: read radial networks from tables, or compute them in every step.
         wall_clock_hours: stop and save after this time.
