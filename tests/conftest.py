@@ -10,8 +10,10 @@ import tempfile
 
 # Compilation is most of the time of the tests: programs are optimised less, and each by one thread, because the workers
 # fill the cores. `XLA_FLAGS= pytest` tests what users run.
-_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-os.environ.setdefault("XLA_FLAGS", _FLAGS)
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # where operations come from is written nowhere
 # The workers share the cores: threads of BLAS and calculators would wait for each other.  Read when numpy is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -60,8 +60,8 @@ class Settings:
         collect: Dataset file to which what the fallback does is added, which then runs at constant energy;
             `ffmd train FILE --init MODEL --rehearse DATASET` learns it.
         watch_bonds: Print bonds that form and break in the stored frames (--every 1: in each step) and note them in the
-            file. A bond forms below 1.15 times the sum of the covalent radii, and breaks above 1.45 times. With a larger
-            --every, each step around a change is written to the folder OUT_bonds, not at constant pressure.
+            file. A bond forms below 1.15 times the sum of the covalent radii, and breaks above 1.45 times. With fewer
+            frames, each step around a change is written to the folder OUT_bonds, except at constant pressure.
         float64: Compute in double precision.
         tables: Read the radial networks from tables (`ffmd info` says how exact), or compute them in every step.
     """
