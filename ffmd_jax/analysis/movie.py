@@ -128,7 +128,7 @@ class _Panel:
         self.circles.set_offsets(positions[order, :2])
         self.circles.set_widths(self.widths[order])
         self.circles.set_heights(self.widths[order])
-        self.circles.set_facecolors(jmol_colors[self.species[order]])
+        self.circles.set_facecolor(jmol_colors[self.species[order]])
         self.axes.set_title(
             f"{self.name}, {(times[frame] - self.run.times_fs[0]) / units.PS:.2f} ps", fontsize=11, y=1.0
         )

@@ -65,7 +65,7 @@ class Windows:
         while left > 0:
             parts.append(self._engine.advance(carry, left))
             carry, left = parts[-1].carry, left - len(parts[-1].times)
-        made = rollout.gather(parts)
+        made = rollout.gather(iter(parts))
         stored = np.asarray(block.frames.positions[first + 1 : last + 1], np.float64)
         if not np.max(np.abs(made.frames.positions[self._every - 1 :: self._every] - stored)) < _SAME_A:
             logger.warning("bonds: the steps before %g fs could not be repeated and are not written", block.times[last])
