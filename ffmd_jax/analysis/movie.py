@@ -125,13 +125,12 @@ class _Panel:
         """Moves everything to where it is in a snapshot, in the order of depth."""
         order, times = np.argsort(positions[:, 2]), self.run.snapshots.times_fs
         self.cell.set_segments(list(edges[..., :2]))
-        self.circles.set_offsets(positions[order, :2])
-        self.circles.set_widths(self.widths[order])
-        self.circles.set_heights(self.widths[order])
-        self.circles.set_facecolor(jmol_colors[self.species[order]])
-        self.axes.set_title(
-            f"{self.name}, {(times[frame] - self.run.times_fs[0]) / units.PS:.2f} ps", fontsize=11, y=1.0
-        )
+        self.circles.set(
+            offsets=positions[order, :2], widths=self.widths[order], heights=self.widths[order],
+            facecolor=jmol_colors[self.species[order]],
+        )  # fmt: skip
+        since_ps = (times[frame] - self.run.times_fs[0]) / units.PS
+        self.axes.set_title(f"{self.name}, {since_ps:.2f} ps", fontsize=11, y=1.0)
 
 
 def _legend(figure: Figure, run: Analysis) -> None:
