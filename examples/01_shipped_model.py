@@ -40,8 +40,8 @@ model
 # %%
 nvt = ffmd.NVT(300, tau_fs=75, friction_tau_fs=3000)
 (reference,) = ffmd.reference(
-    "quartz", FOLDER / "reference.h5", ensemble=nvt, length_ps=0.6 if SMALL else 15.0, frame_fs=30,
-    equilibrate_ps=0.3 if SMALL else 5.0, spacing_ps=0.1 if SMALL else 1.0, overwrite=True, progress=False,
+    "quartz", FOLDER / "reference.h5", ensemble=nvt, length_ps=0.36 if SMALL else 15.0, frame_fs=30,
+    equilibrate_ps=0.1 if SMALL else 5.0, spacing_ps=0.1 if SMALL else 1.0, overwrite=True, progress=False,
 )  # fmt: skip
 
 # %%

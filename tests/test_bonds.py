@@ -137,7 +137,7 @@ def test_a_rollout_says_what_breaks_and_notes_it(broken, tmp_path, capsys, resto
 
 
 def test_every_step_around_a_change_is_kept_where_fewer_frames_are_stored(broken, tmp_path, monkeypatch):
-    options = {"ensemble": api.NVT(300, friction_tau_fs=500), "on_alarm": "warn", "watch_bonds": True, "seed": 2}
+    options = {"ensemble": api.NVT(300, friction_tau_fs=500), "watch_bonds": True, "seed": 2, "monitors": False}
     full = simulate("paracetamol", broken[0], steps=12, progress=False, **options)
     assert [(change.time_fs, change.kind) for change in full.bond_changes] == [(21.0, "formed")]
     out, folder = tmp_path / "run.h5", tmp_path / "run_bonds"
