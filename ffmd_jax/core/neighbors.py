@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import matrices
-from ffmd_jax.core.state import Array, Graph, State, System, full_precision, is_isolated, take
+from ffmd_jax.core import domains, matrices
+from ffmd_jax.core.state import Array, Domain, Graph, State, System, full_precision, is_isolated, take
 
 SKIN = 1.0  # Å, for rollouts of models, whose steps move the fastest atoms by a tenth of it or more
 
@@ -34,6 +34,9 @@ class Search:
         selected: columns of the graph of `select`; 0: the whole table.
         ahead: Å, how far atoms may go in the coming step, for whose end the table is to hold, too: it is stale so much
             earlier.
+        domains: devices that the rows are divided over.
+        axis: vector of the cell along which domains follow each other.
+        reach: domains on either side that the neighbours of a domain's atoms are in, at most.
     """
 
     cutoff: float
@@ -45,6 +48,9 @@ class Search:
     window: tuple[tuple[float, float], ...] = ()
     selected: int = 0
     ahead: float = 0.0
+    domains: int = 1
+    axis: int = 0
+    reach: int = 0
 
     @property
     def radius(self) -> float:
@@ -82,6 +88,7 @@ def plan(
     headroom: float = 1.0,
     select: bool = False,
     ahead: float = 0.0,
+    n_domains: int = 1,
 ) -> Search:
     """Returns the `Search` for a system, with room for the neighbours in ``states``, one or many, in any cells.
 
@@ -91,6 +98,7 @@ def plan(
         headroom: the capacity is the largest count found times this, rounded up to a multiple of 4.
         select: plan for `select`, too.
         ahead: Å, see `Search`; the skin is made wider by twice as much.
+        n_domains: devices to divide the rows over; then `build` belongs into a `jax.shard_map`, see `domains`.
 
     Raises:
         ValueError: a cutoff that is not positive, or for which no atom has any neighbour, the skin included.
@@ -108,6 +116,8 @@ def plan(
     most, most_inside = _most(search, system, State(frames, frames, cells.astype(frames.dtype)))
     if most == 0 and n_atoms > 1:
         raise ValueError(f"no atom has a neighbour within {search.radius:g} Å: is the unit of the positions Å?")
+    if n_domains > 1:
+        search = _plan_domains(search, system, frames, cells, n_domains)
     return dataclasses.replace(
         search,
         capacity=max(4, 4 * int(np.ceil(most * headroom / 4))),
@@ -119,6 +129,23 @@ def plan(
 def in_tiles(columns: int, backend: str | None = None) -> int:
     """Rounded up to whole tiles of a TPU's memory, where other sizes would be copied about; as it is on a CPU."""
     return columns if (backend or jax.default_backend()) == "cpu" else -(-columns // 8) * 8
+
+
+def _plan_domains(search: Search, system: System, frames: np.ndarray, cells: np.ndarray, n_domains: int) -> Search:
+    """The search divided along the vector of the cell along which the atoms reach farthest."""
+    lowest = heights(cells).min(axis=0)
+    fractional = frames @ np.linalg.inv(cells)
+    fractional -= np.where(system.pbc, np.floor(fractional), 0.0)
+    spans = np.where(system.pbc, 1.0, np.ptp(fractional, axis=(0, 1))) * lowest
+    axis, n_atoms = int(np.argmax(spans)), frames.shape[1]
+    ends = np.cumsum(domains.sizes(n_atoms, n_domains))
+    width, reach = 1.1 * search.radius / lowest[axis], 1  # densities fluctuate
+    for row in np.sort(fractional[..., axis], axis=-1):
+        row = np.concatenate([row - 1, row, row + 1]) if system.pbc[axis] else row
+        ranks = np.searchsorted(row, row - width), np.arange(len(row))
+        first, last = (np.searchsorted(ends, r % n_atoms, "right") + r // n_atoms * n_domains for r in ranks)
+        reach = max(reach, int(np.max(last - first)))
+    return dataclasses.replace(search, domains=n_domains, axis=axis, reach=reach)
 
 
 def _plan_bins(search: Search, system: System, frames: np.ndarray, cells: np.ndarray, headroom: float) -> Search:
@@ -155,6 +182,7 @@ def grow(search: Search, system: System, cells: Array, factor: float = 1.3) -> S
         capacity=4 * int(np.ceil(search.capacity * factor / 4)),
         bin_capacity=int(np.ceil(search.bin_capacity * factor)),
         selected=in_tiles(int(np.ceil(search.selected * factor))),
+        reach=search.reach + (search.domains > 1),
     )
 
 
@@ -192,15 +220,27 @@ def build(search: Search, system: System, state: State) -> Neighbors:
     Costs atoms² × translations, or with bins atoms × (27 times the atoms in a bin).
     """
     positions, cell = state.positions, jnp.asarray(state.cell, state.positions.dtype)
+    domain, real = (None, None) if search.domains == 1 else _divide(search, system, positions, cell)
+    receivers = None if domain is None else domain.receivers
     if search.bins:
-        graph, overflow = _build_from_bins(search, system, positions, cell)
+        graph, overflow = _build_from_bins(search, system, positions, cell, receivers)
     else:
         others = jnp.arange(positions.shape[0] * int(np.prod(search.translations)), dtype=jnp.int32)
-        within, shifts = _all_pairs(search, system, positions, cell)
+        within, shifts = _all_pairs(search, system, positions, cell, receivers)
         graph, overflow = _compact(
             within, jnp.broadcast_to(others % len(positions), within.shape), shifts, search.capacity
         )
+    if real is not None:
+        graph = graph._replace(mask=graph.mask & real[:, None], domain=domain)
+        overflow = domains.any_of(graph, overflow | jnp.any(domains.beyond_reach(graph)))
     return Neighbors(graph, positions, cell, overflow | ~_images_suffice(search, system, cell))
+
+
+def _divide(search: Search, system: System, positions: Array, cell: Array) -> tuple[Domain, Array]:
+    """The domain of this device: a slab of the atoms in their order along a vector of the cell."""
+    along = (positions @ matrices.inverse(cell))[:, search.axis]
+    along -= jnp.floor(along) if system.pbc[search.axis] else 0
+    return domains.divide(domains.same_everywhere(jnp.argsort(along).astype(jnp.int32)), search.reach)
 
 
 @full_precision
@@ -210,7 +250,8 @@ def select(search: Search, state: State, table: Neighbors) -> tuple[Graph, Array
         return table.graph, jnp.zeros((), bool)
     squared = jnp.sum(vectors(state, table.graph) ** 2, axis=-1)
     within = table.graph.mask & (squared < search.cutoff**2)
-    return _compact(within, table.graph.senders, table.graph.shifts, search.selected)
+    graph, too_many = _compact(within, table.graph.senders, table.graph.shifts, search.selected)
+    return graph._replace(domain=table.graph.domain), domains.any_of(table.graph, too_many)
 
 
 def _compact(within: Array, senders: Array, shifts: Array, capacity: int) -> tuple[Graph, Array]:
@@ -244,9 +285,8 @@ def stale(search: Search, state: State, neighbors: Neighbors) -> Array:
 
     That is, once an atom has moved more than skin/2 (less ``search.ahead``) or the cell has changed since the build.
     """
-    return (_farthest(state, neighbors) > (0.5 * search.skin - search.ahead) ** 2) | jnp.any(
-        state.cell != neighbors.cell
-    )
+    far = _farthest(state, neighbors) > (0.5 * search.skin - search.ahead) ** 2
+    return domains.any_of(neighbors.graph, far | jnp.any(state.cell != neighbors.cell))
 
 
 def outrun(search: Search, state: State, neighbors: Neighbors) -> Array:
@@ -264,14 +304,17 @@ def vectors(state: State, graph: Graph) -> Array:
     """Edge vectors r_j + S·cell − r_i, Å, ``[n_atoms, n_neighbors, 3]``; padding gets a vector of length zero."""
     positions, cell = state.positions, jnp.asarray(state.cell, state.positions.dtype)
     shifts = graph.shifts.astype(positions.dtype) @ cell
-    difference = positions[graph.senders] + shifts - positions[:, None]
+    difference = positions[graph.senders] + shifts - domains.own(graph, positions)[:, None]
     return jnp.where(graph.mask[..., None], difference, 0.0)
 
 
-def _all_pairs(search: Search, system: System, positions: Array, cell: Array) -> tuple[Array, Array]:
-    """All (translation, j) candidates of every i: within reach or not, ``[n_atoms, n·n_atoms]``, and their shifts."""
+def _all_pairs(
+    search: Search, system: System, positions: Array, cell: Array, receivers: Array | None = None
+) -> tuple[Array, Array]:
+    """All (translation, j) candidates of every i: within reach or not, ``[n_rows, n·n_atoms]``, and their shifts."""
     n_atoms = positions.shape[0]
-    difference = positions[None, :] - positions[:, None]  # i, j
+    receivers = jnp.arange(n_atoms) if receivers is None else receivers
+    difference = positions[None, :] - positions[receivers][:, None]  # i, j
     fractional = difference @ matrices.inverse(cell)
     # The n translations that leave the pair at most n/2 apart; the nearest one for n = 1.
     counts = np.array(search.translations, positions.dtype)
@@ -279,12 +322,12 @@ def _all_pairs(search: Search, system: System, positions: Array, cell: Array) ->
     images = np.array(list(np.ndindex(*search.translations)), positions.dtype)
     shifts = first[:, None] + images[None, :, None]  # i, image, j, 3
     squared = jnp.sum((difference[:, None] + shifts @ cell) ** 2, axis=-1)
-    own = jnp.eye(n_atoms, dtype=bool)[:, None] & jnp.all(shifts == 0, axis=-1)
+    own = (receivers[:, None] == jnp.arange(n_atoms))[:, None] & jnp.all(shifts == 0, axis=-1)
     within = (squared < search.radius**2) & ~own
     if system.padded:
         real = jnp.asarray(system.species) > 0
-        within &= real[:, None, None] & real
-    return within.reshape(n_atoms, -1), shifts.astype(jnp.int8).reshape(n_atoms, -1, 3)
+        within &= real[receivers][:, None, None] & real
+    return within.reshape(len(receivers), -1), shifts.astype(jnp.int8).reshape(len(receivers), -1, 3)
 
 
 def _bin_of(search: Search, system: System, positions: Array, cell: Array) -> tuple[Array, Array, Array]:
@@ -302,9 +345,12 @@ def _flat(search: Search, along: Array) -> Array:
     return (along[..., 0] * search.bins[1] + along[..., 1]) * search.bins[2] + along[..., 2]
 
 
-def _build_from_bins(search: Search, system: System, positions: Array, cell: Array) -> tuple[Graph, Array]:
+def _build_from_bins(
+    search: Search, system: System, positions: Array, cell: Array, receivers: Array | None = None
+) -> tuple[Graph, Array]:
     """As `build`, from the atoms in the bin of each atom and in the 26 around it."""
     n_atoms, bins = len(positions), np.array(search.bins)
+    n_rows = n_atoms if receivers is None else len(receivers)
     flat, along, image = _bin_of(search, system, positions, cell)
     order = jnp.argsort(flat).astype(jnp.int32)
     rank = jnp.arange(n_atoms, dtype=jnp.int32) - jnp.searchsorted(flat[order], flat[order]).astype(jnp.int32)
@@ -331,10 +377,11 @@ def _build_from_bins(search: Search, system: System, positions: Array, cell: Arr
         within, others, shifts = jax.vmap(row)(i)
         return _compact(within, others, shifts, search.capacity)
 
-    block = min(n_atoms, 1024)  # the candidates of all atoms at once would fill gigabytes
-    padded = jnp.minimum(jnp.arange(-(-n_atoms // block) * block), n_atoms - 1).reshape(-1, block)
+    block = min(n_rows, 1024)  # the candidates of all atoms at once would fill gigabytes
+    padded = jnp.minimum(jnp.arange(-(-n_rows // block) * block), n_rows - 1)
+    padded = (padded if receivers is None else receivers[padded]).reshape(-1, block)
     graphs, overflows = jax.lax.map(rows, padded)
-    graph = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n_atoms], graphs)
+    graph = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n_rows], graphs)
     return graph, jnp.any(overflows) | jnp.any(rank >= search.bin_capacity)
 
 

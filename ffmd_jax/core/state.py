@@ -67,6 +67,20 @@ class State(NamedTuple):
     cell: Array
 
 
+class Domain(NamedTuple):
+    """Which atoms are a device's own, where one system is divided over several; see `domains`.
+
+    Attributes:
+        receivers: atoms of the rows of its graph, int32 ``[n_rows]``; rows that pad it repeat the last.
+        rows: of all atoms, in the graphs of all devices one after the other, int32 ``[n_atoms]``.
+        offsets: to the domains, on a ring, that its neighbours are in, int32 ``[n_seen]``.
+    """
+
+    receivers: Array
+    rows: Array
+    offsets: Array
+
+
 class Graph(NamedTuple):
     """Neighbours j of every atom i as dense, padded rows.
 
@@ -75,11 +89,13 @@ class Graph(NamedTuple):
         shifts: lattice translations S, int8 ``[n_atoms, n_neighbors, 3]``, such that the edge vector is
             ``positions[j] + S @ cell - positions[i]`` for unwrapped positions.
         mask: True where the entry is a neighbour, bool ``[n_atoms, n_neighbors]``.
+        domain: the atoms that the rows are of, ``[n_rows, …]``; None: all.
     """
 
     senders: Array
     shifts: Array
     mask: Array
+    domain: Domain | None = None
 
 
 Energy = Callable[[System, State, Graph], Array]  # eV, scalar: a force field, or a trained potential

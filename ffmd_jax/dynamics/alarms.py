@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import mechanics, neighbors
+from ffmd_jax.core import domains, mechanics, neighbors
 from ffmd_jax.core.state import Array, Propagate, State, System
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.records import Monitor, StepRecord
@@ -175,7 +175,7 @@ def _look(
     raised = jnp.where(raised[0], jnp.asarray(_FATAL), raised)  # a NaN has one reason, wherever it shows
     noted = _noted(memory.record, raised, record.step + 1, found)
     memory = memory._replace(record=noted, round_trip=jnp.where(measured, trip.mean, memory.round_trip))
-    stop = jnp.any(raised & halting)
+    stop = domains.any_of(record.graph, jnp.any(raised & halting))
     return memory, stop, trip.overflow & ~stop
 
 
@@ -289,7 +289,7 @@ def _energies(limits: Limits, system: System, record: StepRecord, memory: Memory
 def _closest(state: State, graph) -> tuple[Array, Array]:
     """Distance of the closest pair, Å, and one of its atoms."""
     squares = jnp.sum(neighbors.vectors(state, graph) ** 2, axis=-1)
-    rows = jnp.min(jnp.where(graph.mask, squares, jnp.inf), axis=1)
+    rows = domains.whole(graph, jnp.min(jnp.where(graph.mask, squares, jnp.inf), axis=1))
     atom = jnp.argmin(rows)
     return jnp.sqrt(rows[atom]), atom
 

@@ -39,13 +39,19 @@ def over(n_replicas: int, n_devices: int | None = None) -> Replicas:
         ValueError: there are fewer devices.
     """
     known = jax.local_devices()
-    if n_devices is not None and not 1 <= n_devices <= len(known):
-        raise ValueError(f"{n_devices} devices: there are {len(known)} ({known[0].platform})")
     at_most = len(known) if n_devices is None else n_devices
+    check_devices(at_most)
     used = max(n for n in range(1, at_most + 1) if n_replicas % n == 0)
     if used == 1:
         return Replicas()
     return Replicas(jax.make_mesh((used,), (AXIS,), devices=known[:used], axis_types=(AxisType.Auto,)))
+
+
+def check_devices(n_devices: int) -> None:
+    """Raises ValueError unless this process has so many devices."""
+    known = jax.local_devices()
+    if not 1 <= n_devices <= len(known):
+        raise ValueError(f"{n_devices} devices: there are {len(known)} ({known[0].platform})")
 
 
 def any_of(replicas: Replicas | None, flags: Array) -> Array:

@@ -15,13 +15,13 @@ import numpy as np
 from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import Array, Graph, Propagate, State, System, cast, take
 from ffmd_jax.dynamics import barostat as barostats
+from ffmd_jax.dynamics import division as divisions
 from ffmd_jax.dynamics import energetics
 from ffmd_jax.dynamics import ensemble as ensembles
-from ffmd_jax.dynamics import replicas as side_by_side
+from ffmd_jax.dynamics.division import Division
 from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
 from ffmd_jax.dynamics.potentials import Potential
 from ffmd_jax.dynamics.records import FASTEST, Carry, Conserving, Monitor, Run
-from ffmd_jax.dynamics.replicas import CARRY, FIRST, SECOND, Replicas, divided_over
 from ffmd_jax.dynamics.replicas import each as of_replicas
 from ffmd_jax.dynamics.stepping import make_step, scan
 
@@ -57,13 +57,18 @@ class Shape(NamedTuple):
     search: neighbors.Search
     every: int
     block_frames: int
-    replicas: Replicas | None
+    division: Division
     wrap: bool
     conserving: Conserving
 
     def with_search(self, search: Any, own: neighbors.Search | None) -> "Shape":
         """The shape with other tables."""
         return self._replace(search=search, conserving=self.conserving._replace(search=own))
+
+    @property
+    def carry(self) -> Any:
+        """Where the parts of a carry are."""
+        return self.division.carry(self.conserving.search is not None)
 
 
 class Engine:
@@ -89,7 +94,7 @@ class Engine:
         wrap: bring atoms back into the cell and count images, so that float32 keeps its precision far from it: the
             error of a step is half a unit in the last place of the cell's size, not of the way that an atom has gone.
         replicas: number of runs side by side; 0: one, without the axis.
-        devices: that replicas are divided over, at most; None: all.
+        devices: that replicas are divided over, at most (None: all), or one system (None: one), see `core.domains`.
         potential: gives the energies of the run, and with them energy conservation and constant pressure; None: none.
         conserve_energy: scale velocities after each step so that the propagator leaves the total energy as it is.
         ahead: Å, how far atoms may go in a step, about; where the potential shares the propagator's table.
@@ -127,16 +132,23 @@ class Engine:
             raise ValueError("energy conservation and constant pressure need a potential")
         self.system = cast(system, state.positions.dtype)
         shared = potential is not None and potential.cutoff <= cutoff
+        division = divisions.over(len(system.species), replicas, devices)
         if searches is None:
             own = None
             if potential is not None and not shared:
-                own = neighbors.plan(self.system, state, potential.cutoff, skin, headroom=1.15)
+                own = neighbors.plan(
+                    self.system, state, potential.cutoff, skin, headroom=1.15, n_domains=division.n_domains
+                )
             ahead = ahead if shared else 0.0
-            searches = neighbors.plan(self.system, state, cutoff, skin, 1.15, select=select, ahead=ahead), own
+            first = neighbors.plan(
+                self.system, state, cutoff, skin, 1.15, select=select, ahead=ahead, n_domains=division.n_domains
+            )
+            searches = first, own
+        if searches[0].domains != division.n_domains:
+            raise ValueError(f"the run was begun on {searches[0].domains} devices: continue it on as many")
         self.time_step_fs, self._replicas = time_step_fs, replicas
         conserving = Conserving(searches[1], conserve_energy)
-        divided = side_by_side.over(replicas, devices) if replicas else None
-        self._shape = Shape(searches[0], every, max(1, block_steps // every), divided, wrap, conserving)
+        self._shape = Shape(searches[0], every, max(1, block_steps // every), division, wrap, conserving)
         self._run = Run(
             self.system,
             as_partial(propagate),
@@ -211,7 +223,7 @@ class Engine:
         return Block(_unwrapped(frames, images), times, seen, after, ~halted if self._replicas else None)
 
     def _build(self, search: neighbors.Search, state: State) -> neighbors.Neighbors:
-        return _build(search, self._shape.replicas, self._run, state)
+        return _build(search, self._shape.division, self._run, state)
 
     def state(self, carry: Carry) -> State:
         """The state of a carry on the host, positions unwrapped."""
@@ -228,15 +240,16 @@ def _advance(shape: Shape, run: Run, carry: Carry, wanted: Array):
     """Up to ``wanted`` frames, padded to the frames of a block."""
 
     def advance(run: Run, carry: Carry, wanted: Array):
-        step = make_step(run, shape.search, shape.every, replicas=shape.replicas, conserving=shape.conserving)
-        return scan(step, carry, shape.block_frames, functools.partial(_look, shape, run), wanted, shape.replicas)
+        replicas = shape.division.replicas
+        step = make_step(run, shape.search, shape.every, replicas=replicas, conserving=shape.conserving)
+        return scan(step, carry, shape.block_frames, functools.partial(_look, shape, run), wanted, replicas)
 
-    return divided_over(shape.replicas, advance, run, (carry, wanted), (CARRY, SECOND))
+    return shape.division.apply(advance, run, (carry, wanted), (shape.carry, shape.division.frames))
 
 
 def _look(shape: Shape, run: Run, carry: Carry) -> Any:
     """What is stored with a frame."""
-    each, seen = of_replicas(run, shape.replicas), {}
+    each, seen = of_replicas(run, shape.division.replicas), {}
     if run.observe is not None:
         seen |= each(lambda run, *given: run.observe(run.system, *given))(run, carry.state, carry.table.graph)
     if run.monitor is not None:
@@ -249,19 +262,20 @@ def _look(shape: Shape, run: Run, carry: Carry) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _build(search: neighbors.Search, replicas: Replicas | None, run: Run, state: State) -> neighbors.Neighbors:
+def _build(search: neighbors.Search, division: Division, run: Run, state: State) -> neighbors.Neighbors:
     """Neighbour tables of a state."""
 
     def build(run: Run, state: State) -> neighbors.Neighbors:
-        return of_replicas(run, replicas)(lambda run, state: neighbors.build(search, run.system, state))(run, state)
+        each = of_replicas(run, division.replicas)
+        return each(lambda run, state: neighbors.build(search, run.system, state))(run, state)
 
-    return divided_over(replicas, build, run, (state,), FIRST)
+    return division.apply(build, run, (state,), division.table)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _start(shape: Shape, run: Run, state: State, key: Array, step: Array) -> Carry:
     def start(run: Run, state: State, key: Array, step: Array) -> Carry:
-        each, memory = of_replicas(run, shape.replicas), ()
+        each, memory = of_replicas(run, shape.division.replicas), ()
         if run.monitor is not None:
             memory = each(lambda run, state: run.monitor.start(run.monitor.limits, run.system, state))(run, state)
         images = jnp.zeros(state.positions.shape, jnp.int32) if shape.wrap else ()
@@ -275,7 +289,7 @@ def _start(shape: Shape, run: Run, state: State, key: Array, step: Array) -> Car
         halted = jnp.zeros(state.positions.shape[:-2], bool)
         return Carry(key, state, table, step, images, memory, halted, energies, barostat)
 
-    return divided_over(shape.replicas, start, run, (state, key, step), CARRY)
+    return shape.division.apply(start, run, (state, key, step), shape.carry)
 
 
 def _unwrapped(frames: State, images: Any) -> State:

@@ -102,7 +102,7 @@ struct Path {
 // Arrays of one call; `Buffer` knows shapes, this knows what they mean.
 template <class F>
 struct Problem {
-  I batches = 1, atoms, neighbors, components, channels, harmonics, knots, n_tensor, order;
+  I batches = 1, atoms, rows, neighbors, components, channels, harmonics, knots, n_tensor, order;
   const F *features, *y, *place, *table;
   const std::int32_t* senders;
   const bool* mask;
@@ -118,7 +118,7 @@ struct Problem {
     const I* d = paths.begin() + 6 * p;
     return {d[0], d[1], d[2], d[3], d[4], d[5]};
   }
-  const F* features_of(I b) const { return features + lead[0](b) * atoms * components * channels; }
+  const F* features_of(I b) const { return features + lead[0](b) * rows * components * channels; }
   const F* table_of(I b) const { return table + lead[5](b) * n_paths() * knots * channels; }
 };
 
@@ -336,7 +336,8 @@ ffi::ErrorOr<Problem<ffi::NativeType<D>>> problem(ffi::RemainingArgs args, ffi::
   }
   for (int k = 0; k < 6; k++) p.lead[k] = {full, std::vector<I>(shapes[k].begin(), shapes[k].begin() + n_lead)};
   for (I size : full) p.batches *= size;
-  p.atoms = shapes[0][n_lead];
+  p.rows = shapes[0][n_lead];
+  p.atoms = shapes[1][n_lead];
   p.components = shapes[0][n_lead + 1];
   p.channels = shapes[0][n_lead + 2];
   p.neighbors = shapes[1][n_lead + 1];
@@ -413,7 +414,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   // Atoms of one system add to the same features and table: every slice of them has arrays of its own, added in order
   // afterwards, so that results do not depend on which thread was faster.
   const I slices = std::min(p.atoms, (pool.num_threads() + p.batches - 1) / p.batches);
-  const I n_features = p.atoms * p.components * p.channels, n_table = p.n_paths() * p.knots * p.channels;
+  const I n_features = p.rows * p.components * p.channels, n_table = p.n_paths() * p.knots * p.channels;
   std::vector<F> more((slices - 1) * p.batches * (n_features + n_table));
   auto features_of = [&](I b, I s) {
     return s ? &more[(b * (slices - 1) + s - 1) * (n_features + n_table)] : to_features + b * n_features;

@@ -53,8 +53,8 @@ class Operands(NamedTuple):
     """Arrays of a call.
 
     Attributes:
-        rows: features, ``[n_atoms, n_components, channels]``.
-        senders, mask: of the graph, ``[n_atoms, n_neighbors]``.
+        rows: features, ``[n_rows, n_components, channels]``.
+        senders, mask: of the graph, rows, ``[n_atoms, n_neighbors]``.
         harmonics: Y(r̂_ij), ``[n_atoms, n_neighbors, (lmax + 1)²]``.
         place: distances in units of the knot spacing, from the first knot on, ``[n_atoms, n_neighbors]``.
         table: B-spline coefficients, ``[n_paths, n_knots + 3, channels]``.
@@ -118,7 +118,7 @@ def _differentiable(plan: Plan, order: int = 0) -> Callable[[Operands], list[Arr
 
     @jax.custom_vjp
     def call(operands: Operands) -> list[Array]:
-        n_atoms, _, channels = operands.rows.shape
+        n_atoms, channels = operands.senders.shape[-2], operands.rows.shape[-1]
         shapes = [jax.ShapeDtypeStruct((n_atoms, dim, n * channels), operands.rows.dtype) for dim, n in plan.outputs]
         return _call("forward", plan, shapes, operands, order=np.int64(order))
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import mechanics, neighbors
+from ffmd_jax.core import domains, mechanics, neighbors
 from ffmd_jax.core.state import Array, Energy, Graph, State, System, full_precision
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import layers, trajcast
@@ -37,7 +37,8 @@ class Layer(nn.Module):
         paths = convolutions.coupling_paths(layers.ordered(features), sizes.lmax_harmonics, self.lmax, True)
         span = (self.config.splines_from, sizes.cutoff)
         network = layers.RadialNetwork((*sizes.radial_hidden, len(paths) * width), width, span, True, name="radial")
-        message = self.convolution(features, edges, network(lengths), paths)
+        seen = domains.exchanged(edges.graph, features)
+        message = self.convolution(seen, edges, network(lengths), paths)
         message = {irrep: x / self.config.average_neighbors for irrep, x in message.items()}
         message = layers.Linear(dict.fromkeys(message, width), name="contract")(message)
         outputs = dict.fromkeys(layers.ordered(message), width)
@@ -59,18 +60,20 @@ class AtomicEnergies(nn.Module):
     def __call__(self, system: System, state: State, graph: Graph) -> Array:
         config, sizes = self.config, self.config.architecture
         dtype = state.positions.dtype
-        one_hot = (jnp.asarray(system.species)[:, None] == jnp.asarray(config.elements)).astype(dtype)
+        species = domains.own(graph, jnp.asarray(system.species))
+        one_hot = (species[:, None] == jnp.asarray(config.elements)).astype(dtype)
         vectors = neighbors.vectors(state, graph)
         roots = self.param("bessel_roots", lambda key: jnp.pi * jnp.arange(1, sizes.radial_basis + 1, dtype=dtype))
         lengths = layers.lengths(layers.norm(vectors), graph.mask, roots, sizes, config.splines_from)
-        edges = convolutions.Edges(graph, layers.spherical_harmonics(vectors, sizes.lmax_harmonics))
+        edges = convolutions.Edges(domains.local(graph), layers.spherical_harmonics(vectors, sizes.lmax_harmonics))
         features = layers.Linear({EVEN_SCALAR: sizes.channels}, name="initial")({EVEN_SCALAR: one_hot[:, None]})
         for i in range(sizes.layers):
             lmax = sizes.lmax if i < sizes.layers - 1 else 0
             features = Layer(config, self.convolution, lmax, name=f"layer{i}")(features, one_hot, lengths, edges)
         scalars = layers.Linear({EVEN_SCALAR: sizes.channels // 2}, name="compress")(features)
         scalars = {EVEN_SCALAR: layers.silu(scalars[EVEN_SCALAR])}
-        return layers.Linear({EVEN_SCALAR: 1}, name="readout")(scalars)[EVEN_SCALAR][:, 0, 0]
+        scalars = layers.Linear({EVEN_SCALAR: 1}, name="readout")(scalars)
+        return domains.whole(graph, scalars[EVEN_SCALAR][:, 0, 0])
 
 
 @functools.cache

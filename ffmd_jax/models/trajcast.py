@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import conservation, neighbors, propagators
+from ffmd_jax.core import conservation, domains, neighbors, propagators
 from ffmd_jax.core.state import Array, Correct, Graph, Propagate, State, System, full_precision
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import layers
@@ -56,7 +56,8 @@ class Layer(nn.Module):
         paths = self._paths(features)
         span = (self.config.splines_from, sizes.cutoff)
         network = layers.RadialNetwork((*sizes.radial_hidden, len(paths) * width), width, span, name="radial")
-        message = self.convolution(features, embedded.edges, network(embedded.lengths), paths)
+        seen = domains.exchanged(embedded.edges.graph, features)
+        message = self.convolution(seen, embedded.edges, network(embedded.lengths), paths)
         message = {irrep: x / self.config.average_neighbors for irrep, x in message.items()}
         message = layers.Linear(dict.fromkeys(message, width), name="contract")(message)
 
@@ -99,23 +100,24 @@ class TrajCast(nn.Module):
         inputs = {irrep: embedded.velocity_harmonics[:, irrep.l**2 : (irrep.l + 1) ** 2, None] for irrep in irreps}
         inputs[EVEN_SCALAR] = jnp.concatenate([embedded.one_hot, embedded.speed], axis=-1)[:, None]
         if sizes.velocity_input:
-            scaled = state.velocities[..., None] / self.config.velocity_rms
+            scaled = domains.own(graph, state.velocities)[..., None] / self.config.velocity_rms
             inputs[VECTOR] = jnp.concatenate([inputs[VECTOR], scaled], axis=-1)
         features = layers.Linear(dict.fromkeys(inputs, sizes.channels), name="initial")(inputs)
         for i in range(sizes.layers):
             features = Layer(self.config, self.convolution, name=f"layer{i}")(features, embedded)
         vectors = layers.Linear({VECTOR: sizes.channels // 4}, name="compress")(features)
         vectors = layers.Linear({VECTOR: 2}, name="readout")(vectors)
-        return jnp.swapaxes(vectors[VECTOR], 1, 2)
+        return domains.whole(graph, jnp.swapaxes(vectors[VECTOR], 1, 2))
 
     def _embed(self, system: System, state: State, graph: Graph) -> Embedded:
         config, sizes = self.config, self.config.architecture
         dtype = state.positions.dtype
-        one_hot = (jnp.asarray(system.species)[:, None] == jnp.asarray(config.elements)).astype(dtype)
+        species, velocities = (domains.own(graph, x) for x in (jnp.asarray(system.species), state.velocities))
+        one_hot = (species[:, None] == jnp.asarray(config.elements)).astype(dtype)
         vectors = neighbors.vectors(state, graph)
         n_pi = np.pi * np.arange(1, sizes.radial_basis + 1)
         roots = self.param("bessel_roots", lambda key: jnp.asarray(n_pi, dtype))
-        speeds = layers.norm(state.velocities)
+        speeds = layers.norm(velocities)
         if config.speed_limits:
             speeds = jnp.minimum(speeds, one_hot @ jnp.asarray(config.speed_limits, dtype))
         gaussians = layers.gaussian_basis(speeds, config.speed_max, sizes.speed_basis)
@@ -123,9 +125,9 @@ class TrajCast(nn.Module):
         return Embedded(
             one_hot=one_hot,
             speed=mix({EVEN_SCALAR: gaussians[:, None]}, one_hot)[EVEN_SCALAR][:, 0],
-            velocity_harmonics=layers.spherical_harmonics(state.velocities, sizes.lmax_harmonics),
+            velocity_harmonics=layers.spherical_harmonics(velocities, sizes.lmax_harmonics),
             lengths=layers.lengths(layers.norm(vectors), graph.mask, roots, sizes, config.splines_from),
-            edges=convolutions.Edges(graph, layers.spherical_harmonics(vectors, sizes.lmax_harmonics)),
+            edges=convolutions.Edges(domains.local(graph), layers.spherical_harmonics(vectors, sizes.lmax_harmonics)),
         )
 
 

@@ -84,7 +84,8 @@ def simulate(
         overwrite: replace an existing file.
         seed: of thermostat and drawn velocities; replica i has seed + i.
         replicas: runs side by side in one program; 0: one run, or as many as ``start`` has entries.
-        devices: that replicas are divided over, at most (None: all); their number changes rounding only.
+        devices: that replicas are divided over, at most (None: all), or one system (None: one); their number changes
+            rounding only.
         reversible: time-symmetrised steps: smaller errors, no gains and losses of energy that add up, at three times
             the cost; see `propagators.reversible`.
         potential: gives the energies along the run, energy conservation, and the barostat of `NPT` its energies: a
@@ -135,8 +136,6 @@ def simulate(
         config = used.config
         ensemble = ensembles.complete(ensemble, config.time_step_fs)
         begin = starts.begin(used, start, ensemble, seed, replicas, velocities, draw_temperature_K, hints)
-        if devices is not None and not begin.replicas:
-            raise ValueError("devices are what replicas are divided over: say how many replicas")
         if watch_bonds and begin.replicas:
             raise ValueError("bonds are watched in one run: no replicas")
         dtype = jnp.float64 if float64 else jnp.float32
