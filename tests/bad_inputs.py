@@ -920,7 +920,8 @@ def of_models(run: Run, model: Path, data: Path) -> Iterator[Case]:
         "every zero": rollout(run, "--every", 0),
         "negative replicas": rollout(run, "--replicas", -1),
         "more devices than there are": rollout(run, "--replicas", 2, "--devices", 99),
-        "devices without replicas": rollout(run, "--devices", 1),
+        "more devices than there are for one system": rollout(run, "--devices", 99),
+        "no devices": rollout(run, "--devices", 0),
         "unknown fallback": rollout(run, "--fallback", "none"),
         "temperatures without replicas": rollout(run, "--replica-temperatures", 60, 70),
     }.items():

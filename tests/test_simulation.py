@@ -245,14 +245,21 @@ def test_a_dead_replica_does_not_stop_the_others():
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_replicas_over_devices_are_those_on_one():
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+@pytest.mark.parametrize(
+    "script, devices, said",
+    [
+        ("replicas_over_devices.py", 4, "the same on four devices"),
+        ("domains_over_devices.py", 8, "the same on eight devices"),
+    ],
+)
+def test_runs_over_devices_are_those_on_one(script, devices, said):
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        ["timeout", "-k", "5", "200", sys.executable, Path(__file__).with_name("replicas_over_devices.py")],
+        ["timeout", "-k", "5", "200", sys.executable, Path(__file__).with_name(script)],
         env={**os.environ, **cache, "XLA_FLAGS": flags}, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0 and "the same on four devices" in done.stdout, done.stderr[-2000:]
+    assert done.returncode == 0 and said in done.stdout, done.stderr[-2000:]
 
 
 def test_a_ramp_is_linear_in_time_and_cannot_be_lengthened(folder, tmp_path, capsys):

@@ -18,8 +18,9 @@ from jax.sharding import PartitionSpec as P
 from ffmd_jax.core.state import Array, Domain, Graph
 
 AXIS = "domains"
-SAME, ROWS = P(), P(AXIS)  # an array is whole on every device, or divided along its first axis
-GRAPH: Any = Graph(ROWS, ROWS, ROWS, Domain(receivers=ROWS, rows=SAME, offsets=SAME))
+SAME: Any = P()  # an array that is whole on every device
+ROWS: Any = P(AXIS)  # one that is divided along its first axis
+GRAPH = Graph(ROWS, ROWS, ROWS, Domain(receivers=ROWS, rows=SAME, offsets=SAME))
 
 
 def devices_of(n_domains: int) -> Mesh:

@@ -12,9 +12,8 @@ from ffmd_jax.dynamics import replicas as side_by_side
 from ffmd_jax.dynamics.records import Carry, Energies, Run
 from ffmd_jax.dynamics.replicas import CARRY, FIRST, SECOND, Replicas
 
-_SAME: Any = SAME
-_TABLE: Any = Neighbors(GRAPH, _SAME, _SAME, _SAME)
-_CARRY: Any = Carry(*[_SAME] * len(Carry._fields))._replace(table=_TABLE)
+_TABLE = Neighbors(GRAPH, SAME, SAME, SAME)
+_CARRY = Carry(*[SAME] * len(Carry._fields))._replace(table=_TABLE)
 
 
 class Division(NamedTuple):
@@ -37,7 +36,7 @@ class Division(NamedTuple):
         """Where the parts of a carry are; ``own_table``: of a potential, besides that of the propagator."""
         if self.domains is None:
             return CARRY
-        return _CARRY._replace(energies=Energies(_SAME, _SAME, _SAME, _SAME, _TABLE)) if own_table else _CARRY
+        return _CARRY._replace(energies=Energies(SAME, SAME, SAME, SAME, _TABLE)) if own_table else _CARRY
 
     @property
     def table(self) -> Any:

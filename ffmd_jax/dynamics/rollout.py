@@ -85,7 +85,7 @@ class Engine:
         every: steps between two frames.
         ensemble: its thermostat acts after each step.
         ramp_steps: over which its temperature changes.
-        observe: extra per-frame values, computed inside jit.
+        observe: extra per-frame values, computed inside jit; of a system over devices, it sees the graph of a domain.
         skin: Å, of the neighbour table.
         select: give ``propagate`` only the pairs within the cutoff, not those within cutoff + skin; pays where an edge
             costs more than a comparison, in networks.
@@ -101,7 +101,7 @@ class Engine:
         searches: of an engine that is to be continued exactly.
 
     Raises:
-        ValueError: constant pressure or energy conservation without a potential.
+        ValueError: constant pressure or energy conservation without a potential; a division that is not possible.
     """
 
     def __init__(
@@ -133,6 +133,10 @@ class Engine:
         self.system = cast(system, state.positions.dtype)
         shared = potential is not None and potential.cutoff <= cutoff
         division = divisions.over(len(system.species), replicas, devices)
+        if division.domains is not None and potential is not None and not potential.digest:
+            raise ValueError(
+                "the energy of a force field is not divided over devices: use a trained potential, or none"
+            )
         if searches is None:
             own = None
             if potential is not None and not shared:
@@ -145,7 +149,7 @@ class Engine:
             )
             searches = first, own
         if searches[0].domains != division.n_domains:
-            raise ValueError(f"the run was begun on {searches[0].domains} devices: continue it on as many")
+            raise ValueError(f"the run was begun on {searches[0].domains} device(s): continue it on as many")
         self.time_step_fs, self._replicas = time_step_fs, replicas
         conserving = Conserving(searches[1], conserve_energy)
         self._shape = Shape(searches[0], every, max(1, block_steps // every), division, wrap, conserving)

@@ -84,8 +84,8 @@ def simulate(
         overwrite: replace an existing file.
         seed: of thermostat and drawn velocities; replica i has seed + i.
         replicas: runs side by side in one program; 0: one run, or as many as ``start`` has entries.
-        devices: that replicas are divided over, at most (None: all), or one system (None: one); their number changes
-            rounding only.
+        devices: that replicas are divided over, at most (None: all), or without replicas one large system (None: it is
+            not divided); their number changes rounding only.
         reversible: time-symmetrised steps: smaller errors, no gains and losses of energy that add up, at three times
             the cost; see `propagators.reversible`.
         potential: gives the energies along the run, energy conservation, and the barostat of `NPT` its energies: a
