@@ -29,6 +29,7 @@ from ffmd_jax.core.state import State
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import Dataset, Group, Run
 from ffmd_jax.dynamics import alarms, monitors, replicas, rollout
+from ffmd_jax.dynamics.division import Division
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import radial_tables, trajcast
@@ -122,7 +123,8 @@ def replicas_program(topology_name: str, network: str, per_chip: int, n_steps: i
 
     carry = rollout.Carry(*(placed(spec, part) for spec, part in zip(replicas.CARRY, carry, strict=True)))
     began = time.perf_counter()
-    divided, wanted = shape._replace(replicas=replicas.Replicas(mesh)), placed(replicas.SAME, np.int32(1))
+    divided = shape._replace(division=Division(replicas.Replicas(mesh)))
+    wanted = placed(replicas.SAME, np.int32(1))
     made = rollout._advance.lower(divided, placed(replicas.SAME, run), carry, wanted).compile()
     return line("replicas", chips, topology_name, network, made, began) | {"replicas_per_chip": per_chip}
 

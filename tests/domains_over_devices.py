@@ -52,8 +52,7 @@ def tables_hold_the_same(repeat, n_domains, cutoff):
 def main(folder):
     assert jax.device_count() == 8
     assert tables_hold_the_same((4, 4, 7), 7, 3.0).bins
-    assert tables_hold_the_same((2, 2, 5), 8, 5.0).reach == 2  # no device sees all
-    assert tables_hold_the_same((2, 2, 2), 5, 5.0).reach >= 2  # every device does
+    assert tables_hold_the_same((2, 2, 5), 5, 5.0).reach == 2  # every device sees all; not so above and below
     quartz = systems.quartz((2, 2, 5))
     assert division.over(180, 0, 1).domains is None and division.over(180, 0, None).domains is None
     ensemble, options = ffmd.NVT(300.0, friction_tau_fs=3000.0), {"every": 20, "progress": False}

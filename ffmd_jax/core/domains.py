@@ -72,19 +72,21 @@ def exchanged(graph: Graph, features: dict[Any, Array]) -> dict[Any, Array]:
     if graph.domain is None:
         return features
     joined = jnp.concatenate(list(features.values()), axis=1)  # one message, not one for each irrep
-    joined = _exchange(joined, len(graph.domain.offsets))
-    ends = [0]
-    for values in features.values():
-        ends.append(ends[-1] + values.shape[1])
-    return {irrep: joined[:, a:b] for irrep, a, b in zip(features, ends[:-1], ends[1:], strict=True)}
+    # Flat: a TPU pads the last axes to tiles, and would send the padding.
+    seen = _exchange(joined.reshape(len(joined), -1), len(graph.domain.offsets)).reshape(-1, *joined.shape[1:])
+    ends = np.cumsum([values.shape[1] for values in features.values()])[:-1].tolist()
+    return dict(zip(features, jnp.split(seen, ends, axis=1), strict=True))
 
 
 def _exchange(values: Array, n_seen: int) -> Array:
     n_domains, reach = jax.lax.axis_size(AXIS), n_seen // 2
     if n_seen == n_domains:
         return jax.lax.all_gather(values, AXIS, tiled=True)
-    from_there = ([(i, (i - k) % n_domains) for i in range(n_domains)] for k in range(-reach, reach + 1))
-    return jnp.concatenate([jax.lax.ppermute(values, AXIS, pairs) for pairs in from_there])
+
+    def of(k: int) -> Array:
+        return jax.lax.ppermute(values, AXIS, [(i, (i - k) % n_domains) for i in range(n_domains)]) if k else values
+
+    return jnp.concatenate([of(k) for k in range(-reach, reach + 1)])
 
 
 def local(graph: Graph) -> Graph:

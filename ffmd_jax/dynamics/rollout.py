@@ -134,9 +134,7 @@ class Engine:
         shared = potential is not None and potential.cutoff <= cutoff
         division = divisions.over(len(system.species), replicas, devices)
         if division.domains is not None and potential is not None and not potential.digest:
-            raise ValueError(
-                "the energy of a force field is not divided over devices: use a trained potential, or none"
-            )
+            raise ValueError("a force field is not divided over devices: use a trained potential, or none")
         if searches is None:
             own = None
             if potential is not None and not shared:
