@@ -4,15 +4,15 @@
     pip install -e ".[tpu]"
     python benchmarks/domains.py --chips v5e:2x4:1 v5e:2x4 v5e:8x8 v5e:16x16 --repeat-per-chip 9 9 6
 
-Compiles a step of the shipped model of quartz in NVT with monitors, its atoms in domains, one on each chip; nothing is
+Compiles a step of the shipped model of quartz in NVT, its atoms in domains, one on each chip; nothing is
 run.  Chips are virtual CPU devices, with the compiled kernel, or a slice that libtpu knows (``:n``: the first n of it),
 by blocks.  ``--repeat`` is a fixed system (strong scaling), ``--repeat-per-chip`` one that grows with the chips, near a
 cube (weak scaling).
 
-One JSON line each.  ``MiB_of_a_chip`` is what the program holds.  ``received_MiB`` is what a chip gets from others in a step, with the padding
-of the chip's layouts, ``messages`` how many collectives it takes; ``check`` is the round trip of every 100th step with
-its new neighbour table.  ``estimate_ms``, of TPUs, is no measurement: the bytes that the compiler counts at the peak of
-the memory, then what is received over one link of the interconnect, and a latency for every collective.
+One JSON line each.  ``MiB_of_a_chip`` is what the program holds.  ``received_MiB`` is what a chip gets from others in a
+step, with the padding of its layouts, ``messages`` how many collectives that takes; steps in which a table is made or
+a round trip is measured are not counted.  ``estimate_ms``, of TPUs, is no measurement: the bytes that the compiler
+counts at the peak of the memory, what is received over one link of the interconnect, a latency for each collective.
 """
 
 import argparse
@@ -36,8 +36,8 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from ffmd_jax.core import domains, neighbors
-from ffmd_jax.core.state import Domain, Graph, cast, full_precision
-from ffmd_jax.dynamics import alarms, ensemble, monitors, records, rollout, stepping
+from ffmd_jax.core.state import Domain, Graph, State, cast, full_precision
+from ffmd_jax.dynamics import alarms, ensemble, records, rollout, stepping
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import model_files, radial_tables, trajcast
 from ffmd_jax.reference_md import systems
@@ -87,24 +87,25 @@ def compiled(chips: list, repeat: tuple[int, int, int]):
     blocks = functools.partial(convolutions.by_blocks, block=len(system.species))
     propagate = trajcast.make_propagate(config, params, blocks if tpu else convolutions.edge_convolution)
     bath = ensemble.NVT(300.0, tau_fs=300.0, friction_tau_fs=3000.0)
-    limits = monitors.limits(config, model.calibration, prepared.system, bath)
     engine = rollout.Engine(
         system, state, propagate, cutoff=config.architecture.cutoff, time_step_fs=config.time_step_fs, ensemble=bath,
-        monitor=alarms.monitor(propagate, limits), searches=(dataclasses.replace(search, domains=1), None),
+        searches=(dataclasses.replace(search, domains=1), None),
     )  # fmt: skip
     run = engine._run
 
+    @full_precision
     def step(run: records.Run, table: neighbors.Neighbors, moving: Any):
-        act = functools.partial(stepping._advance, search, records.PLAIN)
-        return full_precision(act)(run, table, table.cell, jnp.int32(1), jnp.float32(300.0), moving)
+        kelvin, state = jnp.float32(300.0), State(moving.positions, moving.velocities, table.cell)
+        after = stepping._advance(search, records.PLAIN, run, table, table.cell, jnp.int32(1), kelvin, moving)
+        # What monitors look at in each step and that is not on every device.
+        return after, alarms._closest(state, neighbors.select(search, state, table)[0])
 
     mesh = Mesh(np.array(chips), (domains.AXIS,), axis_types=(AxisType.Auto,))
     table = jax.eval_shape(lambda state: neighbors.build(dataclasses.replace(search, domains=1), system, state), state)
     if len(chips) > 1:
         table = table._replace(graph=graph_of(table.graph, search, len(system.species)))
-    memory = jax.eval_shape(run.monitor.start, run.monitor.limits, run.system, state)
     flag = jax.ShapeDtypeStruct((), bool)
-    moving = stepping._Moving(jax.random.key(0), *state[:2], memory, flag, flag, (), ())
+    moving = stepping._Moving(jax.random.key(0), *state[:2], (), flag, flag, (), ())
     given = tuple(placed(mesh, tree) for tree in (run, table, moving))
     function = step if len(chips) == 1 else lambda *given: domains.over(mesh, step, given, domains.SAME)
     return jax.jit(function).lower(*given).compile(), len(system.species), search
@@ -133,22 +134,15 @@ def placed(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(place, tree, is_leaf=lambda part: isinstance(part, Graph))
 
 
-def messages(program: str, n_chips: int) -> dict[str, dict[str, Any]]:
-    """Collectives of the step, and of the round trip in a branch of it: how many, and bytes received."""
-    found = {"step": {"messages": {}, "bytes": 0}, "check": {"messages": {}, "bytes": 0}}
-    where = "check"
-    for text in program.splitlines():
-        if not text.startswith(" "):
-            where = "step" if text.startswith("ENTRY") else "check"
-        kinds = "|".join(COLLECTIVES)
-        if hit := re.search(rf"= (.*?) ({kinds})(?:-start)?\(", text):
-            kind = hit[2]
-            share = {"all-gather": (n_chips - 1) / n_chips, "all-reduce": 2.0}.get(kind, 1.0)
-            found[where]["messages"][kind] = found[where]["messages"].get(kind, 0) + 1
-            found[where]["bytes"] += share * max(
-                map(size, re.findall(r"(\w+)\[([\d,]*)\](?:{([\d,]*)(?::T\((\d+),(\d+)\))?)?", hit[1]))
-            )
-    return found
+def messages(program: str, n_chips: int) -> tuple[dict[str, int], float]:
+    """Collectives of the program, and the bytes that a chip receives."""
+    count, received = {}, 0.0
+    for result, kind in re.findall(rf"= (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", program):
+        arrays = re.findall(r"(\w+)\[([\d,]*)\](?:{([\d,]*)(?::T\((\d+),(\d+)\))?)?", result)
+        share = {"all-gather": (n_chips - 1) / n_chips, "all-reduce": 2.0}.get(kind, 1.0)
+        count[kind] = count.get(kind, 0) + 1
+        received += share * max(map(size, arrays))
+    return count, received
 
 
 def size(array: tuple[str, ...]) -> int:
@@ -170,21 +164,20 @@ def line(name: str, repeat: tuple[int, int, int], per_chip: bool) -> dict[str, A
     made, n_atoms, search = compiled(chips, repeat)
     memory, cost, tpu = made.memory_analysis(), made.cost_analysis(), chips[0].platform == "tpu"
     held = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
-    found, gigabytes = messages(made.as_text(), len(chips)), cost["bytes accessed"] / 1e9
-    received, count = found["step"]["bytes"], sum(found["step"]["messages"].values())
+    count, received = messages(made.as_text(), len(chips))
+    gigabytes = cost["bytes accessed"] / 1e9
     hops = sum(math.isqrt(len(chips)) for _ in range(2)) / 2  # half the way around a square torus, twice
     parts = [
         gigabytes / traffic.DEVICES["v5e"][0],
         received / LINK_GB_S / 1e6,
-        count * (START_US + hops * HOP_US) / 1e3,
+        sum(count.values()) * (START_US + hops * HOP_US) / 1e3,
     ]
     return {
         "chips": name, "n_chips": len(chips), "atoms": n_atoms, "atoms_per_chip": n_atoms / len(chips),
         "domains_seen": min(2 * search.reach + 1, len(chips)),
         "MiB_of_a_chip": round((held - memory.alias_size_in_bytes) / 2**20, 1),
         "temporary_MiB": round(memory.temp_size_in_bytes / 2**20, 1), "GB_accessed": round(gigabytes, 3),
-        "received_MiB": round(received / 2**20, 3), "messages": found["step"]["messages"],
-        "check": {"received_MiB": round(found["check"]["bytes"] / 2**20, 3), "messages": found["check"]["messages"]},
+        "received_MiB": round(received / 2**20, 3), "messages": count,
         **({"estimate_ms": [round(x, 3) for x in parts]} if tpu else {}),
         "compile_s": round(time.perf_counter() - began, 1), "jax": jax.__version__, "date": f"{datetime.date.today()}",
     }  # fmt: skip
