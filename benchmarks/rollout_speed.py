@@ -40,6 +40,7 @@ PREPARED = {
     "quartz-1296": ("quartz", {"repeat": (6, 6, 4)}),
     "quartz-4374": ("quartz", {"repeat": (9, 9, 6)}),
     "quartz-10368": ("quartz", {"repeat": (12, 12, 8)}),
+    "quartz-101250": ("quartz", {"repeat": (25, 25, 18)}),
     "water-192": ("water-dsf", {"molecules": 64}),
     "water-1536": ("water-dsf", {"molecules": 512}),
 }

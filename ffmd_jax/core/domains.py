@@ -59,7 +59,9 @@ def whole(graph: Graph, values: Array) -> Array:
     """Values of all atoms, ``[n_atoms, …]``, from those of the rows on every device, ``[n_rows, …]``."""
     if graph.domain is None:
         return values
-    return jax.lax.all_gather(values, AXIS, tiled=True)[graph.domain.rows]
+    # Atoms last: a TPU pads the last axes to tiles of 8 and 128, and would send the padding.
+    sent = jax.lax.all_gather(values.reshape(len(values), -1).T, AXIS, axis=1, tiled=True)
+    return sent.T[graph.domain.rows].reshape(-1, *values.shape[1:])
 
 
 def any_of(graph: Graph, flag: Array) -> Array:
@@ -72,7 +74,7 @@ def exchanged(graph: Graph, features: dict[Any, Array]) -> dict[Any, Array]:
     if graph.domain is None:
         return features
     joined = jnp.concatenate(list(features.values()), axis=1)  # one message, not one for each irrep
-    # Flat: a TPU pads the last axes to tiles, and would send the padding.
+    # Flat, so that there is little padding.
     seen = _exchange(joined.reshape(len(joined), -1), len(graph.domain.offsets)).reshape(-1, *joined.shape[1:])
     ends = np.cumsum([values.shape[1] for values in features.values()])[:-1].tolist()
     return dict(zip(features, jnp.split(seen, ends, axis=1), strict=True))

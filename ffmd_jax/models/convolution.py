@@ -182,6 +182,7 @@ def by_blocks(
     # One gather for all irreps: a row of [Σ (2l + 1), channels] for every neighbour.
     irreps = ordered(features)
     rows = jnp.concatenate([features[irrep] for irrep in irreps], axis=1)
+    of_atom, rows = rows.shape[1:], rows.reshape(len(rows), -1)  # flat: a TPU pads the last axes to tiles
     ends = np.cumsum([irrep.dim for irrep in irreps])
     place = {irrep: slice(end - irrep.dim, end) for irrep, end in zip(irreps, ends, strict=True)}
     of_edges, evaluate = _weights(radial)
@@ -190,7 +191,7 @@ def by_blocks(
         senders, mask, harmonics, of_edges = inputs
         size = len(senders)
         # Where there is no neighbour, nothing is added, whatever the weights are.
-        neighbors = jnp.where(mask[..., None, None], rows[senders], 0.0)
+        neighbors = jnp.where(mask[..., None], rows[senders], 0.0).reshape(*senders.shape, *of_atom)
         weights = jnp.split(evaluate(of_edges), len(paths), axis=-1)
         values = []
         for path, tensor, weight in zip(paths, coupling_tensors(harmonics, paths), weights, strict=True):

@@ -1,0 +1,104 @@
+"""Does the rounding of an accelerator's matrix products harm a training?  Small networks on quartz, three seeds each.
+
+    ffmd reference quartz --repeat 2 2 2 --runs 3 --length-ps 20 --frame-fs 10 --out data/small.h5
+    ffmd dataset data/small_?.h5 --time-step 10 --out data/small_pairs_10fs.h5
+    python experiments/matrix_products.py data/small_pairs_10fs.h5    # one JSON line a training
+    python experiments/matrix_products.py --table LINES.jsonl
+
+By default jax lets a GPU round the operands of a product in single precision to 10 bits of mantissa (TF32), a TPU to 7
+(bfloat16); sums are in single precision.  Here a CPU does that: every product of the compiled training that does not
+ask for a precision, forward, backward and of the optimizer, rounds its operands first.  The convolution is the one of
+accelerators, by blocks.  Judged by one-step errors on test pairs, in full precision, as rollouts are.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax._src.interpreters import mlir  # no public way to change how an operation is compiled
+from jax._src.lax import lax as operations
+
+from ffmd_jax.core.state import take
+from ffmd_jax.data import dataset_file
+from ffmd_jax.data import pairs as pair_sets
+from ffmd_jax.models import config
+from ffmd_jax.models import convolution as convolutions
+from ffmd_jax.training import loop, losses, settings, tasks
+
+BITS = {"float32": None, "TF32": 10, "bfloat16": 7}
+SIZES = config.Architecture(cutoff=3.6, lmax=1, harmonics_lmax=2, channels=16, layers=3, radial_hidden=(32, 32),
+                            speed_hidden=(32,), natural_parity=True, bounded_gates=True)  # fmt: skip
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def round_products(mantissa_bits: int | None) -> None:
+    """From now on, products that ask for no precision round their operands; None: as they are."""
+
+    def exact(*operands, **given):
+        return operations.dot_general_p.bind(*operands, **{**given, "precision": (HIGHEST, HIGHEST)})
+
+    def rounded(*operands, **given):
+        return exact(*(jax.lax.reduce_precision(x, 8, mantissa_bits) for x in operands), **given)
+
+    def lower(context, *operands, **given):
+        asked = given["precision"] not in (None, (jax.lax.Precision.DEFAULT,) * 2)
+        if asked or mantissa_bits is None:
+            return operations._dot_general_lower(context, *operands, platform="cpu", **given)
+        return mlir.lower_fun(rounded, multiple_results=False)(context, *operands, **given)
+
+    jax.clear_caches()
+    mlir.register_lowering(operations.dot_general_p, lower, platform="cpu")
+
+
+def train(data: tuple[pair_sets.PairSets, ...], precision: str, seed: int, n_steps: int) -> dict:
+    """One line."""
+    per_epoch = sum(len(sets.train.displacements) for sets in data) // 2
+    training = settings.Training(epochs=max(1, round(n_steps / per_epoch)), batch_size=2, ema_decay=0.99, seed=seed)
+    model_config, began = losses.configure(data, SIZES), time.perf_counter()
+    round_products(BITS[precision])
+    last = list(loop.fit(model_config, data, training, convolution=convolutions.by_blocks))[-1]
+    params = jax.tree.map(np.asarray, last.state.average)
+    round_products(None)
+    errors = tasks.evaluate(model_config, params, data)
+    return {
+        "precision": precision, "seed": seed, "steps": int(last.state.step), "skipped": int(last.state.skipped),
+        "displacement_percent": errors.displacement_percent, "velocity_percent": errors.velocity_percent,
+        "seconds": round(time.perf_counter() - began, 1),
+    }  # fmt: skip
+
+
+def table(lines: list[dict]) -> None:
+    """Prints means and standard deviations over the seeds, and the change beside float32 of the same seeds."""
+    print("| products | Δr error, % | v error, % | v error / that of float32 |\n|---|---|---|---|")
+    exact = {line["seed"]: line["velocity_percent"] for line in lines if line["precision"] == "float32"}
+    for name in BITS:
+        mine = [line for line in lines if line["precision"] == name]
+        columns = [[line[key] for line in mine] for key in ("displacement_percent", "velocity_percent")]
+        columns.append([line["velocity_percent"] / exact[line["seed"]] for line in mine])
+        print("| " + " | ".join([name, *(f"{np.mean(x):.3f} ± {np.std(x, ddof=1):.3f}" for x in columns)]) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="dataset, or with --table lines")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--precisions", nargs="+", choices=BITS, default=list(BITS))
+    parser.add_argument("--steps", type=int, default=2000, help="of two pairs (default: %(default)s)")
+    given = parser.parse_args()
+    if given.table:
+        table([json.loads(line) for line in given.file.read_text().splitlines()])
+        return
+    data = pair_sets.form(dataset_file.read(given.file))
+    tenth = slice(None, None, 10)
+    data = tuple(sets._replace(validation=take(sets.validation, tenth)) for sets in data)
+    for seed in given.seeds:
+        for precision in given.precisions:
+            print(json.dumps(train(data, precision, seed, given.steps)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
