@@ -11,8 +11,9 @@ cube (weak scaling).
 
 One JSON line each.  ``MiB_of_a_chip`` is what the program holds.  ``received_MiB`` is what a chip gets from others in a
 step, with the padding of its layouts, ``messages`` how many collectives that takes; steps in which a table is made or
-a round trip is measured are not counted.  ``estimate_ms``, of TPUs, is no measurement: the bytes that the compiler
-counts at the peak of the memory, what is received over one link of the interconnect, a latency for each collective.
+a round trip is measured are not counted.  ``GB_accessed`` is the compiler's count, ``GB_once`` that of the operands and
+results of all instructions.  ``estimate_ms``, of TPUs, is no measurement: the bytes of the compiler's count at the peak
+of the memory, what is received over one link of the interconnect, a latency for each collective.
 """
 
 import argparse
@@ -48,6 +49,7 @@ LINK_GB_S, HOP_US, START_US = (
     1.0,
     5.0,
 )  # of a v5e: one of its four links; assumed: a hop, and a collective's start
+ARRAY = r"(\w+)\[([\d,]*)\](?:{([\d,]*)(?::T\((\d+),(\d+)\))?)?"  # type, shape, order of axes, tile
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "f64": 8}
 
 
@@ -138,11 +140,21 @@ def messages(program: str, n_chips: int) -> tuple[dict[str, int], float]:
     """Collectives of the program, and the bytes that a chip receives."""
     count, received = {}, 0.0
     for result, kind in re.findall(rf"= (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", program):
-        arrays = re.findall(r"(\w+)\[([\d,]*)\](?:{([\d,]*)(?::T\((\d+),(\d+)\))?)?", result)
         share = {"all-gather": (n_chips - 1) / n_chips, "all-reduce": 2.0}.get(kind, 1.0)
         count[kind] = count.get(kind, 0) + 1
-        received += share * max(map(size, arrays))
+        received += share * max(map(size, re.findall(ARRAY, result)))
     return count, received
+
+
+def touched(program: str) -> int:
+    """Bytes of operands and results of all instructions outside loops and branches, each counted once."""
+    sizes, total = {}, 0
+    entry = program[program.index("\nENTRY") :]
+    for name, result, kind, operands in re.findall(r"%(\S+) = (.*?) ([a-z][\w-]*)\((.*?)\)[,\n]", entry):
+        sizes[name] = sum(map(size, re.findall(ARRAY, result)))
+        if kind not in ("parameter", "tuple", "get-tuple-element", "bitcast"):
+            total += sizes[name] + sum(sizes.get(each, 0) for each in re.findall(r"%([\w.\-]+)", operands))
+    return total
 
 
 def size(array: tuple[str, ...]) -> int:
@@ -177,6 +189,7 @@ def line(name: str, repeat: tuple[int, int, int], per_chip: bool) -> dict[str, A
         "domains_seen": min(2 * search.reach + 1, len(chips)),
         "MiB_of_a_chip": round((held - memory.alias_size_in_bytes) / 2**20, 1),
         "temporary_MiB": round(memory.temp_size_in_bytes / 2**20, 1), "GB_accessed": round(gigabytes, 3),
+        "GB_once": round(touched(made.as_text()) / 1e9, 3),
         "received_MiB": round(received / 2**20, 3), "messages": count,
         **({"estimate_ms": [round(x, 3) for x in parts]} if tpu else {}),
         "compile_s": round(time.perf_counter() - began, 1), "jax": jax.__version__, "date": f"{datetime.date.today()}",
