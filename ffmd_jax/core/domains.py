@@ -70,7 +70,7 @@ def any_of(graph: Graph, flag: Array) -> Array:
 
 
 def exchanged(graph: Graph, features: dict[Any, Array]) -> dict[Any, Array]:
-    """Features ``[n_rows, 2l + 1, channels]``, followed by those of the domains in reach; see `local`."""
+    """Of features ``[n_rows, 2l + 1, channels]`` those of the domains in reach, one after the other; see `local`."""
     if graph.domain is None:
         return features
     joined = jnp.concatenate(list(features.values()), axis=1)  # one message, not one for each irrep
