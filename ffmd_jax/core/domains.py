@@ -50,6 +50,16 @@ def sizes(n_atoms: int, n_domains: int) -> np.ndarray:
     return least + (np.arange(n_domains) < more)
 
 
+def reach(along: np.ndarray, width: float, periodic: bool, n_domains: int) -> int:
+    """Domains on either side that atoms within ``width`` are in, at most; of fractional coordinates, ``[n_atoms]``."""
+    n_atoms, along = len(along), np.sort(along)
+    along = np.concatenate([along - 1, along, along + 1]) if periodic else along
+    ranks = np.searchsorted(along, along - width), np.arange(len(along))
+    ends = np.cumsum(sizes(n_atoms, n_domains))
+    first, last = (np.searchsorted(ends, r % n_atoms, "right") + r // n_atoms * n_domains for r in ranks)
+    return max(1, int(np.max(last - first)))
+
+
 def own(graph: Graph, values: Array) -> Array:
     """Of values of all atoms, ``[n_atoms, …]``, those of the rows of the graph, ``[n_rows, …]``."""
     return values if graph.domain is None else jnp.asarray(values)[graph.domain.receivers]

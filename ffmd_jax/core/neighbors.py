@@ -137,14 +137,9 @@ def _plan_domains(search: Search, system: System, frames: np.ndarray, cells: np.
     fractional = frames @ np.linalg.inv(cells)
     fractional -= np.where(system.pbc, np.floor(fractional), 0.0)
     spans = np.where(system.pbc, 1.0, np.ptp(fractional, axis=(0, 1))) * lowest
-    axis, n_atoms = int(np.argmax(spans)), frames.shape[1]
-    ends = np.cumsum(domains.sizes(n_atoms, n_domains))
-    width, reach = 1.1 * search.radius / lowest[axis], 1  # densities fluctuate
-    for row in np.sort(fractional[..., axis], axis=-1):
-        row = np.concatenate([row - 1, row, row + 1]) if system.pbc[axis] else row
-        ranks = np.searchsorted(row, row - width), np.arange(len(row))
-        first, last = (np.searchsorted(ends, r % n_atoms, "right") + r // n_atoms * n_domains for r in ranks)
-        reach = max(reach, int(np.max(last - first)))
+    axis = int(np.argmax(spans))
+    width = 1.1 * search.radius / lowest[axis]  # densities fluctuate
+    reach = max(domains.reach(along, width, system.pbc[axis], n_domains) for along in fractional[..., axis])
     return dataclasses.replace(search, domains=n_domains, axis=axis, reach=reach)
 
 
