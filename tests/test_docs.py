@@ -88,7 +88,10 @@ def test_links_between_pages_lead_somewhere(path):
 @pytest.mark.slow
 def test_python_code_of_the_readme_runs(tmp_path, monkeypatch):
     (text,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
-    for given, small in (("length_ps=15", "length_ps=0.6, equilibrate_ps=0.2, spacing_ps=0.1"), ("steps=500", "steps=20")):
+    for given, small in (
+        ("length_ps=15", "length_ps=0.6, equilibrate_ps=0.2, spacing_ps=0.1"),
+        ("steps=500", "steps=20"),
+    ):
         assert given in text
         text = text.replace(given, small)
     monkeypatch.chdir(tmp_path)
