@@ -29,8 +29,8 @@ class Settings:
             ase 0.5 with hydrogen, else 1).
         repeat: Unit cells along each lattice vector (None: quartz 3 3 2, silicon 3 3 3, argon 3 3 3).
         molecules: Molecules of water (None: 64).
-        calculator: ase: gfn2-xtb, ani-1ccx, sevennet-0, chgnet (if installed), module:Class, or module:function that
-            returns a calculator.
+        calculator: ase: gfn2-xtb, ani-1ccx, sevennet-0, chgnet, amber-obc (if installed), module:Class, or
+            module:function that returns a calculator.
         calculator_args: ase: its arguments, key=value,key=value.
         start: ase: structure to start from, any file that ASE reads; its cell and periodic directions are kept.
         forces: Store forces, and the stress of crystals and liquids, for potentials to be trained on.
