@@ -296,3 +296,22 @@ def test_the_comparison_shows_its_numbers(monkeypatch, restore_precision):
     compare = importlib.import_module("compare")
     for own in json.loads((folder / "results.json").read_text()).values():
         assert compare.markdown(own) in (folder / "README.md").read_text()
+
+
+def test_maps_are_compared_in_bits_and_a_transition_counts_where_it_arrives(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS / "alanine_dipeptide")
+    ramachandran = importlib.import_module("ramachandran")
+    beta, alpha, between, left = (-80, 150), (-70, -20), (-80, 70), (60, 40)
+    path = [between, beta, between, alpha, between, alpha, beta, left, (60, -100), between, beta]
+    phi, psi = np.radians(np.array([path, [beta] * len(path)], float)).transpose(2, 0, 1)
+    one, other = (ramachandran.distribution(phi[:, i], psi[:, i]) for i in (1, 3))
+    assert ramachandran.jensen_shannon(one, one) == 0
+    assert ramachandran.jensen_shannon(one, other) == pytest.approx(0.5 * (np.log2(4 / 3) + 0.5 * np.log2(2 / 3) + 0.5))
+    found = ramachandran.rates(phi, psi, frame_ps=1.0)
+    counted = {name: of["transitions"] for name, of in found.items()}
+    to_left = {"beta to alpha_L or C7ax": 1, "alpha_L or C7ax to beta": 1}
+    assert counted == {"beta to alpha_R": 1, "alpha_R to beta": 1, **to_left}
+    assert found["alpha_R to beta"]["per_ns"] == pytest.approx(1000 / 3, abs=1e-3)
+    angles = np.random.default_rng(0).uniform(-np.pi, np.pi, (2, 3, 5000))
+    shares = [share for share, _ in ramachandran.populations(*angles).values()]
+    assert sum(shares) == pytest.approx(1, abs=1e-4) and shares[0] == pytest.approx(220 * 165 / 360**2, abs=0.02)

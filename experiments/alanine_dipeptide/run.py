@@ -1,0 +1,369 @@
+"""Alanine dipeptide, AMBER ff99SB-ILDN with OBC solvent, Δt = 5 fs: from reference runs to the numbers of the card.
+
+    pip install openmm rdkit
+    python experiments/alanine_dipeptide/run.py                   # everything
+    python experiments/alanine_dipeptide/run.py data train        # only these stages
+    python experiments/alanine_dipeptide/run.py --smoke DIR       # small, of no meaning
+
+data: NVE runs to learn from; two thirds start with φ and ψ at the points of a grid, so that barriers and rare basins
+are among them.  train: the model.  reference: Langevin runs of the teacher at 300 K.  evaluate: errors of a step.
+rollout: copies of the model's molecule beside the teacher's runs.  left: runs of both from αL, which is rare.  speed:
+model and teacher in turn.  What was stopped goes on when it is started again.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import jax
+import numpy as np
+import openmm
+import ramachandran
+import teacher
+from ase import Atoms, units
+from ase.md.velocitydistribution import Stationary, ZeroRotation
+
+import ffmd_jax as ffmd
+from ffmd_jax.analysis import torsions
+from ffmd_jax.core import files, mechanics, progress
+from ffmd_jax.core import units as own_units
+from ffmd_jax.core.state import State, System
+from ffmd_jax.data import dataset, dataset_file
+from ffmd_jax.data.dataset_file import Dataset, Group, Run
+from ffmd_jax.formats import ase_files, trajectory
+from ffmd_jax.training import training_log
+
+HERE = Path(__file__).resolve().parent
+KELVIN, TAU_FS, FRICTION_TAU_FS = 300.0, 100.0, 1000.0
+STEP_FS, FRAME_FS, TIME_STEP_FS = 0.5, 1.0, 5.0
+RUN_FS, SPACING_FS, STRIDE_FS = 100.0, 1000.0, 2.0
+# Temperature, K, whether φ and ψ are held at points of a grid before the run, and the number of runs to learn from.
+SETS = [(300.0, False, 300), (500.0, False, 200), (300.0, True, 700), (500.0, True, 300)]
+GRID, HIGHEST_EV = 24, 0.47  # points a turn; those whose relaxed energy is so far above the lowest are left out
+BATCH = 4
+# Of the teacher and of the model: runs side by side, length of each, and what is left out at its beginning, ps.
+N_WALKERS, WALKER_PS, N_COPIES, COPY_PS, LEFT_OUT_PS = 8, 3000.0, 32, 250.0, 50.0
+KEPT_PS, PIECE_PS = 0.1, 50.0  # between angles that are kept; a piece of a run of the teacher is written at once
+LEFT_PS = 50.0  # of runs from alpha_L, which runs from elsewhere hardly see
+STATES = 10  # pieces of each walker hold so many of their states, for temperatures
+
+
+class Stages:
+    """The stages, in a folder with data/ and runs/."""
+
+    def __init__(self, folder: Path, smoke: bool):
+        self.folder, self.smoke = folder, smoke
+        self.data, self.runs = folder / "data", folder / "runs"
+        for path in (self.data, self.runs):
+            path.mkdir(parents=True, exist_ok=True)
+
+    def data_(self) -> None:
+        """NVE runs from each set of starts; a set that is there is not made again."""
+        path = self.data / "nve.h5"
+        if path.exists():
+            return
+        sets = [(kelvin, held, 10) for kelvin, held, _ in SETS[1:3]] if self.smoke else SETS
+        system, runs = ase_files.from_atoms(teacher.molecule().atoms)[0], []
+        for i, (kelvin, held, number) in enumerate(sets):
+            part = self.data / f"nve_{i}.h5"
+            if not part.exists():
+                group = Group(system, self._runs_of(kelvin, held, number, i + 1))
+                dataset_file.write(part, Dataset((group,), TIME_STEP_FS, metadata={"sources": [part.stem]}), {})
+            runs += dataset_file.read(part).groups[0].runs
+        metadata = {"sources": ["AMBER ff99SB-ILDN, OBC"]}
+        dataset.write(
+            path, Dataset((Group(system, tuple(runs)),), TIME_STEP_FS, STRIDE_FS, n_test=2000, metadata=metadata)
+        )
+
+    def _runs_of(self, kelvin: float, held: bool, number: int, seed: int) -> tuple[Run, ...]:
+        """Runs from states of Langevin dynamics, each `SPACING_FS` after the one before."""
+        rng = np.random.default_rng(seed)
+        points = self._grid() if held else []
+        free = teacher.context(teacher.system(), teacher.velocity_verlet(STEP_FS), teacher.molecule().atoms.positions)
+        warm = teacher.context(
+            teacher.system(held), teacher.langevin(kelvin, 50.0, STEP_FS, seed), teacher.molecule().atoms.positions
+        )
+        openmm.LocalEnergyMinimizer.minimize(warm)
+        warm.setVelocitiesToTemperature(kelvin, seed)
+        between = round((20 if self.smoke else SPACING_FS) / STEP_FS)
+        warm.getIntegrator().step(10 * between)
+        name, found = f"{kelvin:g} K" + (", held" if held else ""), []
+        with progress.progress(number, name, "runs") as bar:
+            for i in range(number):
+                if points:
+                    (phi, psi), places = points[rng.integers(len(points))]
+                    warm.setParameter("phi0", phi)
+                    warm.setParameter("psi0", psi)
+                    warm.setPositions(places / teacher.NM)
+                    warm.setVelocitiesToTemperature(kelvin, int(rng.integers(2**30)))
+                warm.getIntegrator().step(between)
+                split = "test" if i % 10 == 9 else "validation" if i % 10 == 8 else "train"
+                found.append(self._run_of(warm, free, split, name))
+                bar.update(1)
+        return tuple(found)
+
+    def _grid(self) -> list[tuple[tuple[float, float], np.ndarray]]:
+        """φ and ψ, rad, and relaxed positions, Å, of the points of the map that a run can come to."""
+        own = teacher.context(teacher.system(), openmm.VerletIntegrator(0.001), teacher.molecule().atoms.positions)
+        held = teacher.context(teacher.system(True), openmm.VerletIntegrator(0.001), teacher.molecule().atoms.positions)
+        openmm.LocalEnergyMinimizer.minimize(held)
+        angles, found = np.linspace(-np.pi, np.pi, 4 if self.smoke else GRID, endpoint=False), []
+        for phi in angles:
+            for psi in angles:
+                # On foot from the point before: a molecule with a part turned at once may lie on itself.
+                held.setParameter("phi0", phi)
+                held.setParameter("psi0", psi)
+                openmm.LocalEnergyMinimizer.minimize(held, 1.0, 500)
+                places = teacher.positions(held)
+                own.setPositions(places / teacher.NM)
+                found.append(((phi, psi), places, teacher.frame(own)[3]))
+        lowest = min(energy for *_, energy in found)
+        return [(at, places) for at, places, energy in found if energy < lowest + HIGHEST_EV]
+
+    def _run_of(self, warm: openmm.Context, free: openmm.Context, split: str, name: str) -> Run:
+        """An NVE run in one context from the state of another, without the motion of the whole."""
+        places, velocities, *_ = teacher.frame(warm)
+        atoms: Atoms = teacher.molecule().atoms.copy()
+        atoms.positions = places
+        atoms.positions -= atoms.get_center_of_mass()
+        atoms.set_velocities(velocities / units.fs)
+        Stationary(atoms, preserve_temperature=False)
+        ZeroRotation(atoms, preserve_temperature=False)
+        free.setPositions(atoms.positions / teacher.NM)
+        free.setVelocities(atoms.get_velocities() * units.fs * 1000 / teacher.NM)
+        seen = [teacher.frame(free)]
+        for _ in range(round((20 if self.smoke else RUN_FS) / FRAME_FS)):
+            free.getIntegrator().step(round(FRAME_FS / STEP_FS))
+            seen.append(teacher.frame(free))
+        r, v, f, e = (np.array(values) for values in zip(*seen, strict=True))
+        r, v, f = (np.asarray(x, np.float32).astype(np.float64) for x in (r, v, f))  # half the size in the file
+        return Run(State(r, v, np.broadcast_to(np.eye(3), (len(r), 3, 3))), FRAME_FS, split, 0, name, e, f)
+
+    def train(self) -> dict[str, Any]:
+        """The model, in two trainings, the second at a smaller rate."""
+        small = ffmd.Architecture.small(cutoff=4.0, layers=3, channels=8 if self.smoke else 16)
+        first = ffmd.Training(batch_size=BATCH, learning_rate=0.06, epochs=1 if self.smoke else 8)
+        second = dataclasses.replace(first, learning_rate=0.03, weight_decay=0.0, epochs=1 if self.smoke else 2)
+        minutes, init = 0.0, None
+        for name, training in (("before", first), ("model", second)):
+            out = self.runs / name
+            begun = (out / "training.json").exists()
+            ffmd.train(self.data / "nve.h5", out, training=training, architecture=small, init=init, resume=begun)
+            lines, init = training_log.read(out / training_log.METRICS), str(out)
+            speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
+            minutes += lines[-1]["step"] * BATCH / float(np.median(speeds)) / 60
+        return {"core_minutes": round(minutes)}
+
+    def reference(self) -> None:
+        """Langevin runs of the teacher, in pieces, from states of the runs to learn from."""
+        pieces = 2 if self.smoke else round(WALKER_PS / PIECE_PS)
+        self._run_teacher("walker", self._starts(N_WALKERS), pieces)
+
+    def _run_teacher(self, name: str, starts: list[State], pieces: int) -> None:
+        """Runs of the teacher from each start; pieces that are there are not made again."""
+        seed = 1 + len(list(self.data.glob(f"{name}_*.npz")))  # another one when the stage goes on
+        langevin = teacher.langevin(KELVIN, FRICTION_TAU_FS, STEP_FS, seed)
+        context = teacher.context(teacher.system(), langevin, starts[0].positions)
+        with progress.progress(pieces * len(starts), f"teacher, {name}", "pieces") as bar:
+            for piece in range(pieces):
+                for i, start in enumerate(starts):
+                    if not self._path(name, i, piece).exists():
+                        self._piece(context, name, i, piece, start)
+                    bar.update(1)
+
+    def _path(self, name: str, i: int, piece: int) -> Path:
+        return self.data / f"{name}_{i}_{piece:04d}.npz"
+
+    def _piece(self, context: openmm.Context, name: str, i: int, piece: int, start: State) -> None:
+        """A piece of a run of the teacher, from the end of the one before."""
+        steps, n_frames = round(KEPT_PS * own_units.PS / STEP_FS), 12 if self.smoke else round(PIECE_PS / KEPT_PS)
+        if piece:
+            with np.load(self._path(name, i, piece - 1)) as before:
+                start = State(before["positions"][-1], before["velocities"][-1], np.eye(3))
+        context.setPositions(start.positions / teacher.NM)
+        context.setVelocities(start.velocities * own_units.PS / teacher.NM)
+        places, moving = [], []
+        for frame in range(n_frames):
+            context.getIntegrator().step(steps)
+            places.append(teacher.positions(context))
+            if frame % (n_frames // STATES) == n_frames // STATES - 1:
+                moving.append(teacher.frame(context)[:2])
+        phi, psi = angles(np.array(places))
+        r, v = (np.array(values) for values in zip(*moving, strict=True))
+        found = {"phi": phi.astype(np.float32), "psi": psi.astype(np.float32), "positions": r, "velocities": v}
+        path = self._path(name, i, piece)
+        np.savez(path.with_suffix(".part.npz"), **found)
+        path.with_suffix(".part.npz").rename(path)
+
+    def _starts(self, number: int) -> list[State]:
+        """Last states of runs to learn from, at 300 K, that were not held."""
+        runs = dataset_file.read(self.data / f"nve_{1 if self.smoke else 0}.h5").groups[0].runs
+        chosen = [runs[i] for i in np.linspace(0, len(runs) - 1, number).astype(int)]
+        return [State(run.frames.positions[-1], run.frames.velocities[-1], np.eye(3)) for run in chosen]
+
+    def evaluate(self) -> dict[str, Any]:
+        """Errors of one step on the test runs, of each set of starts."""
+        model, data = self._model(), dataset_file.read(self.data / "nve.h5")
+        (group,) = data.groups
+        found = {}
+        for name in ("all", *dict.fromkeys(run.source for run in group.runs)):
+            runs = tuple(run for run in group.runs if name in ("all", run.source))
+            errors = ffmd.evaluate(model, dataclasses.replace(data, groups=(Group(group.system, runs),)))
+            found[name] = {
+                "displacements_percent": round(float(errors.displacement_percent), 3),
+                "velocities_percent": round(float(errors.velocity_percent), 3),
+            }
+        return found
+
+    def rollout(self) -> dict[str, Any]:
+        """Copies of the model's molecule beside the teacher's: maps, basins, rates, temperatures."""
+        model, system = self._model(), ase_files.from_atoms(teacher.molecule().atoms)[0]
+        every = round(KEPT_PS * own_units.PS / TIME_STEP_FS)
+        steps, n_copies = (2 * every * STATES, 2) if self.smoke else (round(COPY_PS / KEPT_PS) * every, N_COPIES)
+        frames, alarms = self._run_model("copies", self._starts(n_copies), steps)
+        left_out = 0 if self.smoke else round(LEFT_OUT_PS / KEPT_PS)
+        ours = self._angles(frames)
+        theirs, states = self._walkers("walker")
+        sides = {
+            side: (phi[:, left_out:], psi[:, left_out:]) for side, (phi, psi) in (("model", ours), ("teacher", theirs))
+        }
+        first, second = ((phi[part], psi[part]) for part in (slice(0, None, 2), slice(1, None, 2))
+                         for phi, psi in [sides["teacher"]])  # fmt: skip
+        found: dict[str, Any] = {
+            "alarms": alarms,
+            **ramachandran.compared(sides["model"], sides["teacher"]),
+            **{side: ramachandran.observed(*own, KEPT_PS) for side, own in sides.items()},
+            "halves_of_the_teacher": [ramachandran.observed(*own, KEPT_PS) for own in (first, second)],
+        }
+        for side, own in (("model", frames), ("teacher", states)):
+            found[side]["temperature_by_element_K"] = temperatures(system, own, model.config.elements)
+        titles = (f"{side}, {own['length_ns']:.0f} ns" for side, own in found.items() if side in sides)
+        figure = ramachandran.figure(dict(zip(titles, sides.values(), strict=True)))
+        figure.savefig(self.folder / "ramachandran.png", dpi=110)
+        return found
+
+    def _run_model(self, name: str, starts: list[State], steps: int) -> tuple[list[State], list[str]]:
+        """Frames of copies of the model's molecule, and the alarms; a run that was stopped goes on."""
+        system, out = ase_files.from_atoms(teacher.molecule().atoms)[0], self.runs / f"{name}.h5"
+        every = round(KEPT_PS * own_units.PS / TIME_STEP_FS)
+        run = ffmd.simulate(
+            self._model(), [(system, start) for start in starts], steps=steps, every=every, ensemble=bath(),
+            on_alarm="warn", out=out, resume=True,
+        )  # fmt: skip
+        frames = [trajectory.read(f"{out}:{i}").frames for i in range(len(starts))]
+        return frames, [alarm.text for of_one in run.alarms for alarm in of_one]
+
+    def _angles(self, frames: list[State]) -> tuple[np.ndarray, np.ndarray]:
+        phi, psi = zip(*(angles(np.asarray(one.positions)) for one in frames), strict=True)
+        return np.stack(phi), np.stack(psi)
+
+    def _walkers(self, name: str) -> tuple[tuple[np.ndarray, np.ndarray], list[State]]:
+        """Angles, rad, of the teacher's runs, ``[n_runs, n_frames]``, and some states of each."""
+        n_runs = len(list(self.data.glob(f"{name}_*_0000.npz")))
+        pieces = [sorted(self.data.glob(f"{name}_{i}_????.npz")) for i in range(n_runs)]
+        n_pieces = min(map(len, pieces))
+        each = [[dict(np.load(path)) for path in of[:n_pieces]] for of in pieces]
+        joined = [{key: np.concatenate([one[key] for one in of]) for key in of[0]} for of in each]
+        states = [State(one["positions"], one["velocities"], np.eye(3)) for one in joined]
+        return (np.stack([one["phi"] for one in joined]), np.stack([one["psi"] for one in joined])), states
+
+    def left(self) -> dict[str, Any]:
+        """Runs from alpha_L of model and teacher: how soon they leave it."""
+        every = round(KEPT_PS * own_units.PS / TIME_STEP_FS)
+        steps, n_copies = (2 * every * STATES, 2) if self.smoke else (round(LEFT_PS / KEPT_PS) * every, N_COPIES)
+        runs = dataset_file.read(self.data / f"nve_{1 if self.smoke else 2}.h5").groups[0].runs
+        phi, psi = self._angles([State(run.frames.positions[-1:], run.frames.velocities[-1:], None) for run in runs])
+        inside = np.flatnonzero((np.abs(np.degrees(phi[:, 0]) - 60) < 30) & (np.abs(np.degrees(psi[:, 0]) - 40) < 40))
+        starts = [
+            State(runs[i].frames.positions[-1], runs[i].frames.velocities[-1], np.eye(3))
+            for i in np.resize(inside if len(inside) else np.arange(2), n_copies)
+        ]
+        frames, alarms = self._run_model("left", starts, steps)
+        self._run_teacher("left", starts, 1)
+        sides = {"model": self._angles(frames), "teacher": self._walkers("left")[0]}
+        return {"alarms": alarms, **{side: ramachandran.observed(*own, KEPT_PS) for side, own in sides.items()}}
+
+    def speed(self) -> dict[str, Any]:
+        """ns/day of the model, one copy and many, and of the teacher at 0.5 fs, in turn, on one core."""
+        model, system = self._model(), ase_files.from_atoms(teacher.molecule().atoms)[0]
+        found: dict[str, list[float]] = {"model": [], "model_of_32_copies": [], "teacher": []}
+        start = self._starts(1)[0]
+        context = teacher.context(
+            teacher.system(), teacher.langevin(KELVIN, FRICTION_TAU_FS, STEP_FS, 1), start.positions
+        )
+        context.getIntegrator().step(1000)
+        n_steps = 100 if self.smoke else 4000
+        for turn in range(4):
+            for name, number in (("model", 1), ("model_of_32_copies", 2 if self.smoke else 32)):
+                steps = n_steps if number == 1 else n_steps // 10
+                copies = [(system, one) for one in self._starts(number)]
+                began = time.perf_counter()
+                ffmd.simulate(
+                    model, copies if number > 1 else copies[0], steps=steps, every=20, ensemble=bath(),
+                    on_alarm="warn", progress=False,
+                )  # fmt: skip
+                took = time.perf_counter() - began
+                if turn:  # the first compiles
+                    found[name].append(own_units.ns_per_day(steps * number * TIME_STEP_FS, took))
+            began = time.perf_counter()
+            context.getIntegrator().step(10 * n_steps)
+            if turn:
+                took = time.perf_counter() - began
+                found["teacher"].append(own_units.ns_per_day(10 * n_steps * STEP_FS, took))
+        return {"ns_per_day": {name: round(float(np.median(values)), 1) for name, values in found.items()}}
+
+    def _model(self) -> Any:
+        trained = self.runs / "model"
+        return ffmd.load(trained if (trained / "weights.npz").exists() else "alanine-dipeptide")
+
+
+def bath() -> ffmd.NVT:
+    """The thermostats of the model's runs; the teacher's have the friction alone."""
+    return ffmd.NVT(KELVIN, TAU_FS, friction_tau_fs=FRICTION_TAU_FS)
+
+
+def angles(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """φ and ψ, rad ``[n_frames]``, of positions ``[n_frames, n_atoms, 3]``."""
+    of = teacher.molecule()
+    return torsions.angles(positions, of.phi), torsions.angles(positions, of.psi)  # type: ignore[arg-type]
+
+
+def temperatures(system: System, runs: list[State], elements: tuple[int, ...]) -> dict[str, list[float]]:
+    """Mean temperature of each element, K, and its error from the means of the runs."""
+    kelvin = jax.jit(jax.vmap(lambda r, v: mechanics.temperature_by_species(
+        system, State(r, v, np.eye(3)), elements)))  # fmt: skip
+    means = np.stack([np.asarray(kelvin(one.positions, one.velocities)).mean(axis=0) for one in runs])
+    error = means.std(axis=0, ddof=1) / np.sqrt(len(means))
+    both = zip(elements, means.mean(axis=0), error, strict=True)
+    return {Atoms([z]).symbols[0]: [round(float(mean), 1), round(float(off), 1)] for z, mean, off in both}
+
+
+STAGES = ["data", "train", "reference", "evaluate", "rollout", "left", "speed"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)} (default: all)")
+    parser.add_argument("--out", type=Path, default=HERE, help="holds data/, runs/ and results.json (default: here)")
+    parser.add_argument("--smoke", type=Path, metavar="DIR", help="run the smallest sizes, in DIR")
+    given = parser.parse_args()
+    if unknown := set(given.stages) - set(STAGES):
+        parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(STAGES)}")
+    folder = given.smoke or given.out
+    run, path = Stages(folder, given.smoke is not None), folder / "results.json"
+    for stage in given.stages or STAGES:
+        found = run.data_() if stage == "data" else getattr(run, stage)()
+        if found is not None:
+            known = json.loads(path.read_text()) if path.exists() else {}
+            files.write_atomically(path, (json.dumps({**known, stage: found}, indent=1) + "\n").encode())
+            print(json.dumps({stage: found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
