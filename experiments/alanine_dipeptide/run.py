@@ -146,19 +146,15 @@ class Stages:
         return Run(State(r, v, np.broadcast_to(np.eye(3), (len(r), 3, 3))), FRAME_FS, split, 0, name, e, f)
 
     def train(self) -> dict[str, Any]:
-        """The model, in two trainings, the second at a smaller rate."""
+        """The model."""
         small = ffmd.Architecture.small(cutoff=4.0, layers=3, channels=8 if self.smoke else 16)
-        first = ffmd.Training(batch_size=BATCH, learning_rate=0.06, epochs=1 if self.smoke else 8)
-        second = dataclasses.replace(first, learning_rate=0.03, weight_decay=0.0, epochs=1 if self.smoke else 2)
-        minutes, init = 0.0, None
-        for name, training in (("before", first), ("model", second)):
-            out = self.runs / name
-            begun = (out / "training.json").exists()
-            ffmd.train(self.data / "nve.h5", out, training=training, architecture=small, init=init, resume=begun)
-            lines, init = training_log.read(out / training_log.METRICS), str(out)
-            speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
-            minutes += lines[-1]["step"] * BATCH / float(np.median(speeds)) / 60
-        return {"core_minutes": round(minutes)}
+        training = ffmd.Training(batch_size=BATCH, learning_rate=0.06, epochs=1 if self.smoke else 8)
+        out = self.runs / "model"
+        begun = (out / "training.json").exists()
+        ffmd.train(self.data / "nve.h5", out, training=training, architecture=small, resume=begun)
+        lines = training_log.read(out / training_log.METRICS)
+        speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
+        return {"core_minutes": round(lines[-1]["step"] * BATCH / float(np.median(speeds)) / 60)}
 
     def reference(self) -> None:
         """Langevin runs of the teacher, in pieces, from states of the runs to learn from."""

@@ -39,6 +39,7 @@ _SYSTEMS = {
     "silicon": _Prepared(75.0, 3000.0, False, 30.0),
     "paracetamol-ccx": _Prepared(60.0, 1000.0, False, 2.0, "ani-1ccx", "paracetamol"),
     "malonaldehyde": _Prepared(100.0, 500.0, False, 20.0, "gfn2-xtb", watch_bonds=True),
+    "alanine-dipeptide": _Prepared(100.0, 1000.0, False, 50.0, "amber-obc"),
 }
 _MOLECULE = _Prepared(100.0, 200.0, False, 10.0, "gfn2-xtb")
 _WARM_PS = 1.0
@@ -46,7 +47,9 @@ _WARM_PS = 1.0
 
 def demo(
     out: Path = Path("ffmd_demo"),
-    system: Literal["quartz", "paracetamol", "water", "silicon", "paracetamol-ccx", "malonaldehyde"] = "quartz",
+    system: Literal[
+        "quartz", "paracetamol", "water", "silicon", "paracetamol-ccx", "malonaldehyde", "alanine-dipeptide"
+    ] = "quartz",
     smiles: str | None = None,
     temperature: Annotated[float, arg(metavar="K")] = 300.0,
     length_ps: float | None = None,
@@ -65,7 +68,8 @@ def demo(
     rollout --reversible.  Models with a potential keep the energy in each step, as ffmd rollout does.
 
     The reference of paracetamol-ccx is ANI-1ccx, if torchani is installed, that of malonaldehyde, whose proton changes
-    sides while you watch, GFN2-xTB, if tblite is; else the run is reported alone.
+    sides while you watch, GFN2-xTB, if tblite is, that of alanine-dipeptide AMBER by OpenMM; else the run is reported
+    alone.
 
     With --smiles, any molecule of the shipped organic model, which need not have seen it, beside GFN2-xTB if tblite is
     installed: ffmd demo --smiles "CC(=O)Nc1ccc(O)cc1".
@@ -76,11 +80,11 @@ def demo(
         smiles: A molecule instead of a prepared system (needs RDKit; for the reference, tblite).
         temperature: Temperature, K; the shipped models were trained at 300 K.
         length_ps: Length of both trajectories, ps (None: 30; with slower references water and molecules 10,
-            malonaldehyde 20, paracetamol-ccx 2).
+            malonaldehyde 20, paracetamol-ccx 2; alanine-dipeptide 50).
         tau_fs: Relaxation time of CSVR, fs (None: that of the model's card; quartz and silicon 75, paracetamol 70,
-            paracetamol-ccx 60, water 50, malonaldehyde and molecules 100).
-        friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz and silicon 3000, paracetamol 4000, water
-            and paracetamol-ccx 1000, malonaldehyde 500, molecules 200); inf: none.
+            paracetamol-ccx 60, water 50, malonaldehyde, alanine-dipeptide and molecules 100).
+        friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz and silicon 3000, paracetamol 4000,
+            water, paracetamol-ccx and alanine-dipeptide 1000, malonaldehyde 500, molecules 200); inf: none.
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
     """
