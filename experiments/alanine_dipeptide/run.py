@@ -7,8 +7,8 @@
 
 data: NVE runs to learn from; two thirds start with φ and ψ at the points of a grid, so that barriers and rare basins
 are among them.  train: the model.  reference: Langevin runs of the teacher at 300 K.  evaluate: errors of a step.
-rollout: copies of the model's molecule beside the teacher's runs.  left: runs of both from αL, which is rare.  speed:
-model and teacher in turn.  What was stopped goes on when it is started again.
+rollout: copies of the model's molecule beside the teacher's runs.  same_bath: the same with the teacher's friction
+alone.  speed: model and teacher in turn.  What was stopped goes on when it is started again.
 """
 
 import argparse
@@ -48,9 +48,9 @@ SETS = [(300.0, False, 300), (500.0, False, 200), (300.0, True, 700), (500.0, Tr
 GRID, HIGHEST_EV = 24, 0.47  # points a turn; those whose relaxed energy is so far above the lowest are left out
 BATCH = 4
 # Of the teacher and of the model: runs side by side, length of each, and what is left out at its beginning, ps.
-N_WALKERS, WALKER_PS, N_COPIES, COPY_PS, LEFT_OUT_PS = 8, 3000.0, 32, 250.0, 50.0
+N_WALKERS, WALKER_PS, N_COPIES, COPY_PS, LEFT_OUT_PS = 8, 1200.0, 32, 251.0, 50.0
 KEPT_PS, PIECE_PS = 0.1, 50.0  # between angles that are kept; a piece of a run of the teacher is written at once
-LEFT_PS = 50.0  # of runs from alpha_L, which runs from elsewhere hardly see
+SAME_BATH_PS = 110.0  # of the runs of the model in the bath of the teacher
 STATES = 10  # pieces of each walker hold so many of their states, for temperatures
 
 
@@ -159,28 +159,28 @@ class Stages:
     def reference(self) -> None:
         """Langevin runs of the teacher, in pieces, from states of the runs to learn from."""
         pieces = 2 if self.smoke else round(WALKER_PS / PIECE_PS)
-        self._run_teacher("walker", self._starts(N_WALKERS), pieces)
+        self._run_teacher(self._starts(N_WALKERS), pieces)
 
-    def _run_teacher(self, name: str, starts: list[State], pieces: int) -> None:
+    def _run_teacher(self, starts: list[State], pieces: int) -> None:
         """Runs of the teacher from each start; pieces that are there are not made again."""
-        seed = 1 + len(list(self.data.glob(f"{name}_*.npz")))  # another one when the stage goes on
+        seed = 1 + len(list(self.data.glob("walker_*.npz")))  # another one when the stage goes on
         langevin = teacher.langevin(KELVIN, FRICTION_TAU_FS, STEP_FS, seed)
         context = teacher.context(teacher.system(), langevin, starts[0].positions)
-        with progress.progress(pieces * len(starts), f"teacher, {name}", "pieces") as bar:
+        with progress.progress(pieces * len(starts), "teacher", "pieces") as bar:
             for piece in range(pieces):
                 for i, start in enumerate(starts):
-                    if not self._path(name, i, piece).exists():
-                        self._piece(context, name, i, piece, start)
+                    if not self._path(i, piece).exists():
+                        self._piece(context, i, piece, start)
                     bar.update(1)
 
-    def _path(self, name: str, i: int, piece: int) -> Path:
-        return self.data / f"{name}_{i}_{piece:04d}.npz"
+    def _path(self, i: int, piece: int) -> Path:
+        return self.data / f"walker_{i}_{piece:04d}.npz"
 
-    def _piece(self, context: openmm.Context, name: str, i: int, piece: int, start: State) -> None:
+    def _piece(self, context: openmm.Context, i: int, piece: int, start: State) -> None:
         """A piece of a run of the teacher, from the end of the one before."""
         steps, n_frames = round(KEPT_PS * own_units.PS / STEP_FS), 12 if self.smoke else round(PIECE_PS / KEPT_PS)
         if piece:
-            with np.load(self._path(name, i, piece - 1)) as before:
+            with np.load(self._path(i, piece - 1)) as before:
                 start = State(before["positions"][-1], before["velocities"][-1], np.eye(3))
         context.setPositions(start.positions / teacher.NM)
         context.setVelocities(start.velocities * own_units.PS / teacher.NM)
@@ -193,7 +193,7 @@ class Stages:
         phi, psi = angles(np.array(places))
         r, v = (np.array(values) for values in zip(*moving, strict=True))
         found = {"phi": phi.astype(np.float32), "psi": psi.astype(np.float32), "positions": r, "velocities": v}
-        path = self._path(name, i, piece)
+        path = self._path(i, piece)
         np.savez(path.with_suffix(".part.npz"), **found)
         path.with_suffix(".part.npz").rename(path)
 
@@ -222,10 +222,10 @@ class Stages:
         model, system = self._model(), ase_files.from_atoms(teacher.molecule().atoms)[0]
         every = round(KEPT_PS * own_units.PS / TIME_STEP_FS)
         steps, n_copies = (2 * every * STATES, 2) if self.smoke else (round(COPY_PS / KEPT_PS) * every, N_COPIES)
-        frames, alarms = self._run_model("copies", self._starts(n_copies), steps)
+        frames, alarms = self._run_model("copies", self._starts(n_copies), steps, bath())
         left_out = 0 if self.smoke else round(LEFT_OUT_PS / KEPT_PS)
         ours = self._angles(frames)
-        theirs, states = self._walkers("walker")
+        theirs, states = self._walkers()
         sides = {
             side: (phi[:, left_out:], psi[:, left_out:]) for side, (phi, psi) in (("model", ours), ("teacher", theirs))
         }
@@ -244,12 +244,14 @@ class Stages:
         figure.savefig(self.folder / "ramachandran.png", dpi=110)
         return found
 
-    def _run_model(self, name: str, starts: list[State], steps: int) -> tuple[list[State], list[str]]:
+    def _run_model(
+        self, name: str, starts: list[State], steps: int, ensemble: ffmd.NVT
+    ) -> tuple[list[State], list[str]]:
         """Frames of copies of the model's molecule, and the alarms; a run that was stopped goes on."""
         system, out = ase_files.from_atoms(teacher.molecule().atoms)[0], self.runs / f"{name}.h5"
         every = round(KEPT_PS * own_units.PS / TIME_STEP_FS)
         run = ffmd.simulate(
-            self._model(), [(system, start) for start in starts], steps=steps, every=every, ensemble=bath(),
+            self._model(), [(system, start) for start in starts], steps=steps, every=every, ensemble=ensemble,
             on_alarm="warn", out=out, resume=True,
         )  # fmt: skip
         frames = [trajectory.read(f"{out}:{i}").frames for i in range(len(starts))]
@@ -259,31 +261,31 @@ class Stages:
         phi, psi = zip(*(angles(np.asarray(one.positions)) for one in frames), strict=True)
         return np.stack(phi), np.stack(psi)
 
-    def _walkers(self, name: str) -> tuple[tuple[np.ndarray, np.ndarray], list[State]]:
+    def _walkers(self) -> tuple[tuple[np.ndarray, np.ndarray], list[State]]:
         """Angles, rad, of the teacher's runs, ``[n_runs, n_frames]``, and some states of each."""
-        n_runs = len(list(self.data.glob(f"{name}_*_0000.npz")))
-        pieces = [sorted(self.data.glob(f"{name}_{i}_????.npz")) for i in range(n_runs)]
+        pieces = [sorted(self.data.glob(f"walker_{i}_????.npz")) for i in range(N_WALKERS)]
         n_pieces = min(map(len, pieces))
         each = [[dict(np.load(path)) for path in of[:n_pieces]] for of in pieces]
         joined = [{key: np.concatenate([one[key] for one in of]) for key in of[0]} for of in each]
         states = [State(one["positions"], one["velocities"], np.eye(3)) for one in joined]
         return (np.stack([one["phi"] for one in joined]), np.stack([one["psi"] for one in joined])), states
 
-    def left(self) -> dict[str, Any]:
-        """Runs from alpha_L of model and teacher: how soon they leave it."""
+    def same_bath(self) -> dict[str, Any]:
+        """Copies of the model's molecule with the teacher's Langevin friction alone."""
         every = round(KEPT_PS * own_units.PS / TIME_STEP_FS)
-        steps, n_copies = (2 * every * STATES, 2) if self.smoke else (round(LEFT_PS / KEPT_PS) * every, N_COPIES)
-        runs = dataset_file.read(self.data / f"nve_{1 if self.smoke else 2}.h5").groups[0].runs
-        phi, psi = self._angles([State(run.frames.positions[-1:], run.frames.velocities[-1:], None) for run in runs])
-        inside = np.flatnonzero((np.abs(np.degrees(phi[:, 0]) - 60) < 30) & (np.abs(np.degrees(psi[:, 0]) - 40) < 40))
-        starts = [
-            State(runs[i].frames.positions[-1], runs[i].frames.velocities[-1], np.eye(3))
-            for i in np.resize(inside if len(inside) else np.arange(2), n_copies)
-        ]
-        frames, alarms = self._run_model("left", starts, steps)
-        self._run_teacher("left", starts, 1)
-        sides = {"model": self._angles(frames), "teacher": self._walkers("left")[0]}
-        return {"alarms": alarms, **{side: ramachandran.observed(*own, KEPT_PS) for side, own in sides.items()}}
+        steps, n_copies = (2 * every * STATES, 2) if self.smoke else (round(SAME_BATH_PS / KEPT_PS) * every, N_COPIES)
+        langevin = ffmd.NVT(KELVIN, FRICTION_TAU_FS, thermostat="langevin")
+        frames, alarms = self._run_model("same_bath", self._starts(n_copies), steps, langevin)
+        left_out = 0 if self.smoke else round(LEFT_OUT_PS / KEPT_PS)
+        phi, psi = self._angles(frames)
+        ours, theirs = ((of[0][:, left_out:], of[1][:, left_out:]) for of in ((phi, psi), self._walkers()[0]))
+        model, system = self._model(), ase_files.from_atoms(teacher.molecule().atoms)[0]
+        return {
+            "alarms": alarms,
+            **ramachandran.compared(ours, theirs),
+            "model": ramachandran.observed(*ours, KEPT_PS),
+            "temperature_by_element_K": temperatures(system, frames, model.config.elements),
+        }
 
     def speed(self) -> dict[str, Any]:
         """ns/day of the model, one copy and many, and of the teacher at 0.5 fs, in turn, on one core."""
@@ -340,7 +342,7 @@ def temperatures(system: System, runs: list[State], elements: tuple[int, ...]) -
     return {Atoms([z]).symbols[0]: [round(float(mean), 1), round(float(off), 1)] for z, mean, off in both}
 
 
-STAGES = ["data", "train", "reference", "evaluate", "rollout", "left", "speed"]
+STAGES = ["data", "train", "reference", "evaluate", "rollout", "same_bath", "speed"]
 
 
 def main() -> None:
