@@ -296,7 +296,7 @@ class Stages:
             teacher.system(), teacher.langevin(KELVIN, FRICTION_TAU_FS, STEP_FS, 1), start.positions
         )
         context.getIntegrator().step(1000)
-        n_steps = 100 if self.smoke else 4000
+        n_steps = 200 if self.smoke else 4000
         for turn in range(4):
             for name, number in (("model", 1), ("model_of_32_copies", 2 if self.smoke else 32)):
                 steps = n_steps if number == 1 else n_steps // 10
