@@ -7,8 +7,9 @@
 
 data: NVE runs to learn from; two fifths of them start in a transfer, which is rare.  reference: NVT at 300 K, for the
 free energy, and at 500 K, where transfers are frequent enough to compare rates.  train: the model.  evaluate: errors of
-a step.  rollout: 16 copies at each temperature, beside the reference.  watch: a run whose transfers the bond monitor
-reports, checked on its frames.  speed: model and teacher in turn.  What was stopped goes on when it is started again.
+a step.  rollout: 16 copies at each temperature, beside the reference.  elements: their temperatures.  watch: a run
+whose transfers the bond monitor reports, checked on its frames.  speed: model and teacher in turn.  What was stopped
+goes on when it is started again.
 """
 
 import argparse
@@ -239,21 +240,36 @@ class Stages:
         return found
 
     def rollout(self, length_ps: float = 125.0, n_copies: int = 16) -> dict[str, Any]:
-        """Copies from states of the reference runs: temperatures, free energy, rates, beside the reference's."""
-        model, found = self._model(), {}
+        """Copies from states of the reference runs: free energy and rates, beside the reference's."""
+        found = {}
         for kelvin in REFERENCES:
             theirs = self._reference_runs(kelvin)
-            places = np.linspace(0, len(theirs[0].times) - 1, n_copies).astype(int)
-            starts = [take(theirs[i % len(theirs)].frames, place) for i, place in enumerate(places)]
-            steps = 100 if self.smoke else round(length_ps * own_units.PS / TIME_STEP_FS)
-            run = ffmd.simulate(
-                model, [(theirs[0].system, start) for start in starts], steps=steps, every=1, ensemble=bath(kelvin),
-                on_alarm="warn",
-            )  # fmt: skip
+            run = self._copies(kelvin, theirs, length_ps, n_copies)
             sides = {"model": [run[i].frames for i in range(n_copies)], "teacher": [one.frames for one in theirs]}
             alarms = [alarm.text for of_one in run.alarms for alarm in of_one]
-            own = {side: observed(theirs[0].system, frames, model.config.elements) for side, frames in sides.items()}
+            own = {side: observed(frames) for side, frames in sides.items()}
             found[f"{kelvin:g} K"] = {"copies": n_copies, "alarms": alarms, "bin_A": BIN_A, **own, **differences(own)}
+        return found
+
+    def _copies(self, kelvin: float, theirs: list[Any], length_ps: float, n_copies: int) -> Any:
+        """A run of copies of the model from states of reference runs."""
+        places = np.linspace(0, len(theirs[0].times) - 1, n_copies).astype(int)
+        starts = [(theirs[0].system, take(theirs[i % len(theirs)].frames, place)) for i, place in enumerate(places)]
+        steps = 100 if self.smoke else round(length_ps * own_units.PS / TIME_STEP_FS)
+        return ffmd.simulate(self._model(), starts, steps=steps, every=1, ensemble=bath(kelvin), on_alarm="warn")
+
+    def elements(self, length_ps: float = 100.0, n_copies: int = 16) -> dict[str, Any]:
+        """Temperatures of the elements, of copies of the model and of the reference runs that there are."""
+        elements, found = self._model().config.elements, {}
+        for kelvin in REFERENCES:
+            theirs = self._reference_runs(kelvin)
+            if theirs:
+                run, system = self._copies(kelvin, theirs, length_ps, n_copies), theirs[0].system
+                found[f"{kelvin:g} K"] = {
+                    "model": temperatures(system, [run[i].frames for i in range(n_copies)], elements),
+                    "teacher": temperatures(system, [one.frames for one in theirs], elements),
+                    "teacher_ps": round(sum(one.times[-1] for one in theirs) / own_units.PS),
+                }
         return found
 
     def _reference_runs(self, kelvin: float) -> list[Any]:
@@ -307,13 +323,12 @@ class Stages:
         return ffmd.load(trained if (trained / "weights.npz").exists() else "malonaldehyde")
 
 
-def observed(system: System, frames: list[State], elements: tuple[int, ...]) -> dict[str, Any]:
-    """Temperatures, free energy and rates of some runs."""
+def observed(frames: list[State]) -> dict[str, Any]:
+    """Free energy and rates of some runs."""
     along = [transfer(np.asarray(one.positions)) for one in frames]
     length = sum(map(len, along)) * TIME_STEP_FS / own_units.PS
     count, (free, error) = sum(map(n_transfers, along)), profile(along)
     return {
-        "temperature_by_element_K": temperatures(system, frames, elements),
         "length_ps": round(length),
         "transfers": count,
         "rate_per_ps": round(count / length, 4),
@@ -347,9 +362,8 @@ def differences(of: dict[str, Any]) -> dict[str, Any]:
 
 def temperatures(system: System, frames: list[State], elements: tuple[int, ...]) -> dict[str, list[float]]:
     """Mean temperature of each element, K, and the error of it from the means of the runs."""
-    of_frames = jax.jit(jax.vmap(lambda v: mechanics.temperature_by_species(
-        system, State(v, v, np.eye(3)), elements)))  # fmt: skip
-    means = np.stack([np.asarray(of_frames(np.asarray(one.velocities))).mean(axis=0) for one in frames])
+    of_frames = jax.jit(jax.vmap(lambda state: mechanics.temperature_by_species(system, state, elements)))
+    means = np.stack([np.asarray(of_frames(one)).mean(axis=0) for one in frames])
     error = means.std(axis=0, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.full(len(elements), np.nan)
     symbols = [Atoms([number]).symbols[0] for number in elements]
     both = zip(symbols, means.mean(axis=0), error, strict=True)
@@ -361,7 +375,7 @@ def numbers(values: np.ndarray) -> list[float | None]:
     return [round(float(value), 3) if np.isfinite(value) else None for value in values]
 
 
-STAGES = ["data", "reference", "train", "evaluate", "rollout", "watch", "speed"]
+STAGES = ["data", "reference", "train", "evaluate", "rollout", "elements", "watch", "speed"]
 
 
 def main() -> None:
