@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/results.md from experiments/*/results.json.
+"""Writes the tables of README.md and docs/results.md from experiments/*/results.json and benchmarks/break_even.jsonl.
 
     python docs/generate.py            # writes
     python docs/generate.py --check    # exit code 1 if a file does not hold what would be written
@@ -74,6 +74,26 @@ def summary() -> str:
     return table([*header, "speed / its reference"], rows)
 
 
+def pays() -> str:
+    """Where training pays, from the lines of benchmarks/break_even.py."""
+    rows = []
+    for line in (ROOT / "benchmarks" / "break_even.jsonl").read_text().splitlines():
+        found = json.loads(line)
+        speeds, faster, since = found["ns_per_day"], found["times_faster"], found["pays_from_ns"]["plain"]
+        rows.append([
+            f"`{found['model']}` ({found['what']}), {found['teacher']}",
+            " / ".join(f"{speeds[name]:,.3g}" if speeds[name] < 100 else f"{speeds[name]:,.0f}"
+                       for name in ("teacher", "plain", "reversible")),
+            f"{faster['plain']:.2g} / {faster['reversible']:.2g}" if faster["plain"] < 100
+            else f"{faster['plain']:.0f} / {faster['reversible']:.0f}",
+            f"{found['teacher_core_hours']:.1f} + {found['training_core_hours']:.1f}",
+            "never" if since is None else f"{since:.2g} ns",
+        ])  # fmt: skip
+    header = ["model, teacher", "ns/day: teacher / plain / reversible", "times faster: plain / reversible",
+              "core-hours: teacher + training", "pays from"]  # fmt: skip
+    return table(header, rows)
+
+
 def _rows(choose, cut=lambda row: row) -> str:
     """The rows of experiments/table.py that ``choose`` takes; a row of the paper's below ours where there is one."""
     found = {name: {"Δt, fs": PAPER[name]["Δt, fs"], **ours(numbers)} for name, numbers in results().items()}
@@ -100,6 +120,7 @@ def blocks() -> dict[str, str]:
     speed = ("training", "speed, ns/day (reference, same process)", "exploded, of free runs of 128 steps")
     return {
         "summary": summary(),
+        "pays": pays(),
         "one-step": _rows(lambda row: row.startswith(("Δt", "MAE"))),
         "long": _rows(lambda row: row in long, long.get),
         "friction": _titled("CSVR and friction"),
