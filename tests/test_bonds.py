@@ -11,6 +11,7 @@ from ffmd_jax import api
 from ffmd_jax.analysis import bonds
 from ffmd_jax.core.state import State, make_system
 from ffmd_jax.formats import trajectory
+from ffmd_jax.simulation import windows
 from ffmd_jax.simulation.simulate import simulate
 
 OHO = make_system([8, 1, 8], [15.999, 1.008, 15.999], False)
@@ -134,6 +135,13 @@ def test_a_rollout_says_what_breaks_and_notes_it(broken, tmp_path, capsys, resto
     replicas = ["--replicas", 2, "--temperature", 300, "--draw-velocities"]
     message = fails(capsys, *command, "--steps", 4, *replicas, "--out", tmp_path / "x.h5")
     assert "bonds are watched in one run: no replicas" in message and not (tmp_path / "x.h5").exists()
+
+
+def test_changes_near_each_other_share_a_file_and_others_have_names_of_their_own():
+    assert windows.spans([5, 4, 5, 9, 0], 11) == [(0, -1, 1), (4, 2, 6), (9, 7, 10)]
+    assert windows.spans([3, 4, 5], 6) == [(3, 1, 5)] and windows.spans([0], 1) == [(0, -1, 0)]
+    assert windows.name_of(1_285_004.0) == "bonds_at_1285004fs.extxyz" != windows.name_of(1_285_000.0)
+    assert windows.name_of(12.5) == "bonds_at_12.5fs.extxyz"
 
 
 def test_every_step_around_a_change_is_kept_where_fewer_frames_are_stored(broken, tmp_path, monkeypatch):

@@ -20,6 +20,26 @@ logger = logging.getLogger("ffmd_jax")
 _SAME_A = 0.05  # steps that are taken again in another program differ by rounding, which grows
 
 
+def spans(rows: list[int], n_frames: int) -> list[tuple[int, int, int]]:
+    """For changes seen in frames of a block: the first one, and the frames (-1: its beginning) to go from and to.
+
+    Changes whose frames overlap, as those of a transfer, are together.
+    """
+    found: list[tuple[int, int, int]] = []
+    for row in sorted(set(rows)):
+        first, last = max(row - 2, -1), min(row + 1, n_frames - 1)
+        if found and first < found[-1][2]:
+            found[-1] = (*found[-1][:2], last)
+        else:
+            found.append((row, first, last))
+    return found
+
+
+def name_of(time_fs: float) -> str:
+    """The file of a change; no two have the same."""
+    return f"bonds_at_{time_fs:.12g}fs.extxyz"
+
+
 class Windows:
     """Writes the steps around changes of bonds as extended XYZ, one file a change, in a folder.
 
@@ -45,13 +65,9 @@ class Windows:
 
     def see(self, before: Carry, start: State, block: rollout.Block, changes: list[Change]) -> None:
         """Writes what belongs to the changes in a block that began with a carry, whose unwrapped state is ``start``."""
-        rows = sorted({int(np.searchsorted(block.times, change.time_fs)) for change in changes})
-        end = -1
-        for row in rows:
-            if row > end:  # two changes of one transfer are in one file
-                end = min(row + 1, len(block.times) - 1)
-                name = f"bonds_at_{block.times[row]:g}fs.extxyz"
-                self._write(name, before, start, block, max(row - 2, -1), end)
+        rows = [int(np.searchsorted(block.times, change.time_fs)) for change in changes]
+        for row, first, last in spans(rows, len(block.times)):
+            self._write(name_of(float(block.times[row])), before, start, block, first, last)
 
     def _write(self, name: str, before: Carry, start: State, block: rollout.Block, first: int, last: int) -> None:
         """The steps from a frame of the block (-1: its beginning) to another."""
@@ -68,7 +84,9 @@ class Windows:
         made = rollout.gather(iter(parts))
         stored = np.asarray(block.frames.positions[first + 1 : last + 1], np.float64)
         if not np.max(np.abs(made.frames.positions[self._every - 1 :: self._every] - stored)) < _SAME_A:
-            logger.warning("bonds: the steps before %g fs could not be repeated and are not written", block.times[last])
+            logger.warning(
+                "bonds: the steps before %.12g fs could not be repeated and are not written", block.times[last]
+            )
             return
         import ase.io
 
