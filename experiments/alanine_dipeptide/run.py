@@ -11,17 +11,14 @@ rollout: copies of the model's molecule beside the teacher's runs.  same_bath: t
 alone.  speed: model and teacher in turn.  What was stopped goes on when it is started again.
 """
 
-import argparse
-import dataclasses
-import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import jax
 import numpy as np
 import openmm
 import ramachandran
@@ -31,15 +28,19 @@ from ase.md.velocitydistribution import Stationary, ZeroRotation
 
 import ffmd_jax as ffmd
 from ffmd_jax.analysis import torsions
-from ffmd_jax.core import files, mechanics, progress
+from ffmd_jax.core import progress
 from ffmd_jax.core import units as own_units
-from ffmd_jax.core.state import State, System
+from ffmd_jax.core.state import State
 from ffmd_jax.data import dataset, dataset_file
 from ffmd_jax.data.dataset_file import Dataset, Group, Run
 from ffmd_jax.formats import ase_files, trajectory
 from ffmd_jax.training import training_log
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import stages  # noqa: E402
+
 KELVIN, TAU_FS, FRICTION_TAU_FS = 300.0, 100.0, 1000.0
 STEP_FS, FRAME_FS, TIME_STEP_FS = 0.5, 1.0, 5.0
 RUN_FS, SPACING_FS, STRIDE_FS = 100.0, 1000.0, 2.0
@@ -59,19 +60,19 @@ class Stages:
 
     def __init__(self, folder: Path, smoke: bool):
         self.folder, self.smoke = folder, smoke
-        self.data, self.runs = folder / "data", folder / "runs"
-        for path in (self.data, self.runs):
+        self.data_folder, self.runs = folder / "data", folder / "runs"
+        for path in (self.data_folder, self.runs):
             path.mkdir(parents=True, exist_ok=True)
 
-    def data_(self) -> None:
+    def data(self) -> None:
         """NVE runs from each set of starts; a set that is there is not made again."""
-        path = self.data / "nve.h5"
+        path = self.data_folder / "nve.h5"
         if path.exists():
             return
         sets = [(kelvin, held, 10) for kelvin, held, _ in SETS[1:3]] if self.smoke else SETS
         system, runs = ase_files.from_atoms(teacher.molecule().atoms)[0], []
         for i, (kelvin, held, number) in enumerate(sets):
-            part = self.data / f"nve_{i}.h5"
+            part = self.data_folder / f"nve_{i}.h5"
             if not part.exists():
                 group = Group(system, self._runs_of(kelvin, held, number, i + 1))
                 dataset_file.write(part, Dataset((group,), TIME_STEP_FS, metadata={"sources": [part.stem]}), {})
@@ -151,7 +152,7 @@ class Stages:
         training = ffmd.Training(batch_size=BATCH, learning_rate=0.06, epochs=1 if self.smoke else 8)
         out = self.runs / "model"
         begun = (out / "training.json").exists()
-        ffmd.train(self.data / "nve.h5", out, training=training, architecture=small, resume=begun)
+        ffmd.train(self.data_folder / "nve.h5", out, training=training, architecture=small, resume=begun)
         lines = training_log.read(out / training_log.METRICS)
         speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
         return {"core_minutes": round(lines[-1]["step"] * BATCH / float(np.median(speeds)) / 60)}
@@ -163,7 +164,7 @@ class Stages:
 
     def _run_teacher(self, starts: list[State], pieces: int) -> None:
         """Runs of the teacher from each start; pieces that are there are not made again."""
-        seed = 1 + len(list(self.data.glob("walker_*.npz")))  # another one when the stage goes on
+        seed = 1 + len(list(self.data_folder.glob("walker_*.npz")))  # another one when the stage goes on
         langevin = teacher.langevin(KELVIN, FRICTION_TAU_FS, STEP_FS, seed)
         context = teacher.context(teacher.system(), langevin, starts[0].positions)
         with progress.progress(pieces * len(starts), "teacher", "pieces") as bar:
@@ -174,7 +175,7 @@ class Stages:
                     bar.update(1)
 
     def _path(self, i: int, piece: int) -> Path:
-        return self.data / f"walker_{i}_{piece:04d}.npz"
+        return self.data_folder / f"walker_{i}_{piece:04d}.npz"
 
     def _piece(self, context: openmm.Context, i: int, piece: int, start: State) -> None:
         """A piece of a run of the teacher, from the end of the one before."""
@@ -199,23 +200,13 @@ class Stages:
 
     def _starts(self, number: int) -> list[State]:
         """Last states of runs to learn from, at 300 K, that were not held."""
-        runs = dataset_file.read(self.data / f"nve_{1 if self.smoke else 0}.h5").groups[0].runs
+        runs = dataset_file.read(self.data_folder / f"nve_{1 if self.smoke else 0}.h5").groups[0].runs
         chosen = [runs[i] for i in np.linspace(0, len(runs) - 1, number).astype(int)]
         return [State(run.frames.positions[-1], run.frames.velocities[-1], np.eye(3)) for run in chosen]
 
     def evaluate(self) -> dict[str, Any]:
         """Errors of one step on the test runs, of each set of starts."""
-        model, data = self._model(), dataset_file.read(self.data / "nve.h5")
-        (group,) = data.groups
-        found = {}
-        for name in ("all", *dict.fromkeys(run.source for run in group.runs)):
-            runs = tuple(run for run in group.runs if name in ("all", run.source))
-            errors = ffmd.evaluate(model, dataclasses.replace(data, groups=(Group(group.system, runs),)))
-            found[name] = {
-                "displacements_percent": round(float(errors.displacement_percent), 3),
-                "velocities_percent": round(float(errors.velocity_percent), 3),
-            }
-        return found
+        return stages.errors(self._model(), self.data_folder / "nve.h5")
 
     def rollout(self) -> dict[str, Any]:
         """Copies of the model's molecule beside the teacher's: maps, basins, rates, temperatures."""
@@ -238,7 +229,7 @@ class Stages:
             "halves_of_the_teacher": [ramachandran.observed(*own, KEPT_PS) for own in (first, second)],
         }
         for side, own in (("model", frames), ("teacher", states)):
-            found[side]["temperature_by_element_K"] = temperatures(system, own, model.config.elements)
+            found[side]["temperature_by_element_K"] = stages.temperatures(system, own, model.config.elements)
         titles = (f"{side}, {own['length_ns']:.0f} ns" for side, own in found.items() if side in sides)
         figure = ramachandran.figure(dict(zip(titles, sides.values(), strict=True)))
         figure.savefig(self.folder / "ramachandran.png", dpi=110)
@@ -263,7 +254,7 @@ class Stages:
 
     def _walkers(self) -> tuple[tuple[np.ndarray, np.ndarray], list[State]]:
         """Angles, rad, of the teacher's runs, ``[n_runs, n_frames]``, and some states of each."""
-        pieces = [sorted(self.data.glob(f"walker_{i}_????.npz")) for i in range(N_WALKERS)]
+        pieces = [sorted(self.data_folder.glob(f"walker_{i}_????.npz")) for i in range(N_WALKERS)]
         n_pieces = min(map(len, pieces))
         each = [[dict(np.load(path)) for path in of[:n_pieces]] for of in pieces]
         joined = [{key: np.concatenate([one[key] for one in of]) for key in of[0]} for of in each]
@@ -284,7 +275,7 @@ class Stages:
             "alarms": alarms,
             **ramachandran.compared(ours, theirs),
             "model": ramachandran.observed(*ours, KEPT_PS),
-            "temperature_by_element_K": temperatures(system, frames, model.config.elements),
+            "temperature_by_element_K": stages.temperatures(system, frames, model.config.elements),
         }
 
     def speed(self) -> dict[str, Any]:
@@ -332,36 +323,8 @@ def angles(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return torsions.angles(positions, of.phi), torsions.angles(positions, of.psi)  # type: ignore[arg-type]
 
 
-def temperatures(system: System, runs: list[State], elements: tuple[int, ...]) -> dict[str, list[float]]:
-    """Mean temperature of each element, K, and its error from the means of the runs."""
-    kelvin = jax.jit(jax.vmap(lambda r, v: mechanics.temperature_by_species(
-        system, State(r, v, np.eye(3)), elements)))  # fmt: skip
-    means = np.stack([np.asarray(kelvin(one.positions, one.velocities)).mean(axis=0) for one in runs])
-    error = means.std(axis=0, ddof=1) / np.sqrt(len(means))
-    both = zip(elements, means.mean(axis=0), error, strict=True)
-    return {Atoms([z]).symbols[0]: [round(float(mean), 1), round(float(off), 1)] for z, mean, off in both}
-
-
 STAGES = ["data", "train", "reference", "evaluate", "rollout", "same_bath", "speed"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)} (default: all)")
-    parser.add_argument("--out", type=Path, default=HERE, help="holds data/, runs/ and results.json (default: here)")
-    parser.add_argument("--smoke", type=Path, metavar="DIR", help="run the smallest sizes, in DIR")
-    given = parser.parse_args()
-    if unknown := set(given.stages) - set(STAGES):
-        parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(STAGES)}")
-    folder = given.smoke or given.out
-    run, path = Stages(folder, given.smoke is not None), folder / "results.json"
-    for stage in given.stages or STAGES:
-        found = run.data_() if stage == "data" else getattr(run, stage)()
-        if found is not None:
-            known = json.loads(path.read_text()) if path.exists() else {}
-            files.write_atomically(path, (json.dumps({**known, stage: found}, indent=1) + "\n").encode())
-            print(json.dumps({stage: found}, indent=1))
-
-
 if __name__ == "__main__":
-    main()
+    stages.main(__doc__, Stages, STAGES, HERE)

@@ -9,19 +9,22 @@ steps of two pairs.  evaluate: errors of one step on the test run, also at Δt i
 runs in NVT at fixed Δt and at one that halves itself.  What was stopped goes on when it is started again.
 """
 
-import argparse
 import dataclasses
-import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import ffmd_jax as ffmd
-from ffmd_jax.core import files, units
+from ffmd_jax.core import units
 from ffmd_jax.data import dataset_file
 from ffmd_jax.training import training_log
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import stages  # noqa: E402
+
 FAMILIES = {"family": (5.0, 10.0, 20.0, 30.0, 50.0), "dense": (5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0)}
 SINGLE_FS, EVALUATED_FS = (5.0, 20.0, 50.0), tuple(5.0 * i for i in range(1, 11))
 N_RUNS, LENGTH_PS, FRAME_FS, BATCH, N_STEPS = 5, 12.0, 5.0, 2, 3000
@@ -119,23 +122,5 @@ def _errors(model: Any, data: Any) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)} (default: all)")
-    parser.add_argument("--out", type=Path, default=HERE, help="holds data/, runs/ and results.json (default: here)")
-    parser.add_argument("--smoke", type=Path, metavar="DIR", help="run the smallest sizes, in DIR")
-    given = parser.parse_args()
-    if unknown := set(given.stages) - set(STAGES):
-        parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(STAGES)}")
-    folder = given.smoke or given.out
-    run, path = Stages(folder, given.smoke is not None), folder / "results.json"
-    for stage in given.stages or STAGES:
-        found = getattr(run, stage)()
-        if found is not None:
-            known = json.loads(path.read_text()) if path.exists() else {}
-            files.write_atomically(path, (json.dumps({**known, stage: found}, indent=1) + "\n").encode())
-            print(json.dumps({stage: found}, indent=1))
-
-
 if __name__ == "__main__":
-    main()
+    stages.main(__doc__, Stages, STAGES, HERE)

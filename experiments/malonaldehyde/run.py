@@ -12,18 +12,16 @@ whose transfers the bond monitor reports, checked on its frames.  speed: model a
 goes on when it is started again.
 """
 
-import argparse
 import dataclasses
-import json
 import math
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import jax
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator, all_changes
@@ -35,9 +33,9 @@ from ase.optimize import BFGS
 
 import ffmd_jax as ffmd
 from ffmd_jax.analysis import bonds
-from ffmd_jax.core import files, mechanics, progress
+from ffmd_jax.core import progress
 from ffmd_jax.core import units as own_units
-from ffmd_jax.core.state import State, System, take
+from ffmd_jax.core.state import State, take
 from ffmd_jax.data import dataset, dataset_file
 from ffmd_jax.data.dataset_file import Dataset, Group, Run
 from ffmd_jax.formats import ase_files, trajectory
@@ -45,6 +43,10 @@ from ffmd_jax.reference_md import teachers
 from ffmd_jax.training import training_log
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import stages  # noqa: E402
+
 # O of the carbonyl, its C, the C between, C and O of the enol, then H of each C and that of the bridge; any start will
 # do that BFGS brings to the closed form.
 NUMBERS = [8, 6, 6, 6, 8, 1, 1, 1, 1]
@@ -137,19 +139,19 @@ class Stages:
 
     def __init__(self, folder: Path, smoke: bool):
         self.folder, self.smoke = folder, smoke
-        self.data, self.runs = folder / "data", folder / "runs"
-        for path in (self.data, self.runs):
+        self.data_folder, self.runs = folder / "data", folder / "runs"
+        for path in (self.data_folder, self.runs):
             path.mkdir(parents=True, exist_ok=True)
 
-    def data_(self) -> None:
+    def data(self) -> None:
         """NVE runs from each set of starts; a set that is there is not made again."""
-        path = self.data / "nve.h5"
+        path = self.data_folder / "nve.h5"
         if path.exists():
             return
         sets, start = [(kelvin, middle, 10) for kelvin, middle, _ in SETS[::2]] if self.smoke else SETS, molecule()
         system, runs = ase_files.from_atoms(start)[0], []
         for i, (kelvin, middle, number) in enumerate(sets):
-            part = self.data / f"nve_{i}.h5"
+            part = self.data_folder / f"nve_{i}.h5"
             if not part.exists():
                 group = Group(system, self._runs_of(start, kelvin, middle, number, np.random.default_rng(i)))
                 found = Dataset((group,), TIME_STEP_FS, metadata={"sources": [part.stem]})
@@ -205,7 +207,7 @@ class Stages:
         for kelvin, (name, n_runs) in REFERENCES.items():
             n_runs, length = (2, 1.0) if self.smoke else (n_runs, length_ps)
             ffmd.reference(
-                "ase", self.data / f"{name}.h5", start=start, calculator="gfn2-xtb", ensemble=bath(kelvin),
+                "ase", self.data_folder / f"{name}.h5", start=start, calculator="gfn2-xtb", ensemble=bath(kelvin),
                 runs=n_runs, length_ps=length, frame_fs=TIME_STEP_FS, resume=True, seed=7, equilibrate_ps=2.0,
                 spacing_ps=1.0,
             )  # fmt: skip
@@ -219,7 +221,7 @@ class Stages:
         for name, training in (("before", first), ("model", second)):
             out = self.runs / name
             begun = (out / "training.json").exists()
-            ffmd.train(self.data / "nve.h5", out, training=training, architecture=small, init=init, resume=begun)
+            ffmd.train(self.data_folder / "nve.h5", out, training=training, architecture=small, init=init, resume=begun)
             lines, init = training_log.read(out / training_log.METRICS), str(out)
             speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
             minutes += lines[-1]["step"] * 4 / float(np.median(speeds)) / 60
@@ -227,17 +229,7 @@ class Stages:
 
     def evaluate(self) -> dict[str, Any]:
         """Errors of one step on the test runs, of each set of starts."""
-        model, data = self._model(), dataset_file.read(self.data / "nve.h5")
-        (group,) = data.groups
-        found = {}
-        for name in ("all", *dict.fromkeys(run.source for run in group.runs)):
-            runs = tuple(run for run in group.runs if name in ("all", run.source))
-            errors = ffmd.evaluate(model, dataclasses.replace(data, groups=(Group(group.system, runs),)))
-            found[name] = {
-                "displacements_percent": round(float(errors.displacement_percent), 3),
-                "velocities_percent": round(float(errors.velocity_percent), 3),
-            }
-        return found
+        return stages.errors(self._model(), self.data_folder / "nve.h5")
 
     def rollout(self, length_ps: float = 125.0, n_copies: int = 16) -> dict[str, Any]:
         """Copies from states of the reference runs: free energy and rates, beside the reference's."""
@@ -266,14 +258,14 @@ class Stages:
             if theirs:
                 run, system = self._copies(kelvin, theirs, length_ps, n_copies), theirs[0].system
                 found[f"{kelvin:g} K"] = {
-                    "model": temperatures(system, [run[i].frames for i in range(n_copies)], elements),
-                    "teacher": temperatures(system, [one.frames for one in theirs], elements),
+                    "model": stages.temperatures(system, [run[i].frames for i in range(n_copies)], elements),
+                    "teacher": stages.temperatures(system, [one.frames for one in theirs], elements),
                     "teacher_ps": round(sum(one.times[-1] for one in theirs) / own_units.PS),
                 }
         return found
 
     def _reference_runs(self, kelvin: float) -> list[Any]:
-        return [trajectory.read(path) for path in sorted(self.data.glob(f"{REFERENCES[kelvin][0]}_*.h5"))]
+        return [trajectory.read(path) for path in sorted(self.data_folder.glob(f"{REFERENCES[kelvin][0]}_*.h5"))]
 
     def watch(self, length_ps: float = 100.0) -> dict[str, Any]:
         """A run whose bonds are watched: transfers that were reported, and those that its frames show."""
@@ -360,16 +352,6 @@ def differences(of: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def temperatures(system: System, frames: list[State], elements: tuple[int, ...]) -> dict[str, list[float]]:
-    """Mean temperature of each element, K, and the error of it from the means of the runs."""
-    of_frames = jax.jit(jax.vmap(lambda state: mechanics.temperature_by_species(system, state, elements)))
-    means = np.stack([np.asarray(of_frames(one)).mean(axis=0) for one in frames])
-    error = means.std(axis=0, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.full(len(elements), np.nan)
-    symbols = [Atoms([number]).symbols[0] for number in elements]
-    both = zip(symbols, means.mean(axis=0), error, strict=True)
-    return {symbol: [round(float(mean), 1), round(float(off), 1)] for symbol, mean, off in both}
-
-
 def numbers(values: np.ndarray) -> list[float | None]:
     """For JSON, which has no infinite numbers: None where the proton never was."""
     return [round(float(value), 3) if np.isfinite(value) else None for value in values]
@@ -378,23 +360,5 @@ def numbers(values: np.ndarray) -> list[float | None]:
 STAGES = ["data", "reference", "train", "evaluate", "rollout", "elements", "watch", "speed"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)} (default: all)")
-    parser.add_argument("--out", type=Path, default=HERE, help="holds data/, runs/ and results.json (default: here)")
-    parser.add_argument("--smoke", type=Path, metavar="DIR", help="run the smallest sizes, in DIR")
-    given = parser.parse_args()
-    if unknown := set(given.stages) - set(STAGES):
-        parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(STAGES)}")
-    folder = given.smoke or given.out
-    run, path = Stages(folder, given.smoke is not None), folder / "results.json"
-    for stage in given.stages or STAGES:
-        found = run.data_() if stage == "data" else getattr(run, stage)()
-        if found is not None:
-            known = json.loads(path.read_text()) if path.exists() else {}
-            files.write_atomically(path, (json.dumps({**known, stage: found}, indent=1) + "\n").encode())
-            print(json.dumps({stage: found}, indent=1))
-
-
 if __name__ == "__main__":
-    main()
+    stages.main(__doc__, Stages, STAGES, HERE)

@@ -1,0 +1,69 @@
+"""What experiments made of stages share: their command line, errors of a step, temperatures of elements."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ase.data import chemical_symbols
+
+import ffmd_jax as ffmd
+from ffmd_jax.core import files, mechanics
+from ffmd_jax.core.state import State, System
+from ffmd_jax.data import dataset_file
+from ffmd_jax.data.dataset_file import Group
+from ffmd_jax.models.model import Model
+
+
+def main(text: str | None, make: Callable[[Path, bool], Any], names: Sequence[str], here: Path) -> None:
+    """Runs the stages that the command line names, and notes what they return in results.json.
+
+    Args:
+        text: of the help.
+        make: of a folder, and whether sizes are the smallest; the stages are its methods.
+        names: of all stages, in order.
+        here: the folder, unless the command line says another.
+    """
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(names)} (default: all)")
+    parser.add_argument("--out", type=Path, default=here, help="holds data/, runs/ and results.json (default: here)")
+    parser.add_argument("--smoke", type=Path, metavar="DIR", help="run the smallest sizes, in DIR")
+    given = parser.parse_args()
+    if unknown := set(given.stages) - set(names):
+        parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
+    folder = given.smoke or given.out
+    run, path = make(folder, given.smoke is not None), folder / "results.json"
+    for stage in given.stages or names:
+        found = getattr(run, stage)()
+        if found is not None:
+            known = json.loads(path.read_text()) if path.exists() else {}
+            files.write_atomically(path, (json.dumps({**known, stage: found}, indent=1) + "\n").encode())
+            print(json.dumps({stage: found}, indent=1))
+
+
+def errors(model: Model, path: Path) -> dict[str, dict[str, float]]:
+    """Errors of one step on the test runs of a dataset of one group, %, of all and of each source of runs."""
+    data = dataset_file.read(path)
+    (group,) = data.groups
+    found = {}
+    for name in ("all", *dict.fromkeys(run.source for run in group.runs)):
+        runs = tuple(run for run in group.runs if name in ("all", run.source))
+        of = ffmd.evaluate(model, dataclasses.replace(data, groups=(Group(group.system, runs),)))
+        found[name] = {
+            "displacements_percent": round(float(of.displacement_percent), 3),
+            "velocities_percent": round(float(of.velocity_percent), 3),
+        }
+    return found
+
+
+def temperatures(system: System, runs: Sequence[State], elements: tuple[int, ...]) -> dict[str, list[float]]:
+    """Mean temperature of each element, K, and its error; states of runs, ``[n_frames, n_atoms, 3]`` each."""
+    kelvin = jax.jit(jax.vmap(lambda r, v: mechanics.temperature_by_species(system, State(r, v, np.eye(3)), elements)))
+    means = np.stack([np.asarray(kelvin(one.positions, one.velocities)).mean(axis=0) for one in runs])
+    error = means.std(axis=0, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.full(len(elements), np.nan)
+    both = zip(elements, means.mean(axis=0), error, strict=True)
+    return {chemical_symbols[z]: [round(float(mean), 1), round(float(off), 1)] for z, mean, off in both}
