@@ -73,7 +73,7 @@ def program(name: str, what: str, formulation: str, sharding):
     search = neighbors.plan(system, state, found.architecture.cutoff, neighbors.SKIN, 1.15, True)
     search = dataclasses.replace(search, selected=neighbors.in_tiles(search.selected, "tpu"))
     graph, _ = jax.eval_shape(lambda: neighbors.select(search, state, neighbors.build(search, system, state)))
-    graph = Graph(*(jnp.zeros(leaf.shape, leaf.dtype) for leaf in graph))
+    graph = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), graph)
     convolution = rollout_speed.CONVOLUTIONS.get(formulation)
     if formulation == "kernel":
         convolution = convolutions.by_tpu_kernel

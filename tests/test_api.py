@@ -16,7 +16,7 @@ from conftest import ffmd as ffmd_command
 import ffmd_jax as ffmd
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import take
-from ffmd_jax.dynamics import recorder, restart, rollout
+from ffmd_jax.dynamics import monitors, recorder, restart, rollout
 from ffmd_jax.formats import ase_files, trajectory
 from ffmd_jax.models import config, model_files, trajcast
 from ffmd_jax.models.model import Model
@@ -167,7 +167,8 @@ def test_progress_is_a_bar_or_a_function_or_nothing(model, start, capsys):
 @pytest.mark.usefixtures("single_precision")
 def test_alarms_end_a_run_or_are_logged(model, start, caplog):
     hot = {"monitors": True, "steps": 40, "ensemble": ffmd.NVT(3000.0, tau_fs=1.0)}
-    ended = simulate(model, start, **hot)
+    with pytest.warns(monitors.EndedByAlarm, match=r"the run ended after \d+ of 40 steps: .*Å/fs"):
+        ended = simulate(model, start, **hot)
     assert ended.ended and not ended.complete and "too fast" in {alarm.kind for alarm in ended.alarms}
     assert ended.n_frames[0] < 40 and "alarms: " in repr(ended)
     with caplog.at_level(logging.WARNING, logger="ffmd_jax"):

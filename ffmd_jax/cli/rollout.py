@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -148,13 +149,15 @@ def rollout(
         raise FileExistsError(f"{out} exists already; choose another --out, or say --resume or --overwrite")
     files.check_output(out, True, start, model)
     _check(settings)
+    from ffmd_jax.dynamics.monitors import EndedByAlarm
     from ffmd_jax.reference_md import ase_engine
     from ffmd_jax.simulation.simulate import simulate
 
     arguments = ase_engine.parse_arguments(settings.fallback_args) if settings.fallback_args else None
     heated = settings.temperature is not None or bool(settings.replica_temperatures)
     options: dict[str, Any] = {name: getattr(settings, name) for name in _SAME}
-    with progress.asked_to_stop() as asked, _advice():
+    with progress.asked_to_stop() as asked, _advice(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", EndedByAlarm)  # the exit code and the error say it
         run = simulate(
             model, start, ensemble=_ensemble(settings), out=out, resume=resume, overwrite=overwrite,
             velocities="draw" if settings.draw_velocities else ("if absent" if heated else "stored"),

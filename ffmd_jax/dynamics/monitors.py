@@ -44,6 +44,10 @@ class Stopped(ValueError):
     exit_code = 3
 
 
+class EndedByAlarm(RuntimeWarning):
+    """A rollout is shorter than was asked for, because a monitor ended it."""
+
+
 class Alarm(NamedTuple):
     """The first alarm of a kind, and how many steps had one: JSON-able."""
 

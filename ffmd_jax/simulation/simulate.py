@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -98,9 +99,9 @@ def simulate(
         monitors: look at every step for what a failing model shows.
         alarm_factor: alarm at this multiple of what the model showed on held-out data.
         check_every: steps between two time-reversal checks, which cost one step each.
-        on_alarm: "stop" ends the run before the bad frame (`Run.alarms`), "warn" logs and continues, "fallback" hands
-            the last good state to a reference, "halve" to the same model with Δt/2, and if that does not help with
-            Δt/4, … (`Run.halvings`).
+        on_alarm: "stop" ends the run before the bad frame, with a warning (`Run.alarms`), "warn" logs and continues,
+            "fallback" hands the last good state to a reference, "halve" to the same model with Δt/2, and if that does
+            not help with Δt/4, … (`Run.halvings`).
         fallback: a prepared system, "gfn2-xtb" or another known teacher, or ``module:Class`` of an ASE calculator.
         fallback_args: keyword arguments of the calculator.
         fallback_steps: Δt that the reference, or shorter steps, take over for.
@@ -118,6 +119,9 @@ def simulate(
     Raises:
         ValueError: what does not fit together, in one line.
         KeyboardInterrupt: Ctrl-C; what was done is in ``out``.
+
+    Warns:
+        EndedByAlarm: the run is shorter than ``steps``.
     """
     with jax.enable_x64(True):
         rollout.check_steps(steps, every)
@@ -177,11 +181,15 @@ def simulate(
             ),
         }  # fmt: skip
         deadline = None if wall_clock_hours is None else time.monotonic() + 3600 * wall_clock_hours
-        return produce(
+        run = produce(
             plan, facts, metadata, None if out is None else Path(out), resume, overwrite,
             {"dtype": np.dtype(plan.dtype), "velocities": "velocities" in fields}, progress,
             Until(stop or (lambda: False), deadline),
         )  # fmt: skip
+    if run.ended and not run.replicas:  # the end of a replica is logged
+        lasted = f"the run ended after {run.n_steps} of {steps} steps"
+        warnings.warn(f"{lasted}: {run.alarms[-1].text}", monitor_limits.EndedByAlarm, stacklevel=2)
+    return run
 
 
 def _check_options(fields, check_every, alarm_factor, on_alarm, fallback, fallback_steps, monitors) -> None:
