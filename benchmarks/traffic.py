@@ -34,7 +34,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from ffmd_jax.core import neighbors
-from ffmd_jax.core.state import Graph, State, cast
+from ffmd_jax.core.state import State, cast
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import radial_tables, trajcast
 from ffmd_jax.reference_md import systems

@@ -1,4 +1,6 @@
-"""Writes the tables of README.md and docs/results.md from experiments/*/results.json and benchmarks/break_even.jsonl.
+"""Writes what README.md, docs/results.md and docs/models.md show of other files.
+
+Tables come from experiments/*/results.json and benchmarks/break_even.jsonl, cards from the folders of the models.
 
     python docs/generate.py            # writes
     python docs/generate.py --check    # exit code 1 if a file does not hold what would be written
@@ -12,8 +14,10 @@ import runpy
 import sys
 from pathlib import Path
 
+from ffmd_jax.models import model_files
+
 ROOT = Path(__file__).resolve().parent.parent
-FILES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+FILES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "models.md")
 NAMES = {"paracetamol": "paracetamol", "quartz": "α-quartz", "water": "water"}
 OTHERS = {"silicon": ("silicon", "25")}  # not in the paper: name and Δt, fs
 TARGET_K = 300.0
@@ -94,6 +98,15 @@ def pays() -> str:
     return table(header, rows)
 
 
+def cards() -> str:
+    """The cards of the shipped models, a section each."""
+    sections = []
+    for name in model_files.pretrained():
+        title, text = (model_files.card(name) or "").split("\n", 1)
+        sections.append(f"## `{name}`: {title.removeprefix('# ')}\n{text}")
+    return "\n" + "\n\n".join(sections)
+
+
 def _rows(choose, cut=lambda row: row) -> str:
     """The rows of experiments/table.py that ``choose`` takes; a row of the paper's below ours where there is one."""
     found = {name: {"Δt, fs": PAPER[name]["Δt, fs"], **ours(numbers)} for name, numbers in results().items()}
@@ -121,6 +134,7 @@ def blocks() -> dict[str, str]:
     return {
         "summary": summary(),
         "pays": pays(),
+        "cards": cards(),
         "one-step": _rows(lambda row: row.startswith(("Δt", "MAE"))),
         "long": _rows(lambda row: row in long, long.get),
         "friction": _titled("CSVR and friction"),

@@ -73,6 +73,17 @@ def test_the_chain_makes_trajectories_models_and_errors(chain, capsys):
         assert "Ar" in json.loads(capsys.readouterr().out.splitlines()[-1])["elements"]
 
 
+def test_info_lists_the_shipped_models_and_shows_their_cards(capsys):
+    ffmd("info", "--json")
+    titles = json.loads(capsys.readouterr().out.splitlines()[-1])["titles"]
+    assert set(titles) == set(model_files.pretrained()) and all("Δt = " in title for title in titles.values())
+    ffmd("info")
+    shown = capsys.readouterr().out
+    assert all(re.search(rf"(?m)^{name} +{re.escape(title)}$", shown) for name, title in titles.items())
+    ffmd("info", "silicon")
+    assert f"# {titles['silicon']}\n" in (shown := capsys.readouterr().out) and "**Limits**" in shown
+
+
 def test_info_is_in_words_with_units(chain, capsys):
     capsys.readouterr()
     for subject in ("model", "data.h5", "run.h5", "ref.h5"):

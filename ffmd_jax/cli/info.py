@@ -12,27 +12,44 @@ from ffmd_jax.formats import Hints
 
 
 def info(
-    subject: Positional[str],
+    subject: Positional[str | None] = None,
     /,
     hints: Annotated[Hints, tyro.conf.arg(name="")] = Hints(),
     json: bool = False,
 ) -> None:
     """Says what a model, a dataset or a trajectory is.
 
-    Elements, Δt, sizes, times, ensemble.
+    Elements, Δt, sizes, times, ensemble; of shipped models also the card: training data, errors, settings, limits.
+    Without a name it lists the shipped models.
 
     Args:
-        subject: Model folder, name of a shipped model, dataset, or trajectory file.
+        subject: Model folder, name of a shipped model, dataset, or trajectory file (None: the shipped models).
         hints: What a trajectory file leaves unstated.
         json: Print one JSON object.
     """
+    if subject is None:
+        _list_models(json)
+        return
     facts = _facts(subject, hints)
     if json:
         common.print_json(facts)
     else:
         from ffmd_jax.cli import info_words
 
-        print(info_words.describe(facts))
+        card = facts.pop("card", None)
+        print("\n\n".join([info_words.describe(facts), *([card] if card else [])]))
+
+
+def _list_models(json: bool) -> None:
+    from ffmd_jax.models import model_files
+
+    titles = model_files.titles()
+    if json:
+        common.print_json({"kind": "shipped models", "titles": titles})
+        return
+    width = max(map(len, titles))
+    print("\n".join(f"{name:{width}}  {title}" for name, title in titles.items()))
+    print("\n`ffmd info NAME` says more of one, `ffmd demo --system NAME` runs it beside its teacher.")
 
 
 def _facts(subject: str, hints: Hints) -> dict:
@@ -76,6 +93,7 @@ def _model_facts(subject: str) -> dict:
         **architecture,
         "own_potential": True if used.potential is not None else None,
         "relative_error_of_tables": radial_tables.step_error(used.config, used.params) if propagates else None,
+        "card": model_files.card(subject),
     }
 
 

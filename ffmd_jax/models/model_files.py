@@ -14,6 +14,7 @@ from ffmd_jax.models.config import Calibration, FamilyCalibration, FamilyConfig,
 from ffmd_jax.models.model import Model
 
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "weights.npz", "calibration.json"
+CARD = "README.md"  # of shipped models: what it was trained on, what it does, its limits
 POTENTIAL = "potential"  # the folder of the potential that belongs to a propagator
 FORMAT = "ffmd_jax model 2"
 
@@ -61,6 +62,17 @@ def pretrained() -> list[str]:
     """Names of the models that come with the package."""
     folder = resources.files("ffmd_jax") / "pretrained"
     return sorted(entry.name for entry in folder.iterdir() if (entry / CONFIG).is_file()) if folder.is_dir() else []
+
+
+def card(name: str | Path) -> str | None:
+    """What the card in a model's folder says, in Markdown; None: it has none."""
+    path = locate(name) / CARD
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
+def titles() -> dict[str, str]:
+    """The title of the card of each shipped model: what it is a model of, by which teacher, and Δt."""
+    return {name: (card(name) or name).splitlines()[0].removeprefix("# ") for name in pretrained()}
 
 
 def locate(name: str | Path) -> Path:
