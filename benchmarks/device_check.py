@@ -24,9 +24,8 @@ from scipy.spatial.transform import Rotation
 import ffmd_jax as ffmd
 from ffmd_jax.core import mechanics, neighbors
 from ffmd_jax.core.state import State, cast
-from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import model as models
-from ffmd_jax.models import radial_tables, trajcast
+from ffmd_jax.models import radial_tables, tpu_convolution, trajcast
 from ffmd_jax.reference_md import systems
 
 STRUCTURES = {"paracetamol": "paracetamol", "organic": "paracetamol", "quartz": "quartz", "silicon": "silicon"}
@@ -69,7 +68,7 @@ def check(name: str) -> dict[str, Any]:
     }
     if jax.default_backend() == "tpu":
         params = cast(radial_tables.tabulate(model.config, model.params), dtype)
-        fused = trajcast.make_propagate(model.config, params, convolutions.by_tpu_kernel)
+        fused = trajcast.make_propagate(model.config, params, tpu_convolution.by_tpu_kernel)
         errors["kernel"] = float(np.abs(step_of(model, fused, system, hot, dtype) - found).max())
     bath = ffmd.NVT(300.0, tau_fs=75.0, friction_tau_fs=1000.0 if name != "organic" else 200.0)
     simulate = functools.partial(ffmd.simulate, model, (system, State(*hot)), ensemble=bath, progress=False)

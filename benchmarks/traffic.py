@@ -36,7 +36,7 @@ from jax.sharding import SingleDeviceSharding
 from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import State, cast
 from ffmd_jax.models import convolution as convolutions
-from ffmd_jax.models import radial_tables, trajcast
+from ffmd_jax.models import radial_tables, tpu_convolution, trajcast
 from ffmd_jax.reference_md import systems
 
 # TB/s of memory, and TFLOP/s in single precision; of a TPU six bfloat16 passes ("highest").
@@ -76,7 +76,7 @@ def program(name: str, what: str, formulation: str, sharding):
     graph = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), graph)
     convolution = rollout_speed.CONVOLUTIONS.get(formulation)
     if formulation == "kernel":
-        convolution = convolutions.by_tpu_kernel
+        convolution = tpu_convolution.by_tpu_kernel
     elif (
         formulation == "blocks"
     ):  # one block, as on a device with memory enough; in a loop the compiler counts one turn

@@ -12,7 +12,7 @@ from conftest import compiled, perturbed, random_params, small_config
 from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import Graph, cast
 from ffmd_jax.models import convolution as convolutions
-from ffmd_jax.models import cpu_kernel, layers, radial_tables, splines, tpu_kernel
+from ffmd_jax.models import cpu_kernel, layers, radial_tables, splines, tpu_convolution
 
 IRREPS = [e3nn.Irrep(l, p) for l in range(3) for p in (-1, 1)]
 N_ATOMS, N_NEIGHBORS, CHANNELS, N_RADIAL, N_INTERVALS = 7, 5, 3, 4, 6
@@ -96,7 +96,7 @@ def test_the_tpu_kernel_gives_the_numbers_and_gradients_of_e3nn(kind, systems):
     made = coefficients_of(radial, len(paths))
     found, expected = (
         jax.jit(jax.grad(functools.partial(of, f), argnums=(0, 1, 2), has_aux=True))(features, edges.harmonics, made)
-        for f in (functools.partial(convolutions.by_tpu_kernel, interpret=True), convolutions.by_e3nn)
+        for f in (functools.partial(tpu_convolution.by_tpu_kernel, interpret=True), convolutions.by_e3nn)
     )
     assert_same(found, expected)
 
@@ -316,10 +316,10 @@ def test_selected_graph_gives_the_same_step():
 
 
 def test_the_tpu_kernel_is_chosen_on_tpus_where_asked_for_and_where_features_fit(monkeypatch):
-    fits = tpu_kernel.FAST_BYTES // 8 - 1
+    fits = convolutions.TPU_FAST_BYTES // 8 - 1
     monkeypatch.setenv("FFMD_TPU_KERNEL", "1")
-    assert not tpu_kernel.chosen(fits)  # this is a CPU
+    assert not convolutions.tpu_kernel_serves(fits)  # this is a CPU
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert tpu_kernel.chosen(fits) and not tpu_kernel.chosen(fits + 1)
+    assert convolutions.tpu_kernel_serves(fits) and not convolutions.tpu_kernel_serves(fits + 1)
     monkeypatch.delenv("FFMD_TPU_KERNEL")
-    assert not tpu_kernel.chosen(fits)
+    assert not convolutions.tpu_kernel_serves(fits)

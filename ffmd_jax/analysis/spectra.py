@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import signal
 
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.formats.trajectory import Trajectory, frame_interval
@@ -29,6 +28,8 @@ def vdos(trajectory: Trajectory, species: int | None = None, segment_ps: float =
     Raises:
         ValueError: fewer than four frames in a segment, or frames that are not evenly spaced.
     """
+    from scipy import signal  # takes a second
+
     interval, masses = frame_interval(trajectory.times), np.asarray(trajectory.system.masses)
     velocities = trajectory.frames.velocities
     members = np.asarray(trajectory.system.species) == species if species is not None else masses > 0

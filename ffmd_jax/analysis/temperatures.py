@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from ffmd_jax.analysis import frames
 from ffmd_jax.analysis.statistics import block_error
@@ -54,5 +53,7 @@ def canonical_distribution(temperature_K: float, degrees_of_freedom: float, grid
 
     For f degrees of freedom it is a Gamma distribution with shape f/2 and mean ``temperature_K``.
     """
+    from scipy import stats
+
     shape = degrees_of_freedom / 2
     return stats.gamma.pdf(grid, shape, scale=temperature_K / shape)

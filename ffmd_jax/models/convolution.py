@@ -2,11 +2,12 @@
 
 The product over neighbours is nearly all of the cost of a step, and its weights of edges, paths and channels would
 fill gigabytes.  `by_kernel` makes them in registers, on CPUs; `by_blocks`, for XLA, for blocks of atoms that fit into
-the cache; `by_tpu_kernel` in the fast memory of a TPU.  `edge_convolution` chooses.  `by_e3nn` is the same product in
+the cache; `tpu_convolution` in the fast memory of a TPU.  `edge_convolution` chooses.  `by_e3nn` is the same product in
 the plain formulation of e3nn-jax, slow and large: the oracle of tests and benchmarks.
 """
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.core.state import Array, Graph
-from ffmd_jax.models import cpu_kernel, splines, tpu_kernel
+from ffmd_jax.models import cpu_kernel, splines
 from ffmd_jax.models.layers import Features, Mixture, RadialWeights, Table, ordered
+
+TPU_FAST_BYTES = 96 * 2**20  # of 128 MiB, of a core
 
 
 class Path(NamedTuple):
@@ -77,7 +80,7 @@ def coupling_tensors(harmonics: Array, paths: Sequence[Path]) -> list[Array]:
 
     They have no channels and no parity; one matrix product makes them all.
     """
-    kinds = sorted({_kind(path) for path in paths})
+    kinds = sorted({kind_of(path) for path in paths})
     columns = []
     for l_1, l_2, l_3 in kinds:
         symbols = coupling(l_1, l_2, l_3)
@@ -90,10 +93,10 @@ def coupling_tensors(harmonics: Array, paths: Sequence[Path]) -> list[Array]:
         (l_1, l_2, l_3): part.reshape(*part.shape[:-1], 2 * l_1 + 1, 2 * l_3 + 1)
         for (l_1, l_2, l_3), part in zip(kinds, parts, strict=True)
     }
-    return [shaped[_kind(path)] for path in paths]
+    return [shaped[kind_of(path)] for path in paths]
 
 
-def _kind(path: Path) -> tuple[int, int, int]:
+def kind_of(path: Path) -> tuple[int, int, int]:
     """What the 3j symbols of a path depend on."""
     return path.first.l, path.l, path.out.l
 
@@ -104,7 +107,7 @@ def edge_convolution(
     """Σ_j w_ij (h_j ⊗ Y(r̂_ij)) over the neighbours of each atom, every path apart.
 
     On CPUs, tables go to the compiled kernel (`by_kernel`) if it is available; on TPUs, what fits goes to
-    `by_tpu_kernel` if it is asked for (`tpu_kernel.chosen`); all else runs `by_blocks`.
+    `tpu_convolution.by_tpu_kernel` if it is asked for; all else runs `by_blocks`.
 
     Args:
         features: of the atoms, all with the same number of channels.
@@ -116,8 +119,10 @@ def edge_convolution(
     lmax = max(max(path.first.l, path.out.l) for path in paths)
     if block is None and isinstance(radial, Table) and kernel_serves(lmax):
         return by_kernel(features, edges, radial, paths)
-    if block is None and tpu_kernel.chosen(sum(values.size for values in features.values())):
-        return by_tpu_kernel(features, edges, radial, paths)
+    if block is None and tpu_kernel_serves(sum(values.size for values in features.values())):
+        from ffmd_jax.models import tpu_convolution  # Pallas takes half a second to import
+
+        return tpu_convolution.by_tpu_kernel(features, edges, radial, paths)
     return by_blocks(features, edges, radial, paths, block)
 
 
@@ -132,6 +137,15 @@ def shapes(features: Features, edges: Edges, radial: RadialWeights, paths: Seque
 def kernel_serves(lmax: int) -> bool:
     """True if `edge_convolution` has a kernel for tables and features up to ``lmax`` here."""
     return jax.default_backend() == "cpu" and lmax <= cpu_kernel.LMAX and cpu_kernel.available()
+
+
+def tpu_kernel_serves(n_numbers: int) -> bool:
+    """True on TPUs if FFMD_TPU_KERNEL=1 says so, and features of so many numbers, and their gradient, fit.
+
+    It is opt-in until somebody has measured it.
+    """
+    fits = 2 * 4 * n_numbers < TPU_FAST_BYTES
+    return fits and os.environ.get("FFMD_TPU_KERNEL") == "1" and jax.default_backend() == "tpu"
 
 
 def by_kernel(features: Features, edges: Edges, radial: Table, paths: Sequence[Path]) -> Features:
@@ -156,7 +170,7 @@ def _kernel_plan(irreps: tuple[e3nn.Irrep, ...], paths: tuple[Path, ...]) -> cpu
     outputs = ordered(path.out for path in paths)
     tensors, coupled, symbols, n_tensor = {}, [], [], 0
     # By l of Y: then few of its components matter to any one vector of elements.
-    for l_1, l_2, l_3 in sorted({_kind(path) for path in paths}, key=lambda kind: (kind[1], kind)):
+    for l_1, l_2, l_3 in sorted({kind_of(path) for path in paths}, key=lambda kind: (kind[1], kind)):
         tensors[l_1, l_2, l_3] = n_tensor
         three_j = coupling(l_1, l_2, l_3)
         for a, b, c in np.argwhere(np.abs(three_j) > 1e-9).tolist():
@@ -165,7 +179,7 @@ def _kernel_plan(irreps: tuple[e3nn.Irrep, ...], paths: tuple[Path, ...]) -> cpu
         n_tensor += (2 * l_1 + 1) * (2 * l_3 + 1)
     described, slots = [], dict.fromkeys(outputs, 0)
     for path in paths:
-        place = (starts[path.first], path.first.dim, path.out.dim, tensors[_kind(path)])
+        place = (starts[path.first], path.first.dim, path.out.dim, tensors[kind_of(path)])
         described.append((*place, outputs.index(path.out), slots[path.out]))
         slots[path.out] += 1
     sizes = tuple((irrep.dim, slots[irrep]) for irrep in outputs)
@@ -219,56 +233,6 @@ def _weights(radial: RadialWeights) -> tuple[Array, Callable[[Array], Array]]:
     coefficients = jnp.swapaxes(radial.coefficients, 0, 1)
     coefficients = coefficients.reshape(len(coefficients), -1)
     return radial.place, lambda part: splines.evaluate(coefficients, part.reshape(-1))
-
-
-def by_tpu_kernel(
-    features: Features, edges: Edges, radial: RadialWeights, paths: Sequence[Path], interpret: bool = False
-) -> Features:
-    """`edge_convolution` by `tpu_kernel`; ``interpret`` runs it anywhere, slowly, for tests."""
-    functions, mix = _functions(radial, edges.graph.mask, len(paths))
-    irreps, outputs = ordered(features), ordered(path.out for path in paths)
-    rows = jnp.concatenate([features[irrep] for irrep in irreps], axis=1)
-    couple, plan = _tpu_plan(tuple(irreps), tuple(paths), edges.harmonics.shape[-1], interpret)
-    operands = tpu_kernel.Operands(rows.reshape(len(rows), -1), edges.harmonics, functions, mix)
-    found: Any = tpu_kernel.convolve(plan, edges.graph.senders[:, None], jnp.asarray(couple, rows.dtype), operands)
-    return dict(zip(outputs, found, strict=True))
-
-
-def _functions(radial: RadialWeights, mask: Array, n_paths: int) -> tuple[Array, Array]:
-    """Few functions of the edges, zero where there is none, and their mix ``[n_paths, n_functions, channels]``."""
-    if isinstance(radial, Mixture):
-        functions, mix = radial
-        return functions, jnp.swapaxes(mix.reshape(len(mix), n_paths, -1), 0, 1)
-    functions = splines.matrix(radial.place, radial.coefficients.shape[1])
-    return jnp.where(mask[..., None], functions, 0.0), radial.coefficients
-
-
-@functools.cache
-def _tpu_plan(
-    irreps: tuple[e3nn.Irrep, ...], paths: tuple[Path, ...], n_harmonics: int, interpret: bool
-) -> tuple[np.ndarray, tpu_kernel.Plan]:
-    """What makes coupling tensors of the harmonics, and what the kernel must know of ``paths``.
-
-    Only elements of the tensors that are not zero for all Y have a column.
-    """
-    starts = dict(zip(irreps, np.cumsum([0, *(irrep.dim for irrep in irreps)]).tolist(), strict=False))
-    columns, places = [], {}
-    for l_1, l_2, l_3 in sorted({_kind(path) for path in paths}):
-        symbols, found = coupling(l_1, l_2, l_3), []
-        for a, c in np.argwhere(np.abs(symbols).max(axis=1) > 1e-9).tolist():
-            found.append((c, a, len(columns)))
-            column = np.zeros(n_harmonics)
-            column[l_2**2 : (l_2 + 1) ** 2] = symbols[a, :, c]
-            columns.append(column)
-        places[l_1, l_2, l_3] = tuple(found)
-    outputs = ordered(path.out for path in paths)
-    described, slots = [], dict.fromkeys(outputs, 0)
-    for path in paths:
-        place = outputs.index(path.out)
-        described.append(tpu_kernel.Path(starts[path.first], place, slots[path.out], places[_kind(path)]))
-        slots[path.out] += 1
-    sizes = tuple((irrep.dim, slots[irrep]) for irrep in outputs)
-    return np.stack(columns, axis=1), tpu_kernel.Plan(tuple(described), sizes, interpret)
 
 
 def block_size(n_atoms: int, numbers_per_atom: int) -> int:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 
 from ffmd_jax.core import conservation
 from ffmd_jax.core.state import Array, Graph, Propagate, State, System, full_precision
@@ -84,6 +83,8 @@ def with_half(config: FamilyConfig, own: Member, average: trajcast.Params, weigh
 
 def _units(config: FamilyConfig, time_step_fs: Any) -> tuple[Array, trajcast.Units]:
     """RMS displacement, Å, and units of a member: monotonic cubic splines of log Δt through those of the trained Δt."""
+    from scipy.interpolate import PchipInterpolator  # takes half a second, and models of one Δt do without
+
     steps, n = np.array(config.time_steps_fs), len(config.elements)
     # What is carried of a velocity in Δt, and over Δt as a displacement, hardly depends on a small Δt.
     rows = [

@@ -7,7 +7,6 @@ mode, and libtpu compiles it for TPUs; no TPU has run it.
 """
 
 import functools
-import os
 from typing import Any, NamedTuple
 
 import jax
@@ -16,17 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from ffmd_jax.core.state import Array
-
-FAST_BYTES = 96 * 2**20  # of 128 MiB, of a core
-
-
-def chosen(n_numbers: int) -> bool:
-    """True on TPUs if FFMD_TPU_KERNEL=1 says so, and features of so many numbers, and their gradient, fit.
-
-    It is opt-in until somebody has measured it.
-    """
-    fits = 2 * 4 * n_numbers < FAST_BYTES
-    return fits and os.environ.get("FFMD_TPU_KERNEL") == "1" and jax.default_backend() == "tpu"
+from ffmd_jax.models.convolution import TPU_FAST_BYTES
 
 
 class Path(NamedTuple):
@@ -179,7 +168,7 @@ def _call(plan: Plan, kernel: Any, senders: Array, couple: Array, operands: Oper
     return pl.pallas_call(
         functools.partial(kernel, plan), grid=(len(senders),), in_specs=specs, interpret=plan.interpret,
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary",), vmem_limit_bytes=FAST_BYTES
+            dimension_semantics=("arbitrary",), vmem_limit_bytes=TPU_FAST_BYTES
         ),
         **more,
     )  # fmt: skip
