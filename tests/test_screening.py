@@ -1,8 +1,12 @@
 """Screening: molecules from SMILES, conformers from frames, tables."""
 
+import contextlib
 import csv
 import json
+import multiprocessing
+import types
 
+import ase
 import numpy as np
 import pytest
 from conftest import fails, ffmd
@@ -10,7 +14,8 @@ from conftest import fails, ffmd
 from ffmd_jax.analysis import torsions
 from ffmd_jax.core.state import make_system
 from ffmd_jax.models import model_files
-from ffmd_jax.screening import conformers, molecules, page, runs
+from ffmd_jax.reference_md import teachers
+from ffmd_jax.screening import beside, conformers, molecules, page, runs
 
 pytest.importorskip("rdkit")
 
@@ -198,7 +203,7 @@ def test_molecules_of_different_sizes_run_side_by_side_as_alone(model):
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_the_command_names_what_it_leaves_out_and_goes_on(tmp_path, capsys):
+def test_the_command_names_what_it_leaves_out_and_goes_on(tmp_path, capsys, monkeypatch):
     (tmp_path / "m.smi").write_text("CC(=O)Nc1ccc(O)cc1 paracetamol\nCC(=O)[O-] acetate\nCC(=O)Nc1ccccc1 acetanilide\n")
     out = tmp_path / "out"
     options = ["--model", "paracetamol", "--length-ps", 0.6, "--starts", 2, "--workers", 1, "--equilibrate-ps", 0.1]
@@ -218,13 +223,26 @@ def test_the_command_names_what_it_leaves_out_and_goes_on(tmp_path, capsys):
     )
     (out / "molecules" / "acetanilide.json").unlink()
     written = (out / "molecules" / "paracetamol.json").stat().st_mtime_ns
-    ffmd("screen", tmp_path / "m.smi", "--out", out, *options, "--resume")
+    here = types.SimpleNamespace(Pool=lambda *_: contextlib.nullcontext(types.SimpleNamespace(imap=map)))
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: here)  # a process of its own would compile anew
+    other = ["--beside", "mmff94", "--beside-molecules", 1]
+    ffmd("screen", tmp_path / "m.smi", "--out", out, *options, "--resume", *other)
+    (ours, theirs) = csv.DictReader((out / "beside.csv").read_text().splitlines())
+    assert (ours["method"], theirs["method"]) == ("paracetamol", "mmff94") and not ours["torsion_overlap"]
+    assert float(ours["length_ps"]) == float(theirs["length_ps"]) and 0 < float(theirs["torsion_overlap"]) <= 1
+    assert "Beside other methods" in (out / "index.html").read_text()
     assert (out / "molecules" / "acetanilide.json").exists()
     assert (out / "molecules" / "paracetamol.json").stat().st_mtime_ns == written
     capsys.readouterr()
     with pytest.raises(SystemExit):
         ffmd("screen", tmp_path / "m.smi", "--out", out, *options[:-1], 0.2, "--resume")
     assert "cannot resume with equilibrate_ps = 0.2" in capsys.readouterr().err
+    assert "leave out --pair" in fails(
+        capsys, "screen", tmp_path / "m.smi", "--out", tmp_path / "w", *other, "--pair", tmp_path / "m.smi"
+    )
+    assert "takes module:Class" in fails(
+        capsys, "screen", tmp_path / "m.smi", "--out", tmp_path / "w", "--beside", "cheese"
+    )
     (tmp_path / "ions.smi").write_text("CC(=O)[O-] acetate\n")
     assert "none of the 1 molecules could be run" in fails(
         capsys, "screen", tmp_path / "ions.smi", "--out", tmp_path / "ions", *options
@@ -238,3 +256,36 @@ def test_the_command_names_what_it_leaves_out_and_goes_on(tmp_path, capsys):
 def test_a_molecule_that_failed_is_in_the_table():
     table = [page.row({"name": "a", "smiles": "C", "failed": "no frame: it ended at once"})]
     assert "no frame" in page.csv_text(table)
+
+
+@pytest.mark.slow
+def test_methods_run_side_by_side_have_their_own_temperatures_and_failures(model):
+    molecule = molecules.prepare(molecules.Entry("ethanol", "CCO"), model.config, 2)
+    given = runs.Conditions(length_ps=1.2, equilibrate_ps=0.2, friction_tau_fs=20.0, frame_fs=14.0)
+    line, angles = beside.run(molecule, model, given, "mmff94")
+    assert line["length_ps"] >= 1.2 and 200 < line["temperature_K"] < 400 and line["ns_per_day"] > 0
+    assert beside.overlaps(angles, angles)["torsion_overlap"] == 1.0
+    assert beside.overlaps([], angles).keys() == {"torsion_overlap_halves"}
+    line, angles = beside.run(molecule, model, given, "ase.calculators.tip3p:TIP3P")  # needs three atoms a molecule
+    assert "fails on the start structure" in line["failed"] and not angles
+
+
+def test_mmff94_gives_rdkits_energy_and_its_slope():
+    from rdkit import Chem
+    from rdkit.Chem import rdForceFieldHelpers as fields
+
+    made = Chem.AddHs(Chem.MolFromSmiles("CC(=O)Nc1ccc(O)cc1"))
+    Chem.rdDistGeom.EmbedMolecule(made, randomSeed=1)
+    expected = fields.MMFFGetMoleculeForceField(made, fields.MMFFGetMoleculeProperties(made)).CalcEnergy()
+    numbers = [atom.GetAtomicNum() for atom in made.GetAtoms()]
+    atoms = ase.Atoms(numbers, made.GetConformer().GetPositions(), calculator=teachers.make("mmff94"))
+    assert atoms.get_potential_energy() == pytest.approx(expected * 4184 / 96485.332, rel=1e-6)
+    forces, along = atoms.get_forces(), np.random.default_rng(1).normal(size=(len(atoms), 3))
+    energies = []
+    for sign in (1, -1):
+        atoms.positions += sign * 1e-4 * along
+        energies.append(atoms.get_potential_energy())
+        atoms.positions -= sign * 1e-4 * along
+    assert (energies[1] - energies[0]) / 2e-4 == pytest.approx(np.sum(forces * along), rel=1e-4)
+    with pytest.raises(ValueError, match="no neutral molecule"):
+        ase.Atoms("H3", np.eye(3), calculator=teachers.make("mmff94")).get_potential_energy()

@@ -21,6 +21,8 @@ def screen(
     friction_tau_fs: float = 200.0,
     frame_fs: float = 20.0,
     pair: Path | None = None,
+    beside: tuple[str, ...] = (),
+    beside_molecules: int = 3,
     trajectories: bool = False,
     most_atoms: int = 200,
     workers: int | None = None,
@@ -51,6 +53,9 @@ def screen(
         friction_tau_fs: Relaxation time 1/γ of the friction, fs; weaker friction lets some molecules heat with organic.
         frame_fs: Time between two frames that are analysed, fs.
         pair: Structure of a partner (a host, a cluster) to put beside each molecule; contacts are told, too.
+        beside: Methods that run some of the molecules, too, from the same starts with the same analysis, to see what
+            they cost and where they differ: gfn2-xtb, mmff94, ani-1ccx, or module:Class of an ASE calculator.
+        beside_molecules: How many of the molecules, the first of the list.
         trajectories: Keep the frames of every molecule as H5MD.
         most_atoms: Molecules with more atoms, partner included, are left out.
         workers: Processes (None: one for each core; on an accelerator one).
@@ -66,9 +71,9 @@ def screen(
     conditions = Conditions(temperature, length_ps, equilibrate_ps, friction_tau_fs, frame_fs, seed)
     try:
         found = screening.screen(
-            molecules, out, model, conditions, n_starts=starts, pair=pair, trajectories=trajectories,
-            most_atoms=most_atoms, workers=workers, resume=resume, overwrite=overwrite,
-            say=lambda text: common.say(f"note: {text}"),
+            molecules, out, model, conditions, n_starts=starts, pair=pair, beside=beside,
+            beside_molecules=beside_molecules, trajectories=trajectories, most_atoms=most_atoms, workers=workers,
+            resume=resume, overwrite=overwrite, say=lambda text: common.say(f"note: {text}"),
         )  # fmt: skip
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{out} keeps the molecules that are finished; `resume` runs the rest.") from None

@@ -29,7 +29,7 @@ class Settings:
             ase 0.5 with hydrogen, else 1).
         repeat: Unit cells along each lattice vector (None: quartz 3 3 2, silicon 3 3 3, argon 3 3 3).
         molecules: Molecules of water (None: 64).
-        calculator: ase: gfn2-xtb, ani-1ccx, sevennet-0, chgnet, amber-obc (if installed), module:Class, or
+        calculator: ase: gfn2-xtb, mmff94, ani-1ccx, sevennet-0, chgnet, amber-obc (if installed), module:Class, or
             module:function that returns a calculator.
         calculator_args: ase: its arguments, key=value,key=value.
         start: ase: structure to start from, any file that ASE reads; its cell and periodic directions are kept.

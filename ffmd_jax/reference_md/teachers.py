@@ -47,6 +47,10 @@ def _amber_obc() -> Any:
     return importlib.import_module("ffmd_jax.reference_md.amber").Amber()
 
 
+def _mmff94() -> Any:
+    return importlib.import_module("ffmd_jax.reference_md.mmff").Mmff94()
+
+
 _ANI = "pip install torch lark-parser 'setuptools<80' && pip install --no-deps torchani==2.0"
 
 TEACHERS = {
@@ -54,6 +58,7 @@ TEACHERS = {
     "ani-1ccx": Teacher("potential of coupled-cluster quality, H C N O", "torchani", _ANI, _ani_1ccx),
     "sevennet-0": Teacher("potential of 89 elements", "sevenn", "pip install sevenn", _sevennet_0),
     "chgnet": Teacher("potential of 89 elements, of crystals", "chgnet", "pip install chgnet", _chgnet),
+    "mmff94": Teacher("force field of organic molecules", "rdkit", "pip install 'ffmd-jax[screen]'", _mmff94),
     "amber-obc": Teacher("force field of peptides in implicit water", "openmm", "pip install openmm", _amber_obc),
 }
 

@@ -27,6 +27,24 @@ _COLUMNS = {
     "alarms": "alarms",
     "not_run": "not run",
 }
+BESIDE = {
+    "name": "name",
+    "smiles": "SMILES",
+    "method": "method",
+    "atoms": "atoms",
+    "ns_per_day": "ns/day",
+    "length_ps": "length / ps",
+    "temperature_K": "T / K",
+    "conformers": "conformers",
+    "flexibility_A": "RMSF / Å",
+    "radius_of_gyration_A": "R<sub>g</sub> / Å",
+    "polar_surface_A2": "polar surface / Å²",
+    "torsion_overlap": "torsions: overlap",
+    "torsion_overlap_halves": "of its halves",
+    "alarms": "alarms",
+    "failed": "failed",
+    "wall_s": "time / s",
+}
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; }
@@ -76,19 +94,39 @@ def row(found: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def csv_text(table: list[dict[str, Any]]) -> str:
+def csv_text(table: list[dict[str, Any]], columns: dict[str, str] = _COLUMNS) -> str:
     """The table as CSV, with a line of names."""
-    text, used = io.StringIO(), [name for name in _COLUMNS if any(name in line for line in table)]
-    writer = csv.DictWriter(text, used or list(_COLUMNS), lineterminator="\n")
+    text, used = io.StringIO(), [name for name in columns if any(name in line for line in table)]
+    writer = csv.DictWriter(text, used or list(columns), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table)
+    writer.writerows({name: "; ".join(v) if isinstance(v, list) else v for name, v in line.items()} for line in table)
     return text.getvalue()
 
 
+def _beside(table: list[dict[str, Any]]) -> str:
+    """The section of other methods."""
+    if not table:
+        return ""
+    used = [name for name in BESIDE if name not in ("smiles", "wall_s") and any(line.get(name) for line in table)]
+    heads = "".join(f"<th>{BESIDE[name]}</th>" for name in used)
+    words = [{**line, "alarms": "; ".join(line.get("alarms", []))} for line in table]
+    rows = "\n".join("<tr>" + "".join(_cell(name, line.get(name)) for name in used) + "</tr>" for line in words)
+    return (
+        "<h2>Beside other methods</h2><p>The same starts, friction, lengths and frames, one core, in turn, without "
+        "compilation. The overlap of torsions is that with the model, the mean over torsions; that of halves of the "
+        "starts of each method is what chance leaves of runs of this length.</p>\n"
+        f"<table><tr>{heads}</tr>\n{rows}</table>\n"
+    )
+
+
 def html_page(
-    found: list[dict[str, Any]], table: list[dict[str, Any]], refused: dict[str, str], settings: dict[str, Any]
+    found: list[dict[str, Any]],
+    table: list[dict[str, Any]],
+    refused: dict[str, str],
+    settings: dict[str, Any],
+    beside: list[dict[str, Any]],
 ) -> str:
-    """The table as a page without external resources."""
+    """The table, and the one of other methods if there is one, as a page without external resources."""
     used = [name for name in _COLUMNS if name != "smiles" and any(name in line for line in table)]
     heads = "".join(f"<th>{_COLUMNS[name]}</th>" for name in used)
     rows = "\n".join(_row(one, line, used) for one, line in zip(found, table, strict=True))
@@ -106,7 +144,7 @@ def html_page(
         f"they say more of the starts than of equilibrium. Errors are over the starts; where conformers changed less "
         f"than {ENOUGH_CHANGES} times they are not known.</p>\n"
         f"<table><thead><tr><th>structure</th>{heads}<th>conformers and torsions</th></tr></thead>\n"
-        f"<tbody>{rows}</tbody></table>{left_out}\n<script>{_SCRIPT}</script></body></html>\n"
+        f"<tbody>{rows}</tbody></table>{left_out}\n{_beside(beside)}<script>{_SCRIPT}</script></body></html>\n"
     )
 
 

@@ -1,7 +1,6 @@
 """`screen`: many molecules run by one model, over all cores, analysed into a folder."""
 
 import contextlib
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -16,13 +15,13 @@ import numpy as np
 from ffmd_jax.core import files, progress
 from ffmd_jax.models import model_files
 from ffmd_jax.models.model import Model
-from ffmd_jax.screening import conformers, molecules, page, runs
+from ffmd_jax.screening import description, molecules, page, runs
 from ffmd_jax.screening.molecules import Entry, Molecule, Partner
 from ffmd_jax.screening.runs import Batch, Conditions, Frames
 
 _SETTINGS, _RESULTS, _TABLE, _PAGE = "screen.json", "molecules", "molecules.csv", "index.html"
+_BESIDE = "beside"  # folder, and table
 _AT_ONCE = 64  # molecules side by side on an accelerator; a core has nothing to gain from more than one
-_OFF = 0.1  # of the temperature that was asked for; a molecule farther off is marked
 
 
 class Screening(NamedTuple):
@@ -47,6 +46,8 @@ def screen(
     *,
     n_starts: int = 4,
     pair: Path | None = None,
+    beside: Sequence[str] = (),
+    beside_molecules: int = 3,
     trajectories: bool = False,
     most_atoms: int = 200,
     workers: int | None = None,
@@ -63,6 +64,7 @@ def screen(
         conditions: temperature, lengths, friction.
         n_starts: starting structures of each molecule, run side by side.
         pair: a structure to put beside each molecule.
+        beside: methods that run the first ``beside_molecules`` of the molecules, too, see `beside.check`.
         trajectories: keep the frames, too.
         workers: processes (default: one for each core; on an accelerator one).
         resume: go on where an earlier call stopped.
@@ -73,6 +75,7 @@ def screen(
     """
     used, out = model if isinstance(model, Model) else model_files.load(model), Path(out)
     _check(used, conditions, n_starts)
+    _check_beside(beside, beside_molecules, pair)
     entries = molecules.read(Path(given)) if isinstance(given, Path | str) else _entries(given)
     partner = None if pair is None else molecules.read_partner(pair)
     settings = _settings(used, conditions, n_starts, pair, most_atoms)
@@ -86,6 +89,12 @@ def screen(
     for name, reason in refused.items():
         say(f"{name}: {reason}")
     _run_all(ready, used, conditions, out, trajectories, workers, show, len(done), say)
+    if beside:
+        have = [entry for entry in entries if (out / _RESULTS / f"{entry.name}.json").is_file()][:beside_molecules]
+        names = [used.name, *beside]
+        more = [e for e in have if [line["method"] for line in _beside_of(out, e.name)] != names]
+        _run_beside(_prepare(more, used, n_starts, most_atoms, conditions, None, False)[0], used, conditions, beside,
+                    out, show, say)  # fmt: skip
     return _finish(out, entries, refused, settings)
 
 
@@ -98,6 +107,53 @@ def _check(model: Model, conditions: Conditions, n_starts: int) -> None:
         least_is_zero = name in ("equilibrate_ps", "seed")
         if not (np.isfinite(value) and (value > 0 or (least_is_zero and value == 0))):
             raise ValueError(f"{name} must be positive, not {value}")
+
+
+def _check_beside(methods: Sequence[str], n_molecules: int, pair: Path | None) -> None:
+    if methods:
+        if pair is not None or n_molecules < 1:
+            raise ValueError("`beside` runs at least one of the molecules, alone: leave out `pair`")
+        from ffmd_jax.screening import beside  # a second, for what few ask
+
+        beside.check(methods)
+
+
+def _run_beside(
+    ready: list[Molecule], model: Model, given: Conditions, methods: Sequence[str], out: Path, show: bool,
+    say: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Runs molecules by the model and by other methods, in turn on one core."""
+    from ffmd_jax.screening import beside
+
+    (out / _BESIDE).mkdir(exist_ok=True)
+    jobs = [(molecule, model, given, method) for molecule in ready for method in (None, *methods)]
+    lines, angles = [], []
+    with (
+        _one_thread_each(),
+        multiprocessing.get_context("spawn").Pool(1, _leave_ctrl_c_to_the_parent) as pool,
+        progress.progress(len(jobs), "beside", "runs", hidden=not show) as bar,
+    ):
+        for line, own in pool.imap(_do_beside, jobs):
+            line |= beside.overlaps(angles[0] if angles else [], own)
+            lines, angles = [*lines, line], [*angles, own]
+            if "failed" in line:
+                say(f"{line['name']}, {line['method']}: {line['failed']}")
+            if len(lines) > len(methods):  # all of a molecule
+                files.write_atomically(out / _BESIDE / f"{line['name']}.json", (json.dumps(lines) + "\n").encode())
+                lines, angles = [], []
+            bar.update(1)
+
+
+def _do_beside(job: tuple[Any, ...]) -> Any:
+    from ffmd_jax.screening import beside
+
+    return beside.run(*job)
+
+
+def _beside_of(out: Path, name: str) -> list[dict[str, Any]]:
+    """What other methods said of a molecule."""
+    path = out / _BESIDE / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else []
 
 
 def _entries(smiles: Sequence[str]) -> list[Entry]:
@@ -212,7 +268,7 @@ def _do(batch: Batch, model: Model, given: Conditions, out: Path, keep: bool) ->
     for molecule, frames in runs.run(batch, model, given):
         wall_s = (time.perf_counter() - began) / len(batch.molecules)
         try:
-            found, texts = describe(molecule, frames, model, given.temperature_K)
+            found, texts = description.describe(molecule, frames, model, given.temperature_K)
         except Exception as error:  # one molecule must not stop the others
             found, texts = {"name": molecule.name, "smiles": molecule.smiles, "failed": str(error)}, {}
             failures.append(f"{molecule.name}: {error}")
@@ -224,68 +280,6 @@ def _do(batch: Batch, model: Model, given: Conditions, out: Path, keep: bool) ->
             files.write_atomically(folder / name, content)
         names.append(molecule.name)
     return names, failures
-
-
-def describe(
-    molecule: Molecule, frames: Frames, model: Model, temperature_K: float
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """What a molecule did, JSON-able, and the files that go with it.
-
-    Raises:
-        ValueError: no frame after the equilibration.
-    """
-    system, starts = molecule.system, [x for x in frames.positions if len(x)]
-    alarms = _alarms(frames)
-    head = {"name": molecule.name, "smiles": molecule.smiles, "block": molecule.block,
-            "n_atoms": len(system.species), "alarms": alarms,
-            "starts": len(frames.positions), "starts_ended": int(np.sum(frames.ended))}  # fmt: skip
-    if not starts:
-        raise ValueError(f"no frame: {alarms[0] if alarms else 'it ended at once'}")
-    own, n_own = [x[:, : molecule.n_own] for x in starts], molecule.n_own
-    alone = dataclasses.replace(system, species=system.species[:n_own], masses=system.masses[:n_own])
-    found = conformers.found_in(alone, own, temperature_K)
-    joined = np.concatenate(own)
-    kelvins = np.concatenate(frames.temperatures_K)
-    symbols = conformers.torsions.chemical_symbols
-    known = [i for i, z in enumerate(model.config.elements) if np.any(system.species == z)]
-    mean = _mean_temperature(system, model, kelvins)
-    if abs(mean - temperature_K) > _OFF * temperature_K:
-        alarms.append(f"it was at {mean:.0f} K, not at {temperature_K:g}: its populations are of that temperature")
-    gyration = conformers.radius_of_gyration(alone, joined)
-    values = {
-        **head,
-        "length_ps": round(sum(len(x) for x in starts) * frames.interval_fs / 1000, 3),
-        "temperature_K": mean,
-        "temperature_by_element_K": {
-            symbols[model.config.elements[i]]: round(float(np.nanmean(kelvins[:, i])), 1) for i in known
-        },
-        "radius_of_gyration_A": round(float(gyration.mean()), 4),
-        "radius_of_gyration_sd_A": round(float(gyration.std()), 4),
-        "flexibility_A": round(conformers.flexibility(alone, joined), 4),
-        "polar_surface_A2": round(conformers.polar_surface(molecule.block, joined), 2),
-        "torsions": [torsion._asdict() for torsion in found.torsions],
-        "conformers": [one._asdict() for one in found.conformers],
-        "conformer_changes": found.changes,
-    }
-    if n_own < len(system.species):
-        values["contacts"] = conformers.contacts(system, n_own, starts, frames.interval_fs)._asdict()
-    text = conformers.write_structures(molecule.block, molecule.smiles, own, found.conformers, molecule.name)
-    return values, {f"{molecule.name}.sdf": text.encode()}
-
-
-def _alarms(frames: Frames) -> list[str]:
-    """Each kind of alarm in the words of the first, with the number of starts that had one."""
-    kinds: dict[str, list[Any]] = {}
-    for alarm in sorted((alarm for each in frames.alarms for alarm in each), key=lambda alarm: alarm.time_fs):
-        kinds.setdefault(alarm.kind, []).append(alarm)
-    of = len(frames.alarms)
-    return [f"{each[0].time_fs / 1000:.3g} ps: {each[0].text} ({len(each)} of {of} starts)" for each in kinds.values()]
-
-
-def _mean_temperature(system: Any, model: Model, kelvins: np.ndarray) -> float:
-    counts = np.array([np.sum(system.species == z) for z in model.config.elements])
-    known = counts > 0
-    return round(float(np.average(np.nanmean(kelvins[:, known], axis=0), weights=counts[known])), 1)
 
 
 def _write_trajectory(path: Path, molecule: Molecule, frames: Frames) -> None:
@@ -315,10 +309,13 @@ def _finish(out: Path, entries: list[Entry], refused: dict[str, str], settings: 
     table = [page.row(one) for one in found]
     smiles = {entry.name: entry.smiles for entry in entries}
     not_run = [{"name": name, "smiles": smiles[name], "not_run": reason} for name, reason in refused.items()]
+    beside = [line for entry in entries for line in _beside_of(out, entry.name)]
     contents = {
         _TABLE: page.csv_text([*table, *not_run]).encode(),
-        _PAGE: page.html_page(found, table, refused, settings).encode(),
+        _PAGE: page.html_page(found, table, refused, settings, beside).encode(),
     }
+    if beside:
+        contents[f"{_BESIDE}.csv"] = page.csv_text(beside, page.BESIDE).encode()
     for name, content in contents.items():
         files.write_atomically(out / name, content)
     return Screening(table, refused, out)

@@ -1,0 +1,75 @@
+"""What a molecule did, in numbers: conformers, shape, surface, temperatures and alarms."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ffmd_jax.models.model import Model
+from ffmd_jax.screening import conformers
+from ffmd_jax.screening.molecules import Molecule
+from ffmd_jax.screening.runs import Frames
+
+_OFF = 0.1  # of the temperature that was asked for; a molecule farther off is marked
+
+
+def describe(
+    molecule: Molecule, frames: Frames, model: Model, temperature_K: float
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What a molecule did, JSON-able, and the files that go with it.
+
+    Raises:
+        ValueError: no frame after the equilibration.
+    """
+    system, starts = molecule.system, [x for x in frames.positions if len(x)]
+    alarms = _alarms(frames)
+    head = {"name": molecule.name, "smiles": molecule.smiles, "block": molecule.block,
+            "n_atoms": len(system.species), "alarms": alarms,
+            "starts": len(frames.positions), "starts_ended": int(np.sum(frames.ended))}  # fmt: skip
+    if not starts:
+        raise ValueError(f"no frame: {alarms[0] if alarms else 'it ended at once'}")
+    own, n_own = [x[:, : molecule.n_own] for x in starts], molecule.n_own
+    alone = dataclasses.replace(system, species=system.species[:n_own], masses=system.masses[:n_own])
+    found = conformers.found_in(alone, own, temperature_K)
+    joined = np.concatenate(own)
+    kelvins = np.concatenate(frames.temperatures_K)
+    symbols = conformers.torsions.chemical_symbols
+    known = [i for i, z in enumerate(model.config.elements) if np.any(system.species == z)]
+    mean = _mean_temperature(system, model, kelvins)
+    if abs(mean - temperature_K) > _OFF * temperature_K:
+        alarms.append(f"it was at {mean:.0f} K, not at {temperature_K:g}: its populations are of that temperature")
+    gyration = conformers.radius_of_gyration(alone, joined)
+    values = {
+        **head,
+        "length_ps": round(sum(len(x) for x in starts) * frames.interval_fs / 1000, 3),
+        "temperature_K": mean,
+        "temperature_by_element_K": {
+            symbols[model.config.elements[i]]: round(float(np.nanmean(kelvins[:, i])), 1) for i in known
+        },
+        "radius_of_gyration_A": round(float(gyration.mean()), 4),
+        "radius_of_gyration_sd_A": round(float(gyration.std()), 4),
+        "flexibility_A": round(conformers.flexibility(alone, joined), 4),
+        "polar_surface_A2": round(conformers.polar_surface(molecule.block, joined), 2),
+        "torsions": [torsion._asdict() for torsion in found.torsions],
+        "conformers": [one._asdict() for one in found.conformers],
+        "conformer_changes": found.changes,
+    }
+    if n_own < len(system.species):
+        values["contacts"] = conformers.contacts(system, n_own, starts, frames.interval_fs)._asdict()
+    text = conformers.write_structures(molecule.block, molecule.smiles, own, found.conformers, molecule.name)
+    return values, {f"{molecule.name}.sdf": text.encode()}
+
+
+def _alarms(frames: Frames) -> list[str]:
+    """Each kind of alarm in the words of the first, with the number of starts that had one."""
+    kinds: dict[str, list[Any]] = {}
+    for alarm in sorted((alarm for each in frames.alarms for alarm in each), key=lambda alarm: alarm.time_fs):
+        kinds.setdefault(alarm.kind, []).append(alarm)
+    of = len(frames.alarms)
+    return [f"{each[0].time_fs / 1000:.3g} ps: {each[0].text} ({len(each)} of {of} starts)" for each in kinds.values()]
+
+
+def _mean_temperature(system: Any, model: Model, kelvins: np.ndarray) -> float:
+    counts = np.array([np.sum(system.species == z) for z in model.config.elements])
+    known = counts > 0
+    return round(float(np.average(np.nanmean(kelvins[:, known], axis=0), weights=counts[known])), 1)
