@@ -216,6 +216,7 @@ def test_a_molecule_in_a_thermostat_may_be_hotter_than_its_data_of_constant_ener
     assert beyond == 1.5 * CALIBRATION.temperature_K  # a target that the data do not reach does not count
 
 
+@pytest.mark.slow
 def test_a_calibration_looks_at_each_state_in_its_own_cell():
     data = springs(n_validation=6)
     (sets,) = pair_sets.form(data)

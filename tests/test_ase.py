@@ -87,6 +87,7 @@ def test_changed_atoms_are_taken_as_they_are(folder):
     np.testing.assert_array_equal(atoms.positions, other.positions)
 
 
+@pytest.mark.slow
 def test_alarms_stop_it_and_bad_atoms_are_refused(folder):
     run = dynamics(folder, crystal(), NVE(), on_alarm="stop")
     with pytest.raises(monitors.Stopped, match="misses the start"):

@@ -113,6 +113,7 @@ def _n_hydrogens(atoms, i):
     return sum(atoms[j].symbol == "H" and atoms.get_distance(i, j) < 1.2 for j in range(len(atoms)) if j != i)
 
 
+@pytest.mark.slow
 def test_a_rollout_says_what_breaks_and_notes_it(broken, tmp_path, capsys, restore_precision):
     start, pair = broken
     command = ["rollout", "paracetamol", "--start", start, "--ensemble", "nve", "--on-alarm", "warn", "--watch-bonds"]

@@ -133,6 +133,7 @@ def test_steps_beyond_what_the_table_was_planned_for_are_noticed(start):
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_volume_of_an_ideal_gas_follows_its_distribution():
     """p(V) ~ V^N exp(−PV/kT): mean and variance within five standard errors."""
     n_atoms, length = 12, 20.0
@@ -305,6 +306,7 @@ def test_pressures_that_are_no_pressures_in_bar_are_refused():
     assert NPT(300.0, pressure_bar=-1000).pressure_bar == -1000
 
 
+@pytest.mark.slow
 def test_energy_alarms_say_what_was_gained(folder, start):
     """Without conservation the untrained model changes the energy; with it the total stays, and the gain is told."""
     options = {"steps": 60, "progress": False, "potential": "reference:argon", "tables": False}
@@ -401,6 +403,7 @@ def test_argon_at_constant_pressure_has_the_volume_of_reference_md(tmp_path):
     assert json.dumps(found.metadata["settings"]["pressure_bar"]) == "500.0"
 
 
+@pytest.mark.slow
 def test_the_ase_driver_changes_the_cell_as_a_rollout_does(folder, start):
     atoms = ase_files.to_atoms(ARGON.system, jax.tree.map(np.asarray, start))
     ensemble = NPT(60.0, pressure_bar=200.0, barostat_every=3)

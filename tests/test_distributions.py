@@ -120,6 +120,7 @@ def test_vdos_overlap_of_identical_is_one_and_of_disjoint_zero():
     assert np.isnan(spectra.vdos_overlap(other, folded)) and np.isnan(spectra.vdos_overlap(folded, other))
 
 
+@pytest.mark.slow
 def test_errors_of_rdf_cover_the_scatter_between_runs_of_an_ideal_gas():
     rng, system = np.random.default_rng(5), make_system([8] * 20, [16.0] * 20, True)
     deviations = []

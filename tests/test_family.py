@@ -145,6 +145,7 @@ def test_a_batch_has_one_step_and_an_epoch_every_pair_once(molecule):
     np.testing.assert_allclose(moved, labels[..., None, None] * velocities, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_member_is_that_of_its_propagator(params, molecule):
     groups = sets_of(molecule, (3, 3, 3))
     single = cast(params, jnp.float32)
@@ -160,6 +161,7 @@ def test_the_loss_of_a_member_is_that_of_its_propagator(params, molecule):
             np.testing.assert_allclose(one, other, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_step_learns_to_be_two_of_half_its_length(params, molecule):
     """The term is what the step differs by from two of the averaged weights; none where Δt/2 is below the range."""
     other = jax.tree.map(lambda x: 1.1 * x, params)
@@ -298,6 +300,7 @@ def test_an_alarm_halves_the_step_and_the_run_stays_on_its_grid(argon, tmp_path,
     assert trajectory.read(parts).metadata["halvings"] == halvings
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("restore_precision")
 def test_a_run_that_shorter_steps_do_not_help_ends(argon, tmp_path, capsys):
     command = ["rollout", argon / "family", "--start", argon / "start.h5", "--out", tmp_path / "run.h5", "--no-tables"]

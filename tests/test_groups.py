@@ -76,6 +76,7 @@ def test_padding_atoms_are_no_neighbours(data):
     np.testing.assert_array_equal(tables[0].mask, tables[1].mask[:, :4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["propagator", "potential"])
 def test_padding_changes_neither_loss_nor_gradient(data, kind):
     if kind == "propagator":

@@ -378,6 +378,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing(small, tmp_path):
         assert left == [], name
 
 
+@pytest.mark.slow
 def test_outputs_never_replace_inputs(small, tmp_path, capsys):
     model, data = (Path(shutil.copytree(small[0], tmp_path / "m")), tmp_path / "data.h5")
     shutil.copy(small[1], data)
@@ -413,6 +414,7 @@ def test_a_model_is_noted_to_have_seen_another_molecule(small, cases, tmp_path, 
     assert "trained on Ar3Kr and has not seen Ar" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_hints_for_one_file_do_not_contradict_the_other(small, cases, tmp_path):
     import bad_inputs
 

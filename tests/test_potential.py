@@ -79,6 +79,7 @@ def test_energies_of_elements_count_once_for_every_atom():
     np.testing.assert_allclose(difference, 6 * -3.0 + 3 * -5.0, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.kernel
 def test_second_derivatives_of_the_kernel_are_those_of_xla():
     system, state = perturbed()
@@ -144,6 +145,7 @@ def argon_files(tmp_path_factory):
     return folder, files
 
 
+@pytest.mark.slow
 def test_reference_runs_store_the_stress_of_their_volume(argon_files):
     run = trajectory.read(argon_files[1][2])
     stress = stresses.from_observables(run.observables)

@@ -225,6 +225,7 @@ def test_one_step_with_tables_is_exact_to_a_hundred_thousandth():
     assert 0 < radial_tables.step_error(config, random_params(config)) < 1e-5
 
 
+@pytest.mark.slow
 def test_networks_that_tables_do_not_resolve_are_kept():
     config = small_config()
     rough = jax.tree.map(jnp.copy, random_params(config))

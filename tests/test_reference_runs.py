@@ -103,6 +103,7 @@ def test_forces_of_calculators_are_those_of_the_stored_frames(structure, tmp_pat
     assert np.abs(run.forces).max() > 0.1
 
 
+@pytest.mark.slow
 def test_start_states_are_apart_near_the_mean_energy_and_at_rest():
     engine = emt_engine(dt=2.0)
     options = {"temperature_K": 300.0, "equilibrate_fs": 500.0, "spacing_fs": 200.0}
@@ -202,6 +203,7 @@ def test_drift_is_fitted_with_its_error_and_refused_where_it_heats():
         drift.check(system, drift.Energies(times, heating * times / 1000, kinetic))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ensemble",
     [NVT(300.0, 2.0), NVT(300.0, 1e6, friction_tau_fs=4.0), NVT(300.0, 4.0, "langevin")],
@@ -262,6 +264,7 @@ def test_ase_runs_conserve_energy_and_momenta(structure, tmp_path, capsys):
     assert "energy drift" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ase_runs_have_friction_and_say_so(structure, tmp_path):
     options = ["--ensemble", "nvt", "--friction-tau-fs", 500, "--seed", 4]
     ffmd(*emt(structure, *options, "--out", tmp_path / "ref.h5"))
@@ -287,6 +290,7 @@ def interrupt_in_run(monkeypatch, number):
     monkeypatch.setattr(trajectory.Writer, "append", append)
 
 
+@pytest.mark.slow
 def test_a_resumed_set_is_the_same_bit_for_bit(structure, tmp_path, monkeypatch, capsys):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     whole.mkdir(), torn.mkdir()
@@ -401,6 +405,7 @@ def test_calculator_arguments_are_literals_or_strings():
         ase_engine.parse_arguments("a=1,a=2")
 
 
+@pytest.mark.slow
 def test_jax_md_energies_run_as_prepared_systems():
     from jax_md import energy, smap, space
 

@@ -104,6 +104,7 @@ def text_of(page):
     return re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_a_short_reference_does_not_hide_a_wrong_temperature(runs):
     run = with_temperature(runs[0], 281.7, 3.3)
     short = with_temperature(runs[2], 288.0, 12.0)
@@ -277,6 +278,7 @@ def test_spectra_that_sparse_frames_have_folded_are_not_compared(runs):
     assert "`every`" not in " ".join(Report(dense, reference).advice)
 
 
+@pytest.mark.slow
 def test_runs_of_different_length_have_spectra_of_one_resolution():
     found = report.make(make_trajectory(1, n_frames=400), make_trajectory(2, n_frames=700))
     assert found.reference is not None
@@ -365,6 +367,7 @@ def test_a_failed_report_leaves_the_old_one(runs, tmp_path, monkeypatch):
     assert (tmp_path / "report.html").read_text() == "old"
 
 
+@pytest.mark.slow
 def test_the_page_names_the_system_and_what_is_folded_back(runs, molecule):
     words = " ".join(text_of(Report(runs[0], runs[2])._repr_html_()).split())
     assert "System H24O12 H24O12" in words
@@ -373,6 +376,7 @@ def test_the_page_names_the_system_and_what_is_folded_back(runs, molecule):
     assert "System ase: H2O2" in " ".join(text_of(Report(named)._repr_html_()).split())
 
 
+@pytest.mark.slow
 def test_diffusion_is_shown_where_it_is_resolved(runs, molecule):
     """Atoms on sites do not diffuse, and a molecule only turns about its centre of mass."""
     words = " ".join(text_of(Report(runs[0])._repr_html_()).split())

@@ -75,6 +75,7 @@ def test_a_longer_run_goes_on_bit_for_bit(folder, whole, capsys):
     assert whole.metadata["alarms"]  # the untrained model's; they survive a stop, too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -57,6 +57,7 @@ def command(folder, out, *options):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_stop_keeps_the_good_frames_and_says_where_and_why(folder, tmp_path, capsys):
     out = tmp_path / "run.h5"
     hot = [*command(folder, out, "--steps", 200), "--temperature-end", 300, "--tau-fs", 1]

@@ -86,6 +86,7 @@ def test_momenta_stay_zero_and_keys_are_used_once(kind, friction):
     assert np.abs(after.velocities - state.velocities).max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("friction_tau_fs", "shared"), [(None, False), (250.0, True)])
 def test_friction_shares_what_a_propagator_feeds_to_one_element(friction_tau_fs, shared):
     # A step heats H by 1 % and cools C by 1 %; CSVR keeps the total, and only friction the shares.

@@ -159,6 +159,7 @@ def test_a_state_with_other_parts_is_refused_in_one_line(tmp_path):
     assert "after 7 steps" in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_step_without_finite_gradient_changes_nothing(data):
     model_config, training = losses.configure(data, SIZES), settings.Training(batch_size=1, optimizer="adam")
     few = jax.tree.map(lambda x: x[:1], data[0].validation)

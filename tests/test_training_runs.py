@@ -142,6 +142,7 @@ def test_a_stopped_training_is_saved_and_goes_on(folder, monkeypatch, capsys):
     assert (out / "weights.npz").read_bytes() == exported
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_only_with_its_own_pairs(folder, tmp_path, capsys):
     dataset.write(tmp_path / "other.h5", springs(seed=1))
     message = fails(capsys, "train", tmp_path / "other.h5", "--out", folder / "whole", *OPTIONS, "--resume")
@@ -150,6 +151,7 @@ def test_a_training_goes_on_only_with_its_own_pairs(folder, tmp_path, capsys):
     ffmd("train", tmp_path / "moved.h5", "--out", folder / "whole", *OPTIONS, "--resume")
 
 
+@pytest.mark.slow
 def test_a_model_whose_calibration_was_stopped_gets_it_when_resumed(folder, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(folder / "whole", model)
