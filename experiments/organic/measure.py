@@ -3,10 +3,12 @@
     python experiments/organic/measure.py errors stability speed --model organic
     python experiments/organic/measure.py stability --friction-tau-fs 1000
     python experiments/organic/measure.py torsions --model organic --teacher-ps 1000
+    python experiments/organic/measure.py screening beside
 
 errors: of a step, by size, family and element.  stability: 100 held-out molecules, 100 ps each.  speed: beside GFN2-xTB
 on one core, in turn.  torsions: populations beside the teacher's, whose runs are kept in data/torsions and go on.
-Results are added to results.json.
+screening: 100 drugs, 20 ps each, on all cores.  beside: three of them by GFN2-xTB and MMFF94, too.  Results are added
+to results.json.
 """
 
 import argparse
@@ -177,9 +179,38 @@ def torsion_populations(model, data: Path, teacher_ps: float) -> dict:
     return found
 
 
+def screening(model, data: Path) -> dict:
+    """`ffmd screen` of the list of drugs: how long it took, and whose runs had alarms."""
+    began = time.perf_counter()
+    found = ffmd.screen(HERE / "drugs.smi", data / "screening", model, overwrite=True)
+    wall_s, kelvins = time.perf_counter() - began, [line["temperature_K"] for line in found.table]
+    return {
+        "molecules": len(found.table), "length_ps": runs.Conditions().length_ps, "cores": os.cpu_count(),
+        "minutes": round(wall_s / 60, 1), "refused": found.refused,
+        "starts": 4 * len(found.table), "starts_ended": sum(line["starts_ended"] for line in found.table),
+        "alarms": {line["name"]: line["alarms"] for line in found.table if line["alarms"]},
+        "mean_temperature_K": mean(kelvins),
+    }  # fmt: skip
+
+
+def beside(model, data: Path, n_molecules: int = 3) -> dict:
+    """The first drugs by other methods from the same starts, after `screening`: speeds, and how far torsions agree."""
+    methods = ("gfn2-xtb", "mmff94")
+    kept = ["method", "ns_per_day", "torsion_overlap", "torsion_overlap_halves", "temperature_K"]
+    kept += ["radius_of_gyration_A", "flexibility_A", "failed"]
+    found = ffmd.screen(
+        HERE / "drugs.smi", data / "screening", model, resume=True, beside=methods, beside_molecules=n_molecules
+    )
+    lines = [json.loads(path.read_text()) for path in sorted((found.folder / "beside").glob("*.json"))]
+    return {of[0]["name"]: [{name: line[name] for name in kept if name in line} for line in of] for of in lines}
+
+
+PLAIN = {"errors": errors, "speed": speed, "screening": screening, "beside": beside}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=["errors", "stability", "speed", "torsions"])
+    parser.add_argument("what", nargs="+", choices=[*PLAIN, "stability", "torsions"])
     parser.add_argument("--model", default="organic")
     parser.add_argument("--data", type=Path, default=HERE / "data", help="folder of reference.py")
     parser.add_argument("--teacher-ps", type=float, default=1000.0)
@@ -198,7 +229,7 @@ def main() -> None:
                 name = what if given.friction_tau_fs == usual else f"{what}_{given.friction_tau_fs:g}_fs"
                 known[name] = stability(model, given.friction_tau_fs)
             else:
-                known[what] = {"errors": errors, "speed": speed}[what](model, given.data)
+                known[what] = PLAIN[what](model, given.data)
         given.results.write_text(json.dumps(known, indent=2) + "\n")
         print(json.dumps({name: known[name]}, indent=2))
 
