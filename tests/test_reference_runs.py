@@ -409,7 +409,8 @@ def test_chgnet_computes_the_stress_only_where_it_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "chgnet.model.dynamics", fake)
     atoms = ase.build.bulk("Cu", cubic=True)
     atoms.calc = teachers.TEACHERS["chgnet"].make()
-    atoms.get_potential_energy(), atoms.get_forces()
+    atoms.get_potential_energy()
+    atoms.get_forces()
     assert atoms.calc.tasks == ["ef"]
     atoms.get_stress()
     assert atoms.calc.tasks == ["ef", "efs"]
