@@ -43,6 +43,8 @@ class Case(NamedTuple):
         structure: prepared system, or None: start.xyz beside the model.
         data_ps: of the teacher, that the training has seen and was judged by, all runs together.
         training_hours: core-hours, from the model's card, if results.json does not hold them.
+        kelvin: of the run.
+        step_fs: of a teacher that is not a force field.
     """
 
     model: str
@@ -51,6 +53,8 @@ class Case(NamedTuple):
     structure: str | None
     data_ps: float
     training_hours: float | None = None
+    kelvin: float = KELVIN
+    step_fs: float = 0.5
 
 
 CASES = {
@@ -61,6 +65,9 @@ CASES = {
     "malonaldehyde": Case("malonaldehyde", "malonaldehyde", "gfn2-xtb", None, 500 * 0.3),
     "organic": Case("organic", "paracetamol", "gfn2-xtb", "paracetamol", 507 * 1.3, 2.0),
     "paracetamol-ccx": Case("paracetamol-ccx", "paracetamol", "ani-1ccx", "paracetamol", 64 * 2.25),
+    "copper-iodide": Case(
+        "copper-iodide", "CuI, 64 atoms", "chgnet", None, 2 * 5 * 12 + 19, kelvin=600.0, step_fs=10.0
+    ),
 }
 
 
@@ -75,7 +82,7 @@ def start_of(case: Case) -> tuple[System, State]:
 def force_free(case: Case, seconds: float) -> dict[str, Any]:
     """Functions that measure ns/day, plain and reversible, after what compiles."""
     model = ffmd.load(case.model)
-    step_fs, bath = model.config.time_step_fs, ffmd.NVT(KELVIN, 100.0, friction_tau_fs=FRICTION_TAU_FS)
+    step_fs, bath = model.config.time_step_fs, ffmd.NVT(case.kelvin, 100.0, friction_tau_fs=FRICTION_TAU_FS)
     start = ffmd.simulate(model, start_of(case), steps=1000, ensemble=bath, progress=False)
 
     def measured(reversible: bool):
@@ -117,7 +124,7 @@ def teacher(case: Case, seconds: float) -> Any:
     atoms = ase_files.to_atoms(*start_of(case))
     atoms.calc = teachers.make(case.teacher)
     atoms.rattle(0.02, seed=0)
-    dynamics = VelocityVerlet(atoms, 0.5 * ase_units.fs)
+    dynamics = VelocityVerlet(atoms, case.step_fs * ase_units.fs)
     dynamics.run(3)
     began = time.perf_counter()
     dynamics.run(5)
@@ -126,7 +133,7 @@ def teacher(case: Case, seconds: float) -> Any:
     def measure() -> float:
         began = time.perf_counter()
         dynamics.run(n_steps)
-        return units.ns_per_day(n_steps * 0.5, time.perf_counter() - began)
+        return units.ns_per_day(n_steps * case.step_fs, time.perf_counter() - began)
 
     return measure
 

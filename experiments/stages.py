@@ -46,11 +46,11 @@ def main(text: str | None, make: Callable[[Path, bool], Any], names: Sequence[st
 
 
 def errors(model: Model, path: Path) -> dict[str, dict[str, float]]:
-    """Errors of one step on the test runs of a dataset of one group, %, of all and of each source of runs."""
+    """Errors of one step on the test runs of a dataset of one group, %, of all and of each source of them."""
     data = dataset_file.read(path)
     (group,) = data.groups
     found = {}
-    for name in ("all", *dict.fromkeys(run.source for run in group.runs)):
+    for name in ("all", *dict.fromkeys(run.source for run in group.runs if run.split == "test")):
         runs = tuple(run for run in group.runs if name in ("all", run.source))
         of = ffmd.evaluate(model, dataclasses.replace(data, groups=(Group(group.system, runs),)))
         found[name] = {

@@ -210,6 +210,16 @@ def test_the_demo_reports_both_runs_in_the_same_bath(tmp_path, monkeypatch, caps
 
 
 @pytest.mark.slow
+def test_the_demo_of_a_crystal_alone_shows_its_card(tmp_path, monkeypatch, capsys):
+    absent = teachers.Teacher("", "no_such_package", "pip install no_such_package", lambda: None)
+    monkeypatch.setitem(teachers.TEACHERS, "chgnet", absent)
+    ffmd("demo", "--system", "copper-iodide", "--out", tmp_path / "demo", "--length-ps", 1.2)
+    said = capsys.readouterr().out
+    assert "no reference beside it: chgnet needs" in said and "activation energy" in said
+    assert trajectory.read(tmp_path / "demo" / "force_free.h5").metadata["temperature_K"] == 600
+
+
+@pytest.mark.slow
 def test_the_demo_of_a_molecule_runs_alone_where_its_teacher_is_not_installed(tmp_path, monkeypatch, capsys):
     absent = teachers.Teacher("", "no_such_package", "pip install no_such_package", lambda: None)
     monkeypatch.setitem(teachers.TEACHERS, "gfn2-xtb", absent)

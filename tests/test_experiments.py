@@ -12,10 +12,13 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from ase.units import kB
 from conftest import fails, ffmd, perturbed, random_params, small_config
 
+from ffmd_jax.core.state import State, make_system
 from ffmd_jax.dynamics import restart
 from ffmd_jax.formats import trajectory
+from ffmd_jax.formats.trajectory import Trajectory
 from ffmd_jax.models import model_files
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import systems
@@ -315,3 +318,25 @@ def test_maps_are_compared_in_bits_and_a_transition_counts_where_it_arrives(monk
     angles = np.random.default_rng(0).uniform(-np.pi, np.pi, (2, 3, 5000))
     shares = [share for share, _ in ramachandran.populations(*angles).values()]
     assert sum(shares) == pytest.approx(1, abs=1e-4) and shares[0] == pytest.approx(220 * 165 / 360**2, abs=0.02)
+
+
+def test_diffusion_is_that_of_random_walks_and_the_activation_energy_that_of_the_line(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS / "copper_iodide")
+    conduction = importlib.import_module("conduction")
+    rng, n_frames, interval_fs, per_ps = np.random.default_rng(0), 400, 100.0, 0.6  # Å²/ps along each direction, 2 D
+    system = make_system([29] * 20 + [53] * 20, [63.5] * 20 + [126.9] * 20, (True,) * 3)
+    runs = []
+    for _ in range(6):
+        steps = rng.normal(size=(n_frames, 40, 3)) * (per_ps * interval_fs / 1000) ** 0.5
+        steps[:, 20:] = 0  # iodine stays, but for the motion of the whole
+        frames = State(np.cumsum(steps, axis=0), steps, np.broadcast_to(20 * np.eye(3), (n_frames, 3, 3)))
+        runs.append(Trajectory(system, frames, np.arange(n_frames) * interval_fs, {}, {}))
+    copper, iodine = (conduction.diffusion(runs, symbol, (1.0, 5.0)) for symbol in ("Cu", "I"))
+    assert copper["D"] == pytest.approx(10 * per_ps / 2, abs=4 * copper["error"]) and copper["error"] < 0.4
+    assert iodine["D"] < 0.1 * copper["D"]
+    line = {kelvin: {"D": 50 * np.exp(-0.2 / (kB * kelvin)), "error": 0.01} for kelvin in (450.0, 525.0, 600.0)}
+    found = conduction.arrhenius(line)
+    assert found["activation_energy_eV"] == pytest.approx(0.2) and found["D0"] == pytest.approx(50)
+    alike = conduction.likeness(runs[:3], runs[:3])
+    assert alike["vdos_overlap"] == 1 and set(alike["rdf_rmse"].values()) == {0.0}
+    assert set(alike["rdf_rmse"]) == {"Cu–Cu", "Cu–I", "I–I"}

@@ -390,6 +390,36 @@ def test_bad_input_is_refused_in_one_line(structure, tmp_path, monkeypatch, caps
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cluster.traj", "empty.xyz"]
 
 
+def test_chgnet_computes_the_stress_only_where_it_is_asked_for(monkeypatch):
+    """A stand-in for the package, which is not a dependency."""
+
+    class Whole(ase.calculators.calculator.Calculator):
+        implemented_properties = ("energy", "forces", "stress")
+
+        def __init__(self, use_device):
+            super().__init__()
+            self.tasks = []
+
+        def calculate(self, atoms=None, properties=None, system_changes=None, task="efsm"):
+            super().calculate(atoms, properties, system_changes)
+            self.tasks.append(task)
+            self.results |= {"energy": 0.0, "forces": np.zeros((len(atoms), 3))}
+            self.results |= {"stress": np.zeros(6)} if "s" in task else {}
+
+    fake = types.ModuleType("chgnet.model.dynamics")
+    fake.CHGNetCalculator = Whole
+    for name in ("chgnet", "chgnet.model"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "chgnet.model.dynamics", fake)
+    atoms = ase.build.bulk("Cu", cubic=True)
+    atoms.calc = teachers.TEACHERS["chgnet"].make()
+    atoms.get_potential_energy()
+    atoms.get_forces()
+    assert atoms.calc.tasks == ["ef"]
+    atoms.get_stress()
+    assert atoms.calc.tasks == ["ef", "efs"]
+
+
 def test_calculator_arguments_are_literals_or_strings():
     found = ase_engine.parse_arguments("method=GFN2-xTB,accuracy=0.1, kpts=(2,2,2),fast=true,n=3,label='a,b',x=none")
     assert found == {

@@ -1,5 +1,6 @@
 """``ffmd demo``: a shipped model beside reference MD, analysed and reported."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -21,6 +22,8 @@ class _Prepared(NamedTuple):
         teacher: of `teachers.TEACHERS`; None: the force field of the prepared system.
         structure: prepared system where a run with the teacher begins; none: start.xyz in the folder of the model.
         watch_bonds: print bonds that form and break.
+        kelvin: K.
+        teacher_step_fs: fs; None: that of `ffmd reference`.
     """
 
     tau_fs: float
@@ -30,6 +33,8 @@ class _Prepared(NamedTuple):
     teacher: str | None = None
     structure: str = ""
     watch_bonds: bool = False
+    kelvin: float = 300.0
+    teacher_step_fs: float | None = None
 
 
 _SYSTEMS = {
@@ -40,6 +45,7 @@ _SYSTEMS = {
     "paracetamol-ccx": _Prepared(60.0, 1000.0, False, 2.0, "ani-1ccx", "paracetamol"),
     "malonaldehyde": _Prepared(100.0, 500.0, False, 20.0, "gfn2-xtb", watch_bonds=True),
     "alanine-dipeptide": _Prepared(100.0, 1000.0, False, 50.0, "amber-obc"),
+    "copper-iodide": _Prepared(500.0, math.inf, False, 20.0, "chgnet", kelvin=600.0, teacher_step_fs=10.0),
 }
 _MOLECULE = _Prepared(100.0, 200.0, False, 10.0, "gfn2-xtb")
 _WARM_PS = 1.0
@@ -48,10 +54,17 @@ _WARM_PS = 1.0
 def demo(
     out: Path = Path("ffmd_demo"),
     system: Literal[
-        "quartz", "paracetamol", "water", "silicon", "paracetamol-ccx", "malonaldehyde", "alanine-dipeptide"
+        "quartz",
+        "paracetamol",
+        "water",
+        "silicon",
+        "paracetamol-ccx",
+        "malonaldehyde",
+        "alanine-dipeptide",
+        "copper-iodide",
     ] = "quartz",
     smiles: str | None = None,
-    temperature: Annotated[float, arg(metavar="K")] = 300.0,
+    temperature: Annotated[float | None, arg(metavar="K")] = None,
     length_ps: float | None = None,
     tau_fs: float | None = None,
     friction_tau_fs: float | None = None,
@@ -68,8 +81,8 @@ def demo(
     rollout --reversible.  Models with a potential keep the energy in each step, as ffmd rollout does.
 
     The reference of paracetamol-ccx is ANI-1ccx, if torchani is installed, that of malonaldehyde, whose proton changes
-    sides while you watch, GFN2-xTB, if tblite is, that of alanine-dipeptide AMBER by OpenMM; else the run is reported
-    alone.
+    sides while you watch, GFN2-xTB, if tblite is, that of alanine-dipeptide AMBER by OpenMM, that of copper-iodide,
+    whose copper diffuses, CHGNet; else the run is reported alone, and the model's card says what it was compared with.
 
     With --smiles, any molecule of the shipped organic model, which need not have seen it, beside GFN2-xTB if tblite is
     installed: ffmd demo --smiles "CC(=O)Nc1ccc(O)cc1".
@@ -78,13 +91,14 @@ def demo(
         out: Folder to write.
         system: Shipped model and prepared system.
         smiles: A molecule instead of a prepared system (needs RDKit; for the reference, tblite).
-        temperature: Temperature, K; the shipped models were trained at 300 K.
+        temperature: Temperature, K (None: 300, copper-iodide 600); the shipped models were trained there.
         length_ps: Length of both trajectories, ps (None: 30; with slower references water and molecules 10,
-            malonaldehyde 20, paracetamol-ccx 2; alanine-dipeptide 50).
+            malonaldehyde and copper-iodide 20, paracetamol-ccx 2; alanine-dipeptide 50).
         tau_fs: Relaxation time of CSVR, fs (None: that of the model's card; quartz and silicon 75, paracetamol 70,
-            paracetamol-ccx 60, water 50, malonaldehyde, alanine-dipeptide and molecules 100).
+            paracetamol-ccx 60, water 50, malonaldehyde, alanine-dipeptide and molecules 100, copper-iodide 500).
         friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz and silicon 3000, paracetamol 4000,
-            water, paracetamol-ccx and alanine-dipeptide 1000, malonaldehyde 500, molecules 200); inf: none.
+            water, paracetamol-ccx and alanine-dipeptide 1000, malonaldehyde 500, molecules 200; copper-iodide and inf:
+            none).
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
     """
@@ -94,7 +108,8 @@ def demo(
     from ffmd_jax.dynamics.ensemble import NVT
 
     tau = usual.tau_fs if tau_fs is None else tau_fs
-    ensemble = NVT(temperature, tau, friction_tau_fs=None if friction == float("inf") else friction)
+    kelvin = usual.kelvin if temperature is None else temperature
+    ensemble = NVT(kelvin, tau, friction_tau_fs=None if friction == math.inf else friction)
     length_ps = usual.length_ps if length_ps is None else length_ps
     if usual.teacher is None:
         demo_force_field.run(out, system, ensemble, usual.reversible, seed, length_ps)
@@ -133,11 +148,13 @@ def _beside_teacher(
         teachers.check(usual.teacher)
     except ValueError as error:
         missing = f"note: no reference beside it: {error}"
+        if smiles is None:
+            missing += f"\n\n{(model_files.locate(system) / 'README.md').read_text()}"
     else:
         (reference,) = ffmd.reference(
             "ase", out / "reference.h5", start=ase_files.to_atoms(atoms, relaxed), calculator=usual.teacher,
             ensemble=ensemble, length_ps=n_steps * step_fs / units.PS, frame_fs=step_fs, equilibrate_ps=_WARM_PS,
-            seed=seed, overwrite=True,
+            dt=usual.teacher_step_fs, seed=seed, overwrite=True,
         )  # fmt: skip
     report = ffmd.analyze(run, reference, title=title)
     common.say(f"\n{report.text(common.width())}\n\nreport: {report.save(out)}")

@@ -40,7 +40,18 @@ def _sevennet_0() -> Any:
 
 
 def _chgnet() -> Any:
-    return importlib.import_module("chgnet.model.dynamics").CHGNetCalculator(use_device="cpu")
+    made = importlib.import_module("chgnet.model.dynamics").CHGNetCalculator
+
+    class Lean(made):
+        """Without magnetic moments, and with the stress where it is asked for: it takes as long as the forces."""
+
+        def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = None) -> None:
+            task = "efs" if "stress" in (properties or ()) else "ef"
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of constraints, which its crystals do not have
+                super().calculate(atoms, properties, system_changes, task)
+
+    return Lean(use_device="cpu")
 
 
 def _amber_obc() -> Any:
