@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from tyro.conf import arg
 
-from ffmd_jax.cli import common, demo_force_field
+from ffmd_jax.cli import common, demo_force_field, demo_shipped
 from ffmd_jax.core import files, units
 
 
@@ -21,6 +21,7 @@ class _Prepared(NamedTuple):
         teacher: of `teachers.TEACHERS`; None: the force field of the prepared system.
         structure: prepared system where a run with the teacher begins; none: start.xyz in the folder of the model.
         watch_bonds: print bonds that form and break.
+        curves: the teacher is too slow to run beside it; the model comes with its spectrum and g(r).
     """
 
     tau_fs: float
@@ -30,6 +31,7 @@ class _Prepared(NamedTuple):
     teacher: str | None = None
     structure: str = ""
     watch_bonds: bool = False
+    curves: bool = False
 
 
 _SYSTEMS = {
@@ -40,6 +42,7 @@ _SYSTEMS = {
     "paracetamol-ccx": _Prepared(60.0, 1000.0, False, 2.0, "ani-1ccx", "paracetamol"),
     "malonaldehyde": _Prepared(100.0, 500.0, False, 20.0, "gfn2-xtb", watch_bonds=True),
     "alanine-dipeptide": _Prepared(100.0, 1000.0, False, 50.0, "amber-obc"),
+    "quartz-sevennet": _Prepared(75.0, 1000.0, False, 30.0, "sevennet-0", curves=True),
 }
 _MOLECULE = _Prepared(100.0, 200.0, False, 10.0, "gfn2-xtb")
 _WARM_PS = 1.0
@@ -48,7 +51,14 @@ _WARM_PS = 1.0
 def demo(
     out: Path = Path("ffmd_demo"),
     system: Literal[
-        "quartz", "paracetamol", "water", "silicon", "paracetamol-ccx", "malonaldehyde", "alanine-dipeptide"
+        "quartz",
+        "paracetamol",
+        "water",
+        "silicon",
+        "paracetamol-ccx",
+        "malonaldehyde",
+        "alanine-dipeptide",
+        "quartz-sevennet",
     ] = "quartz",
     smiles: str | None = None,
     temperature: Annotated[float, arg(metavar="K")] = 300.0,
@@ -69,7 +79,8 @@ def demo(
 
     The reference of paracetamol-ccx is ANI-1ccx, if torchani is installed, that of malonaldehyde, whose proton changes
     sides while you watch, GFN2-xTB, if tblite is, that of alanine-dipeptide AMBER by OpenMM; else the run is reported
-    alone.
+    alone.  quartz-sevennet is compared with curves of SevenNet-0 that come with it, as SevenNet-0 takes half an hour a
+    picosecond; its speed is measured if sevenn is installed.
 
     With --smiles, any molecule of the shipped organic model, which need not have seen it, beside GFN2-xTB if tblite is
     installed: ffmd demo --smiles "CC(=O)Nc1ccc(O)cc1".
@@ -81,10 +92,11 @@ def demo(
         temperature: Temperature, K; the shipped models were trained at 300 K.
         length_ps: Length of both trajectories, ps (None: 30; with slower references water and molecules 10,
             malonaldehyde 20, paracetamol-ccx 2; alanine-dipeptide 50).
-        tau_fs: Relaxation time of CSVR, fs (None: that of the model's card; quartz and silicon 75, paracetamol 70,
-            paracetamol-ccx 60, water 50, malonaldehyde, alanine-dipeptide and molecules 100).
+        tau_fs: Relaxation time of CSVR, fs (None: that of the model's card; quartz, quartz-sevennet and silicon 75,
+            paracetamol 70, paracetamol-ccx 60, water 50, malonaldehyde, alanine-dipeptide and molecules 100).
         friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz and silicon 3000, paracetamol 4000,
-            water, paracetamol-ccx and alanine-dipeptide 1000, malonaldehyde 500, molecules 200); inf: none.
+            water, paracetamol-ccx, alanine-dipeptide and quartz-sevennet 1000, malonaldehyde 500, molecules 200);
+            inf: none.
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
     """
@@ -98,6 +110,8 @@ def demo(
     length_ps = usual.length_ps if length_ps is None else length_ps
     if usual.teacher is None:
         demo_force_field.run(out, system, ensemble, usual.reversible, seed, length_ps)
+    elif usual.curves:
+        demo_shipped.run(out, system, usual.teacher, ensemble, seed, length_ps)
     else:
         _beside_teacher(out, system, smiles, ensemble, usual, seed, length_ps)
 
