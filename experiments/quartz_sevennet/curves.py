@@ -36,7 +36,7 @@ def of(runs: Sequence[Trajectory], time_step_fs: float, segment_ps: float) -> Cu
     vdos = VDOS(spectra_of[0].wavenumber_per_cm, np.mean([one.density for one in spectra_of], axis=0))
     rdf = {}
     for name, pair in PAIRS.items():
-        each = [distributions.radial_distribution(run, pair, max_frames=600) for run in runs]
+        each = [distributions.radial_distribution(run, pair, max_frames=100) for run in runs]
         rdf[name] = RadialDistribution(each[0].r_A, np.mean([one.g for one in each], axis=0))
     return Curves(vdos, rdf)
 
