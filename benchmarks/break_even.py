@@ -68,6 +68,10 @@ CASES = {
     "copper-iodide": Case(
         "copper-iodide", "CuI, 64 atoms", "chgnet", None, 2 * 5 * 12 + 19, kelvin=600.0, step_fs=10.0
     ),
+    # Data: 3.12 ps of 72 atoms and 1.4 of 162, with the equilibration, as picoseconds of 162.
+    "quartz-sevennet": Case(
+        "quartz-sevennet", "quartz, 162 atoms", "sevennet-0", None, 3.3 * 72 / 162 + 1.4, step_fs=2.0
+    ),
 }
 
 

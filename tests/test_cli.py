@@ -229,6 +229,23 @@ def test_the_demo_of_a_molecule_runs_alone_where_its_teacher_is_not_installed(tm
     assert (tmp_path / "demo" / "report.html").exists() and not (tmp_path / "demo" / "reference.h5").exists()
 
 
+@pytest.mark.slow
+def test_the_demo_beside_shipped_curves_needs_no_teacher(tmp_path, monkeypatch, capsys):
+    absent = teachers.Teacher("", "no_such_package", "pip install no_such_package", lambda: None)
+    monkeypatch.setitem(teachers.TEACHERS, "sevennet-0", absent)
+    fails(capsys, "demo", "--system", "quartz-sevennet", "--out", tmp_path / "short", "--length-ps", 1)
+    ffmd("demo", "--system", "quartz-sevennet", "--out", tmp_path / "demo", "--length-ps", 3)
+    said = capsys.readouterr().out
+    assert "speed is not measured: sevennet-0 needs the package no_such_package" in said
+    found = {line[:36].strip(): [float(x) for x in line[36:].split() if x != "–"] for line in said.splitlines()
+             if line.startswith(("temperature of", "VDOS overlap", "g(r) RMSE", "speed /"))}  # fmt: skip
+    assert set(found) == {"temperature of O / K", "temperature of Si / K", "VDOS overlap with it, its halves'",
+                          "g(r) RMSE from it, of its halves", "speed / ns/day"}  # fmt: skip
+    assert found["VDOS overlap with it, its halves'"][0] > 0.8
+    assert all(abs(kelvin - 300) < 60 for name in ("O", "Si") for kelvin in found[f"temperature of {name} / K"])
+    assert (tmp_path / "demo" / "report.html").exists() and not (tmp_path / "short").exists()
+
+
 def test_a_demo_with_impossible_options_writes_nothing(tmp_path, capsys):
     for options in (["--length-ps", 0.01], ["--tau-fs", 0], ["--friction-tau-fs", -1]):
         fails(capsys, "demo", "--system", "paracetamol", "--out", tmp_path / "demo", *options)

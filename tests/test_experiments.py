@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 from ase.units import kB
-from conftest import fails, ffmd, perturbed, random_params, small_config
+from conftest import fails, ffmd, make_trajectory, perturbed, random_params, small_config
 
 from ffmd_jax.core.state import State, make_system
 from ffmd_jax.dynamics import restart
@@ -340,3 +340,33 @@ def test_diffusion_is_that_of_random_walks_and_the_activation_energy_that_of_the
     alike = conduction.likeness(runs[:3], runs[:3])
     assert alike["vdos_overlap"] == 1 and set(alike["rdf_rmse"].values()) == {0.0}
     assert set(alike["rdf_rmse"]) == {"Cu–Cu", "Cu–I", "I–I"}
+def test_short_runs_with_many_frames_have_the_spectrum_of_frames_a_step_apart(monkeypatch):
+    """Thermal vibrations of random phases: of frames 5 fs apart, the mean over the frames to begin with is smoother."""
+    monkeypatch.syspath_prepend(EXPERIMENTS / "quartz_sevennet")
+    curves = importlib.import_module("curves")
+    system, state = jax.tree.map(np.asarray, perturbed())
+    rng = np.random.default_rng(0)
+
+    def vibrating(n_frames, interval_fs):
+        times = np.arange(n_frames) * interval_fs
+        phases, speeds = rng.uniform(0, 2 * np.pi, (9, 3)), np.linspace(0.02, 0.08, 27).reshape(9, 3)  # rad/fs
+        moved = 0.05 * np.cos(times[:, None, None] * speeds + phases)
+        velocities = -0.05 * speeds * np.sin(times[:, None, None] * speeds + phases)
+        return make_trajectory(system, state.positions + moved, velocities, interval_fs, state.cell)
+
+    long, short = vibrating(500, 30.0), [vibrating(220, 5.0), vibrating(220, 5.0)]
+    one, other = curves.of([long], 30.0, 0.72), curves.of(short, 30.0, 0.72)
+    assert curves.differences(one, one) == {"vdos_overlap": 1.0, "rdf_rmse": 0.0}
+    found = curves.differences(one, other)
+    assert found["vdos_overlap"] > 0.95 and found["rdf_rmse"] < 0.5
+    assert [len(of) for half in curves.halves(short) for of in (half, half[0].times)] == [1, 220, 1, 220]
+    assert [len(half[0].times) for half in curves.halves(short[:1])] == [110, 110]
+    cut = curves.pieces(long, 1100.0, 3)
+    assert [len(piece.times) for piece in cut] == [37, 37, 37] and cut[0].times[0] == 0
+    assert cut[-1].times[-1] == pytest.approx(long.times[-1], abs=31)
+
+
+@pytest.mark.parametrize("name", ["quartz_sevennet"])
+def test_measured_was_the_model_that_ships(name):
+    results = json.loads((EXPERIMENTS / name / "results.json").read_text())
+    assert results["evaluate"]["digest"] == digest_of(name.replace("_", "-"))

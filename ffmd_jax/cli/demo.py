@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from tyro.conf import arg
 
-from ffmd_jax.cli import common, demo_force_field
+from ffmd_jax.cli import common, demo_force_field, demo_shipped
 from ffmd_jax.core import files, units
 
 
@@ -24,6 +24,7 @@ class _Prepared(NamedTuple):
         watch_bonds: print bonds that form and break.
         kelvin: K.
         teacher_step_fs: fs; None: that of `ffmd reference`.
+        curves: the teacher is too slow to run beside it; the model comes with its spectrum and g(r).
     """
 
     tau_fs: float
@@ -35,6 +36,7 @@ class _Prepared(NamedTuple):
     watch_bonds: bool = False
     kelvin: float = 300.0
     teacher_step_fs: float | None = None
+    curves: bool = False
 
 
 _SYSTEMS = {
@@ -46,6 +48,7 @@ _SYSTEMS = {
     "malonaldehyde": _Prepared(100.0, 500.0, False, 20.0, "gfn2-xtb", watch_bonds=True),
     "alanine-dipeptide": _Prepared(100.0, 1000.0, False, 50.0, "amber-obc"),
     "copper-iodide": _Prepared(500.0, math.inf, False, 20.0, "chgnet", kelvin=600.0, teacher_step_fs=10.0),
+    "quartz-sevennet": _Prepared(75.0, 1000.0, False, 30.0, "sevennet-0", curves=True),
 }
 _MOLECULE = _Prepared(100.0, 200.0, False, 10.0, "gfn2-xtb")
 _WARM_PS = 1.0
@@ -62,6 +65,7 @@ def demo(
         "malonaldehyde",
         "alanine-dipeptide",
         "copper-iodide",
+        "quartz-sevennet",
     ] = "quartz",
     smiles: str | None = None,
     temperature: Annotated[float | None, arg(metavar="K")] = None,
@@ -83,6 +87,8 @@ def demo(
     The reference of paracetamol-ccx is ANI-1ccx, if torchani is installed, that of malonaldehyde, whose proton changes
     sides while you watch, GFN2-xTB, if tblite is, that of alanine-dipeptide AMBER by OpenMM, that of copper-iodide,
     whose copper diffuses, CHGNet; else the run is reported alone, and the model's card says what it was compared with.
+    quartz-sevennet is compared with curves of SevenNet-0 that come with it, as SevenNet-0 takes half an hour a
+    picosecond; its speed is measured if sevenn is installed.
 
     With --smiles, any molecule of the shipped organic model, which need not have seen it, beside GFN2-xTB if tblite is
     installed: ffmd demo --smiles "CC(=O)Nc1ccc(O)cc1".
@@ -94,11 +100,12 @@ def demo(
         temperature: Temperature, K (None: 300, copper-iodide 600); the shipped models were trained there.
         length_ps: Length of both trajectories, ps (None: 30; with slower references water and molecules 10,
             malonaldehyde and copper-iodide 20, paracetamol-ccx 2; alanine-dipeptide 50).
-        tau_fs: Relaxation time of CSVR, fs (None: that of the model's card; quartz and silicon 75, paracetamol 70,
-            paracetamol-ccx 60, water 50, malonaldehyde, alanine-dipeptide and molecules 100, copper-iodide 500).
+        tau_fs: Relaxation time of CSVR, fs (None: that of the model's card; quartz, quartz-sevennet and silicon 75,
+            paracetamol 70, paracetamol-ccx 60, water 50, malonaldehyde, alanine-dipeptide and molecules 100,
+            copper-iodide 500).
         friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz and silicon 3000, paracetamol 4000,
-            water, paracetamol-ccx and alanine-dipeptide 1000, malonaldehyde 500, molecules 200; copper-iodide and inf:
-            none).
+            water, paracetamol-ccx, alanine-dipeptide and quartz-sevennet 1000, malonaldehyde 500, molecules 200;
+            copper-iodide and inf: none).
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
     """
@@ -113,6 +120,8 @@ def demo(
     length_ps = usual.length_ps if length_ps is None else length_ps
     if usual.teacher is None:
         demo_force_field.run(out, system, ensemble, usual.reversible, seed, length_ps)
+    elif usual.curves:
+        demo_shipped.run(out, system, usual.teacher, ensemble, seed, length_ps)
     else:
         _beside_teacher(out, system, smiles, ensemble, usual, seed, length_ps)
 
@@ -149,7 +158,7 @@ def _beside_teacher(
     except ValueError as error:
         missing = f"note: no reference beside it: {error}"
         if smiles is None:
-            missing += f"\n\n{(model_files.locate(system) / 'README.md').read_text()}"
+            missing += f"\n\n{model_files.card(system)}"
     else:
         (reference,) = ffmd.reference(
             "ase", out / "reference.h5", start=ase_files.to_atoms(atoms, relaxed), calculator=usual.teacher,
