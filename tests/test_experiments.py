@@ -340,6 +340,8 @@ def test_diffusion_is_that_of_random_walks_and_the_activation_energy_that_of_the
     alike = conduction.likeness(runs[:3], runs[:3])
     assert alike["vdos_overlap"] == 1 and set(alike["rdf_rmse"].values()) == {0.0}
     assert set(alike["rdf_rmse"]) == {"Cu–Cu", "Cu–I", "I–I"}
+
+
 def test_short_runs_with_many_frames_have_the_spectrum_of_frames_a_step_apart(monkeypatch):
     """Thermal vibrations of random phases: of frames 5 fs apart, the mean over the frames to begin with is smoother."""
     monkeypatch.syspath_prepend(EXPERIMENTS / "quartz_sevennet")
