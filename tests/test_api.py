@@ -165,7 +165,7 @@ def test_progress_is_a_bar_or_a_function_or_nothing(model, start, capsys):
 
 
 @pytest.mark.usefixtures("single_precision")
-def test_alarms_end_a_run_or_are_logged(model, start, caplog):
+def test_alarms_end_a_run_or_are_logged(model, start, caplog, tmp_path):
     hot = {"monitors": True, "steps": 40, "ensemble": ffmd.NVT(3000.0, tau_fs=1.0)}
     with pytest.warns(monitors.EndedByAlarm, match=r"the run ended after \d+ of 40 steps: .*Å/fs"):
         ended = simulate(model, start, **hot)
@@ -175,6 +175,10 @@ def test_alarms_end_a_run_or_are_logged(model, start, caplog):
         warned = simulate(model, start, on_alarm="warn", **hot)
     assert warned.complete and "Å/fs" in caplog.text
     assert warned.metadata["alarms"][0]["count"] > 1
+    out = {"out": tmp_path / "run.h5", "on_alarm": "warn"}
+    first = simulate(model, start, **out, **hot).metadata["alarms"]
+    again = simulate(model, start, **out, **hot, resume=True)  # all steps are there
+    assert first and again.metadata["alarms"] == first and again.alarms[0].kind == first[0]["kind"]
 
 
 @pytest.mark.usefixtures("single_precision")

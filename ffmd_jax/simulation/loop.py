@@ -227,6 +227,8 @@ def produce(
                 blocks.close()  # the bar ends before an error is printed
                 recorder.wait()
                 recorder.annotate(now.summary())
+        else:  # opening the file has taken its alarms off
+            recorder.annotate(now.summary())
         if np.all(now.carry.halted) and not any(recorder.n_frames):
             recorder.discard()
         return now.result(out)
