@@ -7,7 +7,7 @@
 
 errors: of a step, by size, family and element.  stability: 100 held-out molecules, 100 ps each.  speed: beside GFN2-xTB
 on one core, in turn.  torsions: populations beside the teacher's, whose runs are kept in data/torsions and go on.
-screening: 100 drugs, 20 ps each, on all cores.  beside: three of them by GFN2-xTB and MMFF94, too.  Results are added
+screening: 100 drugs, 20 ps each, on all cores.  beside: one of them by GFN2-xTB and MMFF94, too.  Results are added
 to results.json.
 """
 
@@ -193,8 +193,8 @@ def screening(model, data: Path) -> dict:
     }  # fmt: skip
 
 
-def beside(model, data: Path, n_molecules: int = 3) -> dict:
-    """The first drugs by other methods from the same starts, after `screening`: speeds, and how far torsions agree."""
+def beside(model, data: Path, n_molecules: int = 1) -> dict:
+    """The first drug by other methods from the same starts, after `screening`: speeds, and how far torsions agree."""
     methods = ("gfn2-xtb", "mmff94")
     kept = ["method", "ns_per_day", "torsion_overlap", "torsion_overlap_halves", "temperature_K"]
     kept += ["radius_of_gyration_A", "flexibility_A", "failed"]
