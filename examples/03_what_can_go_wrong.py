@@ -21,18 +21,21 @@
 import dataclasses
 import logging
 import os
+import warnings
 
 import jax
 import matplotlib.pyplot as plt
 
 import ffmd_jax as ffmd
 from ffmd_jax.analysis.temperatures import temperatures
+from ffmd_jax.dynamics.monitors import EndedByAlarm
 from ffmd_jax.models import trajcast
 from ffmd_jax.reference_md import systems
 
 SMALL = "FFMD_SMALL" in os.environ
 STEPS = 60 if SMALL else 2_000
 logging.getLogger("ffmd_jax").setLevel(logging.ERROR)  # alarms are printed below
+warnings.simplefilter("ignore", EndedByAlarm)
 
 # %% [markdown]
 # All runs start from the ideal crystal, with velocities drawn at 600 K: half of the kinetic energy goes into
