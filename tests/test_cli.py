@@ -73,7 +73,7 @@ def test_the_chain_makes_trajectories_models_and_errors(chain, capsys):
         assert "Ar" in json.loads(capsys.readouterr().out.splitlines()[-1])["elements"]
 
 
-def test_info_lists_the_shipped_models_and_shows_their_cards(capsys):
+def test_info_lists_the_shipped_models_and_shows_their_cards(tmp_path, capsys):
     ffmd("info", "--json")
     titles = json.loads(capsys.readouterr().out.splitlines()[-1])["titles"]
     assert set(titles) == set(model_files.pretrained()) and all("Δt = " in title for title in titles.values())
@@ -82,6 +82,9 @@ def test_info_lists_the_shipped_models_and_shows_their_cards(capsys):
     assert all(re.search(rf"(?m)^{name} +{re.escape(title)}$", shown) for name, title in titles.items())
     ffmd("info", "silicon")
     assert f"# {titles['silicon']}\n" in (shown := capsys.readouterr().out) and "**Limits**" in shown
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "README.md").write_bytes(b"caf\xe9")  # of a user, in another encoding
+    assert (model_files.card(tmp_path) or "").startswith("caf")
 
 
 def test_info_is_in_words_with_units(chain, capsys):
@@ -209,10 +212,12 @@ def test_the_demo_reports_both_runs_in_the_same_bath(tmp_path, monkeypatch, caps
     assert free_runs.run(systems.get("paracetamol"), config, flight, frames) == (None, 3)
 
 
+ABSENT = teachers.Teacher("", "no_such_package", "pip install no_such_package", lambda: None)
+
+
 @pytest.mark.slow
 def test_the_demo_of_a_crystal_alone_shows_its_card(tmp_path, monkeypatch, capsys):
-    absent = teachers.Teacher("", "no_such_package", "pip install no_such_package", lambda: None)
-    monkeypatch.setitem(teachers.TEACHERS, "chgnet", absent)
+    monkeypatch.setitem(teachers.TEACHERS, "chgnet", ABSENT)
     ffmd("demo", "--system", "copper-iodide", "--out", tmp_path / "demo", "--length-ps", 1.2)
     said = capsys.readouterr().out
     assert "no reference beside it: chgnet needs" in said and "activation energy" in said
@@ -221,8 +226,7 @@ def test_the_demo_of_a_crystal_alone_shows_its_card(tmp_path, monkeypatch, capsy
 
 @pytest.mark.slow
 def test_the_demo_of_a_molecule_runs_alone_where_its_teacher_is_not_installed(tmp_path, monkeypatch, capsys):
-    absent = teachers.Teacher("", "no_such_package", "pip install no_such_package", lambda: None)
-    monkeypatch.setitem(teachers.TEACHERS, "gfn2-xtb", absent)
+    monkeypatch.setitem(teachers.TEACHERS, "gfn2-xtb", ABSENT)
     ffmd("demo", "--smiles", "O", "--out", tmp_path / "demo", "--length-ps", 0.1)
     said = capsys.readouterr().out
     assert "no reference beside it: gfn2-xtb needs the package no_such_package: pip install no_such_package" in said
@@ -231,8 +235,7 @@ def test_the_demo_of_a_molecule_runs_alone_where_its_teacher_is_not_installed(tm
 
 @pytest.mark.slow
 def test_the_demo_beside_shipped_curves_needs_no_teacher(tmp_path, monkeypatch, capsys):
-    absent = teachers.Teacher("", "no_such_package", "pip install no_such_package", lambda: None)
-    monkeypatch.setitem(teachers.TEACHERS, "sevennet-0", absent)
+    monkeypatch.setitem(teachers.TEACHERS, "sevennet-0", ABSENT)
     fails(capsys, "demo", "--system", "quartz-sevennet", "--out", tmp_path / "short", "--length-ps", 1)
     ffmd("demo", "--system", "quartz-sevennet", "--out", tmp_path / "demo", "--length-ps", 3)
     said = capsys.readouterr().out

@@ -67,7 +67,7 @@ def pretrained() -> list[str]:
 def card(name: str | Path) -> str | None:
     """What the card in a model's folder says, in Markdown; None: it has none."""
     path = locate(name) / CARD
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
 
 
 def titles() -> dict[str, str]:

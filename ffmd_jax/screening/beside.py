@@ -3,8 +3,10 @@
 Each method has the starts, the friction, the lengths and the frames of the screening; velocities are drawn anew.
 """
 
+import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ffmd_jax.analysis import torsions
-from ffmd_jax.core import mechanics, units
+from ffmd_jax.core import files, mechanics, progress, units
 from ffmd_jax.core.state import State, System, take
 from ffmd_jax.dynamics import rollout
 from ffmd_jax.dynamics.ensemble import NVT
@@ -20,7 +22,7 @@ from ffmd_jax.formats import ase_files
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import ase_engine
 from ffmd_jax.reference_md.engine import ReferenceEngine
-from ffmd_jax.screening import description, runs
+from ffmd_jax.screening import description, processes, runs
 from ffmd_jax.screening.molecules import Molecule
 from ffmd_jax.screening.runs import Conditions, Frames
 
@@ -44,6 +46,30 @@ def run(molecule: Molecule, model: Model, given: Conditions, method: str | None)
         return head | _line(molecule, model, given, frames, wall_s), _angles(molecule.system, frames)
     except (ValueError, RuntimeError) as error:  # one method must not stop the others
         return head | {"failed": str(error)}, []
+
+
+def run_all(
+    ready: Sequence[Molecule], model: Model, given: Conditions, methods: Sequence[str], out: Path, show: bool,
+    say: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Runs molecules by the model and by other methods, in turn on one core; a JSON file a molecule in ``out``."""
+    out.mkdir(exist_ok=True)
+    jobs = [(molecule, model, given, method) for molecule in ready for method in (None, *methods)]
+    lines, angles = [], []
+    with processes.pool(1) as pool, progress.progress(len(jobs), "beside", "runs", hidden=not show) as bar:
+        for line, own in pool.imap(_run, jobs):
+            line |= overlaps(angles[0] if angles else [], own)
+            lines, angles = [*lines, line], [*angles, own]
+            if "failed" in line:
+                say(f"{line['name']}, {line['method']}: {line['failed']}")
+            if len(lines) > len(methods):  # all of a molecule
+                files.write_atomically(out / f"{line['name']}.json", (json.dumps(lines) + "\n").encode())
+                lines, angles = [], []
+            bar.update(1)
+
+
+def _run(job: tuple[Any, ...]) -> tuple[dict[str, Any], Angles]:
+    return run(*job)
 
 
 def overlaps(ours: Angles, theirs: Angles) -> dict[str, float]:
@@ -79,10 +105,10 @@ def _timed(molecule: Molecule, model: Model, given: Conditions, method: str | No
         atoms = ase_files.to_atoms(molecule.system, _at_rest(molecule.starts[0]))
         engine = ase_engine.engine(method, atoms, ase_engine.make_calculator(method, {}))
         began = time.perf_counter()
-        return _run(molecule, model, given, engine), time.perf_counter() - began
+        return _reference(molecule, model, given, engine), time.perf_counter() - began
 
 
-def _run(molecule: Molecule, model: Model, given: Conditions, engine: ReferenceEngine) -> Frames:
+def _reference(molecule: Molecule, model: Model, given: Conditions, engine: ReferenceEngine) -> Frames:
     """The runs of `runs.run` with another method, one start after the other."""
     elements, n_starts = model.config.elements, len(molecule.starts)
     every, n_out, n_frames = given.steps(model.config.time_step_fs, n_starts)

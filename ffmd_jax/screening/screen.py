@@ -1,10 +1,7 @@
 """`screen`: many molecules run by one model, over all cores, analysed into a folder."""
 
-import contextlib
 import json
-import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +12,7 @@ import numpy as np
 from ffmd_jax.core import files, progress
 from ffmd_jax.models import model_files
 from ffmd_jax.models.model import Model
-from ffmd_jax.screening import description, molecules, page, runs
+from ffmd_jax.screening import description, molecules, page, processes, runs
 from ffmd_jax.screening.molecules import Entry, Molecule, Partner
 from ffmd_jax.screening.runs import Batch, Conditions, Frames
 
@@ -90,11 +87,13 @@ def screen(
         say(f"{name}: {reason}")
     _run_all(ready, used, conditions, out, trajectories, workers, show, len(done), say)
     if beside:
+        from ffmd_jax.screening import beside as methods
+
         have = [entry for entry in entries if (out / _RESULTS / f"{entry.name}.json").is_file()][:beside_molecules]
         names = [used.name, *beside]
         more = [e for e in have if [line["method"] for line in _beside_of(out, e.name)] != names]
-        _run_beside(_prepare(more, used, n_starts, most_atoms, conditions, None, False)[0], used, conditions, beside,
-                    out, show, say)  # fmt: skip
+        again, _ = _prepare(more, used, n_starts, most_atoms, conditions, None, False)
+        methods.run_all(again, used, conditions, beside, out / _BESIDE, show, say)
     return _finish(out, entries, refused, settings)
 
 
@@ -116,38 +115,6 @@ def _check_beside(methods: Sequence[str], n_molecules: int, pair: Path | None) -
         from ffmd_jax.screening import beside  # a second, for what few ask
 
         beside.check(methods)
-
-
-def _run_beside(
-    ready: list[Molecule], model: Model, given: Conditions, methods: Sequence[str], out: Path, show: bool,
-    say: Callable[[str], None],
-) -> None:  # fmt: skip
-    """Runs molecules by the model and by other methods, in turn on one core."""
-    from ffmd_jax.screening import beside
-
-    (out / _BESIDE).mkdir(exist_ok=True)
-    jobs = [(molecule, model, given, method) for molecule in ready for method in (None, *methods)]
-    lines, angles = [], []
-    with (
-        _one_thread_each(),
-        multiprocessing.get_context("spawn").Pool(1, _leave_ctrl_c_to_the_parent) as pool,
-        progress.progress(len(jobs), "beside", "runs", hidden=not show) as bar,
-    ):
-        for line, own in pool.imap(_do_beside, jobs):
-            line |= beside.overlaps(angles[0] if angles else [], own)
-            lines, angles = [*lines, line], [*angles, own]
-            if "failed" in line:
-                say(f"{line['name']}, {line['method']}: {line['failed']}")
-            if len(lines) > len(methods):  # all of a molecule
-                files.write_atomically(out / _BESIDE / f"{line['name']}.json", (json.dumps(lines) + "\n").encode())
-                lines, angles = [], []
-            bar.update(1)
-
-
-def _do_beside(job: tuple[Any, ...]) -> Any:
-    from ffmd_jax.screening import beside
-
-    return beside.run(*job)
 
 
 def _beside_of(out: Path, name: str) -> list[dict[str, Any]]:
@@ -230,36 +197,12 @@ def _results(jobs: list[Any], n_workers: int) -> Iterator[tuple[list[str], list[
     if n_workers <= 1:
         yield from (_do(*job) for job in jobs)
         return
-    with _one_thread_each(), multiprocessing.get_context("spawn").Pool(n_workers, _leave_ctrl_c_to_the_parent) as pool:
+    with processes.pool(n_workers) as pool:
         yield from pool.imap_unordered(_do_job, jobs)
-
-
-def _leave_ctrl_c_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _do_job(job: tuple[Any, ...]) -> tuple[list[str], list[str]]:
     return _do(*job)
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Lets processes that begin within this block compute with one thread each: molecules side by side are faster."""
-    wanted = {
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip(),
-        "OMP_NUM_THREADS": "1",
-        "JAX_PLATFORMS": "cpu",
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
 
 
 def _do(batch: Batch, model: Model, given: Conditions, out: Path, keep: bool) -> tuple[list[str], list[str]]:
