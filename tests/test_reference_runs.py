@@ -206,8 +206,13 @@ def test_drift_is_fitted_with_its_error_and_refused_where_it_heats():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "ensemble",
-    [NVT(300.0, 2.0), NVT(300.0, 1e6, friction_tau_fs=4.0), NVT(300.0, 4.0, "langevin")],
-    ids=["csvr", "friction", "langevin"],
+    [
+        NVT(300.0, 2.0),
+        NVT(300.0, 1e6, friction_tau_fs=4.0),
+        NVT(300.0, 2.0, friction_tau_fs=50.0, friction_above_per_cm=100.0),
+        NVT(300.0, 4.0, "langevin"),
+    ],
+    ids=["csvr", "friction", "friction on fast motions", "langevin"],
 )
 def test_thermostats_of_ase_runs_are_canonical_and_count_rotations_out(ensemble):
     engine = emt_engine(dt=4.0)
@@ -266,11 +271,11 @@ def test_ase_runs_conserve_energy_and_momenta(structure, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_ase_runs_have_friction_and_say_so(structure, tmp_path):
-    options = ["--ensemble", "nvt", "--friction-tau-fs", 500, "--seed", 4]
+    options = ["--ensemble", "nvt", "--friction-tau-fs", 500, "--friction-above-per-cm", 200, "--seed", 4]
     ffmd(*emt(structure, *options, "--out", tmp_path / "ref.h5"))
     found = trajectory.read_metadata(tmp_path / "ref.h5")
     bath = {"ensemble": "nvt", "temperature_K": 300.0, "thermostat": "csvr", "tau_fs": 100.0, "friction_tau_fs": 500.0}
-    assert bath.items() <= found.items()
+    assert (bath | {"friction_above_per_cm": 200.0}).items() <= found.items()
     command = found["command"]
     assert "--length-ps" not in command and f"--start {structure}" in command
     ffmd(*shlex.split(command)[1:], "--length-ps", 0.4, "--out", tmp_path / "again.h5")

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("restore_precision")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small untrained model, which Langevin dynamics keeps going, and a start structure."""
+    """A small untrained model, which friction and noise keep going, and a start structure."""
     folder, config = tmp_path_factory.mktemp("restart"), small_config()
     with jax.enable_x64(True):
         params = cast(random_params(config), jnp.float32)
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 def command(folder, out, steps, *options):
     return [
         "rollout", folder / "model", "--start", folder / "start.h5", "--out", out, "--steps", steps, "--every", 2,
-        "--thermostat", "langevin", "--tau-fs", 1000, "--on-alarm", "warn", "--no-tables", *options,
+        "--tau-fs", 1000, "--friction-tau-fs", 1000, "--friction-above-per-cm", 300, "--on-alarm", "warn", "--no-tables", *options,
     ]  # fmt: skip
 
 

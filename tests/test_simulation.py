@@ -201,6 +201,7 @@ def test_stretches_are_collected_into_a_file_of_their_own(tmp_path):
 def test_replicas_are_the_single_runs_of_their_seeds(folder, tmp_path, capsys):
     out = tmp_path / "many.h5"
     options = ["--steps", 60, "--every", 5, "--on-alarm", "warn", "--draw-velocities", "--float64"]
+    options += ["--friction-tau-fs", 500, "--friction-above-per-cm", 50]
     ffmd(*command(folder, out, *options, "--replicas", 2, "--seed", 4))
     for i in range(2):
         one = tmp_path / f"{i}.h5"
@@ -301,6 +302,7 @@ def test_a_ramp_is_linear_in_time_and_cannot_be_lengthened(folder, tmp_path, cap
         (("--friction-tau-fs", 0), "must be positive"),
         (("--friction-tau-fs", 500, "--thermostat", "langevin"), "friction already"),
         (("--friction-tau-fs", 500, "--ensemble", "nve"), "no friction"),
+        (("--friction-above-per-cm", 500), "give --friction-tau-fs"),
         (("--resume", "--overwrite"), "say one"),
     ],
 )

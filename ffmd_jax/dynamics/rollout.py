@@ -23,6 +23,7 @@ from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
 from ffmd_jax.dynamics.potentials import Potential
 from ffmd_jax.dynamics.records import FASTEST, Carry, Conserving, Monitor, Run
 from ffmd_jax.dynamics.replicas import each as of_replicas
+from ffmd_jax.dynamics.replicas import own
 from ffmd_jax.dynamics.stepping import make_step, scan
 
 AHEAD = 5.0  # RMS components of a model's step: how far the neighbour table of its end looks
@@ -195,7 +196,7 @@ class Engine:
             after = after._replace(memory=after.memory._replace(record=record))
         if self._run.energy is not None:
             after = after._replace(energies=after.energies._replace(gained=carry.energies.gained))
-        return after._replace(barostat=carry.barostat)
+        return after._replace(barostat=carry.barostat, partners=carry.partners)
 
     def advance(self, carry: Carry, n_frames: int) -> Block:
         """At most ``n_frames`` more frames, and at most ``block_frames``.
@@ -289,7 +290,11 @@ def _start(shape: Shape, run: Run, state: State, key: Array, step: Array) -> Car
         if isinstance(run.ensemble, NPT):
             barostat = each(lambda run, state: barostats.start(state))(run, state)
         halted = jnp.zeros(state.positions.shape[:-2], bool)
-        return Carry(key, state, table, step, images, memory, halted, energies, barostat)
+        kelvin = ensembles.temperature(run.ensemble, step / run.ramp_steps)
+        kelvin = own(shape.division.replicas, jnp.asarray(kelvin, state.positions.dtype), halted)
+        draw = lambda run, key, *given: ensembles.start(run.ensemble, jax.random.fold_in(key, 1), run.system, *given)  # noqa: E731
+        partners = each(draw)(run, key, state, kelvin)
+        return Carry(key, state, table, step, images, memory, halted, energies, barostat, partners)
 
     return shape.division.apply(start, run, (state, key, step), shape.carry)
 

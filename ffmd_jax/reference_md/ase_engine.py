@@ -212,12 +212,18 @@ def _prepared(atoms: Any, calculator: Any, start: State) -> Any:
 
 
 def _thermalise(system: System) -> Any:
-    """Returns ``(ensemble, key, state, progress, interval_fs) -> velocities``, Å/fs, after the thermostat; compiled."""
+    """Returns ``(ensemble, key, state, memory, progress, interval_fs) -> (velocities, memory)``, Å/fs, after the
+    thermostat; compiled.  The first memory is None."""
 
     @jax.jit
-    def thermalise(ensemble: Ensemble, key: Array, state: State, progress: float, interval_fs: float) -> Array:
+    def thermalise(
+        ensemble: Ensemble, key: Array, state: State, memory: Any, progress: float, interval_fs: float
+    ) -> tuple[Array, Any]:
         kelvin = ensembles.temperature(ensemble, progress)
-        return ensembles.apply(ensemble, key, system, state, kelvin, interval_fs).velocities
+        if memory is None:
+            memory = ensembles.start(ensemble, jax.random.fold_in(key, 1), system, state, kelvin)
+        after, memory = ensembles.apply(ensemble, key, system, state, kelvin, interval_fs, memory)
+        return after.velocities, memory
 
     return thermalise
 
@@ -226,14 +232,15 @@ def _dynamics(atoms: Any, dt: float, n_steps: int, ensemble: Ensemble, thermalis
     """ASE's velocity Verlet; the thermostat acts after every step."""
     from ase.md.verlet import VelocityVerlet
 
-    dynamics = VelocityVerlet(atoms, dt / units.ASE_TIME)
+    dynamics, memory = VelocityVerlet(atoms, dt / units.ASE_TIME), None
 
     def act() -> None:
+        nonlocal memory
         if dynamics.nsteps == 0:  # ASE calls observers at the start, too
             return
         state = State(atoms.positions, atoms.get_velocities() * units.ASE_VELOCITY, atoms.cell.array)
         key_step = jax.random.fold_in(key, dynamics.nsteps)
-        found = thermalise(ensemble, key_step, state, dynamics.nsteps / n_steps, dt)
+        found, memory = thermalise(ensemble, key_step, state, memory, dynamics.nsteps / n_steps, dt)
         atoms.set_velocities(np.asarray(found) / units.ASE_VELOCITY)
 
     if not isinstance(ensemble, NVE):
