@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -198,11 +199,8 @@ def _results(jobs: list[Any], n_workers: int) -> Iterator[tuple[list[str], list[
         yield from (_do(*job) for job in jobs)
         return
     with processes.pool(n_workers) as pool:
-        yield from pool.imap_unordered(_do_job, jobs)
-
-
-def _do_job(job: tuple[Any, ...]) -> tuple[list[str], list[str]]:
-    return _do(*job)
+        for done in as_completed([pool.submit(_do, *job) for job in jobs]):
+            yield done.result()
 
 
 def _do(batch: Batch, model: Model, given: Conditions, out: Path, keep: bool) -> tuple[list[str], list[str]]:
