@@ -45,7 +45,8 @@ def folder(tmp_path_factory):
 def command(folder, out, steps, *options):
     return [
         "rollout", folder / "model", "--start", folder / "start.h5", "--out", out, "--steps", steps, "--every", 2,
-        "--tau-fs", 1000, "--friction-tau-fs", 1000, "--friction-above-per-cm", 300, "--on-alarm", "warn", "--no-tables", *options,
+        "--tau-fs", 1000, "--friction-tau-fs", 1000, "--friction-above-per-cm", 300, "--on-alarm", "warn",
+        "--no-tables", *options,
     ]  # fmt: skip
 
 

@@ -97,7 +97,13 @@ def make_step(
 
         # At least one step: the table is fresh, and not stale at the positions that it was built from.
         moving = _Moving(
-            carry.key, *carry.state[:2], carry.memory, carry.halted, table.overflow | too_many, carry.energies, graph,
+            carry.key,
+            *carry.state[:2],
+            carry.memory,
+            carry.halted,
+            table.overflow | too_many,
+            carry.energies,
+            graph,
             carry.partners,
         )
         taken, moving = jax.lax.while_loop(go_on, again, (0, moving))
