@@ -65,8 +65,8 @@ def screen(
         pair: a structure to put beside each molecule.
         beside: methods that run the first ``beside_molecules`` of the molecules, too, see `beside.check`.
         trajectories: keep the frames, too.
-        workers: processes (default: one for each core; on an accelerator one); a script that is not a notebook then makes
-            the call under ``if __name__ == "__main__":``.
+        workers: processes (default: one for each core; on an accelerator one); a script, not a notebook, then makes the
+            call under ``if __name__ == "__main__":``.
         resume: go on where an earlier call stopped.
         progress: show bars.
         say: is called with each remark, such as why a molecule was left out.
