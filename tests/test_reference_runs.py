@@ -21,6 +21,7 @@ from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import State, make_system, take
 from ffmd_jax.data import nve
 from ffmd_jax.dynamics import rollout
+from ffmd_jax.dynamics.engine import Block
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory
 from ffmd_jax.reference_md import ase_engine, drift, jax_md_adapter, production, sampling, systems, teachers
@@ -145,7 +146,7 @@ def test_start_energies_of_a_small_system_are_those_of_the_bath_after_a_short_ru
     found, plain = [], []
     for run in range(n_runs):
         frames, energies = State(0 * velocities[:, run], velocities[:, run], cells), np.array(potential)[:, run]
-        block = rollout.Block(frames, times, {"potential_energy_eV": energies}, None)
+        block = Block(frames, times, {"potential_energy_eV": energies}, None)
         starts = sampling.choose(system, [block], **options)
         found.append([starts.mean_energy_eV, starts.total_energies_eV[0]])
         plain.append(np.mean(energies + mechanics.kinetic_energy(system, velocities[:, run])))

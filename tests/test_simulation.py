@@ -18,6 +18,7 @@ from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import State, make_system
 from ffmd_jax.data import dataset_file, pairs
 from ffmd_jax.dynamics import alarms, monitors, rollout
+from ffmd_jax.dynamics.engine import Engine
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import config as configs
@@ -231,7 +232,7 @@ def test_a_dead_replica_does_not_stop_the_others():
     sizes = configs.Architecture(cutoff=8.0)
     config = configs.ModelConfig((18,), (39.95,), 4.0, 1e9, 1e9, 1.0, 40.0, architecture=sizes)
     limits = monitors.limits(config, None, argon.system)
-    engine = rollout.Engine(
+    engine = Engine(
         argon.system, state, explode, cutoff=argon.cutoff, time_step_fs=4.0, replicas=3,
         monitor=alarms.monitor(explode, limits), skin=0.8,
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 Neighbour table → propagate → energy conservation → thermostat → monitor; at intervals, the barostat before these.
 
-Pure functions; `rollout` calls them block by block.
+Pure functions; `engine` calls them block by block.
 """
 
 import functools
