@@ -39,6 +39,7 @@ class Experiment:
         trainings: options of `ffmd train` for each training; one begins with the weights of the one before.
         tau: the paper's relaxation time of the thermostat, fs.
         friction_tau: relaxation time 1/γ of Langevin friction and noise besides, fs.
+        friction_above: wavenumber, cm⁻¹, above which it acts; None: on all motions.
         reversible: roll-outs whose steps are made reversible in time, at three times the cost.
         length_ps: of each of the reference runs.
         frame: interval of their frames, fs.
@@ -66,6 +67,7 @@ class Experiment:
     other_runs: tuple[str, ...] = ()
     other_length_ps: float = 8.0
     large_reference: str = ""
+    friction_above: float | None = None
     reversible: tuple[str, ...] = ()
     n_steps: int = 100_000
     n_spectrum: int = 10_000
@@ -165,7 +167,9 @@ class Stages:
 
     @property
     def _friction(self) -> tuple[str, ...]:
-        return "--friction-tau-fs", f"{self.experiment.friction_tau:g}"
+        of = self.experiment
+        above = () if of.friction_above is None else ("--friction-above-per-cm", f"{of.friction_above:g}")
+        return "--friction-tau-fs", f"{of.friction_tau:g}", *above
 
     def demo(self) -> None:
         """Speeds of the shipped model and of the reference, side by side in one process."""

@@ -242,6 +242,9 @@ def test_different_heat_baths_are_named_before_the_model_is_blamed(runs):
     fast = Report(run._replace(metadata={**bath, "friction_above_per_cm": 1500.0}), other).verdict
     assert "and friction (1/γ = 1000 fs) above 1500 cm⁻¹, the reference" in fast and "slows" not in fast
     assert "by 5.3 cm⁻¹ (half of that at 1500 cm⁻¹, less below)." in fast
+    both = {"thermostat": "langevin", "friction_tau_fs": 200.0, "friction_above_per_cm": 900.0}
+    both = Report(run._replace(metadata=bath | both), other).verdict
+    assert "of the run by 76 cm⁻¹ and of the run by 27 cm⁻¹ (half of that at 900 cm⁻¹" in both and "slows" in both
     command = (
         "`ffmd reference ase --calculator a:B --start 'my start.xyz' --length-ps 3 --ensemble nvt --tau-fs 70"
         " --friction-tau-fs 1000 --temperature 300 --out old/nvt_same_bath.h5`"

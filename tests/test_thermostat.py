@@ -165,6 +165,7 @@ def test_friction_on_fast_motions_leaves_slow_ones_alone(interval_fs):
 def test_unphysical_parameters_are_refused():
     with pytest.raises(ValueError, match="friction already"):
         NVT(300.0, 50.0, "langevin", friction_tau_fs=100.0)
+    NVT(300.0, 50.0, "langevin", friction_tau_fs=100.0, friction_above_per_cm=1000.0)
     with pytest.raises(ValueError, match="needs friction"):
         NVT(300.0, friction_above_per_cm=1000.0)
     with pytest.raises(ValueError, match="csvr or langevin"):

@@ -41,7 +41,8 @@ sys.path.insert(0, str(HERE.parent))
 
 import stages  # noqa: E402
 
-KELVIN, TAU_FS, FRICTION_TAU_FS = 300.0, 100.0, 1000.0
+KELVIN, FRICTION_TAU_FS = 300.0, 1000.0
+FAST_TAU_FS, FAST_ABOVE_PER_CM = 200.0, 1500.0
 STEP_FS, FRAME_FS, TIME_STEP_FS = 0.5, 1.0, 5.0
 RUN_FS, SPACING_FS, STRIDE_FS = 100.0, 1000.0, 2.0
 # Temperature, K, whether φ and ψ are held at points of a grid before the run, and the number of runs to learn from.
@@ -313,8 +314,10 @@ class Stages:
 
 
 def bath() -> ffmd.NVT:
-    """The thermostats of the model's runs; the teacher's have the friction alone."""
-    return ffmd.NVT(KELVIN, TAU_FS, friction_tau_fs=FRICTION_TAU_FS)
+    """The teacher's Langevin friction, and for the model's runs friction on the fast vibrations that it feeds."""
+    return ffmd.NVT(
+        KELVIN, FRICTION_TAU_FS, "langevin", friction_tau_fs=FAST_TAU_FS, friction_above_per_cm=FAST_ABOVE_PER_CM
+    )
 
 
 def angles(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,8 @@ EXPERIMENT = pipeline.Experiment(
         "--epochs 2 --batch-size 1 --learning-rate 0.01 --weight-decay 0",
     ),
     tau=50.0,
-    friction_tau=1000.0,
+    friction_tau=600.0,
+    friction_above=1000.0,
     n_spectrum=10_000,
 )
 

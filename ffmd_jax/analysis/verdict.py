@@ -175,8 +175,7 @@ def _baths(analysis: Analysis, reference: Analysis) -> str:
         stated += ": temperatures and potential energies are not compared"
     widths, slows = [], False
     for name, run in (("run", analysis), ("reference", reference)):
-        if tau := _friction(run):
-            above = run.metadata.get("friction_above_per_cm")
+        for tau, above in _frictions(run):
             width = f"of the {name} by {text.short(spectra.broadening(tau))} cm⁻¹"
             widths.append(width + (f" (half of that at {above:g} cm⁻¹, less below)" if above else ""))
             slows |= not above
@@ -185,10 +184,12 @@ def _baths(analysis: Analysis, reference: Analysis) -> str:
     return f"{stated}.{friction}"
 
 
-def _friction(analysis: Analysis) -> float | None:
-    """Relaxation time of friction or of a Langevin thermostat, fs."""
+def _frictions(analysis: Analysis) -> list[tuple[float, float | None]]:
+    """Relaxation times, fs, of a Langevin thermostat and of friction, and the wavenumber, cm⁻¹, above which each acts."""
     facts = analysis.metadata
-    return facts.get("tau_fs") if facts.get("thermostat") == "langevin" else facts.get("friction_tau_fs")
+    thermostat = (facts.get("tau_fs"), None) if facts.get("thermostat") == "langevin" else (None, None)
+    both = (thermostat, (facts.get("friction_tau_fs"), facts.get("friction_above_per_cm")))
+    return [(tau, above) for tau, above in both if tau]
 
 
 def _momentum(drift: float) -> str:

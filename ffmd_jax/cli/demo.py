@@ -25,6 +25,7 @@ class _Prepared(NamedTuple):
         kelvin: K.
         teacher_step_fs: fs; None: that of `ffmd reference`.
         curves: the teacher is too slow to run beside it; the model comes with its spectrum and g(r).
+        friction_above_per_cm: the friction acts on motions above it, cm⁻¹; None: on all.
     """
 
     tau_fs: float
@@ -37,16 +38,17 @@ class _Prepared(NamedTuple):
     kelvin: float = 300.0
     teacher_step_fs: float | None = None
     curves: bool = False
+    friction_above_per_cm: float | None = None
 
 
 _SYSTEMS = {
     "quartz": _Prepared(75.0, 3000.0, False, 30.0),
     "paracetamol": _Prepared(70.0, 4000.0, True, 30.0),
-    "water": _Prepared(50.0, 1000.0, False, 10.0),
+    "water": _Prepared(50.0, 600.0, False, 10.0, friction_above_per_cm=1000.0),
     "silicon": _Prepared(75.0, 3000.0, False, 30.0),
     "paracetamol-ccx": _Prepared(60.0, 1000.0, False, 2.0, "ani-1ccx", "paracetamol"),
     "malonaldehyde": _Prepared(100.0, 500.0, False, 20.0, "gfn2-xtb", watch_bonds=True),
-    "alanine-dipeptide": _Prepared(100.0, 1000.0, False, 50.0, "amber-obc"),
+    "alanine-dipeptide": _Prepared(100.0, 200.0, False, 50.0, "amber-obc", friction_above_per_cm=1500.0),
     "copper-iodide": _Prepared(500.0, math.inf, False, 20.0, "chgnet", kelvin=600.0, teacher_step_fs=10.0),
     "quartz-sevennet": _Prepared(75.0, 1000.0, False, 30.0, "sevennet-0", curves=True),
 }
@@ -72,6 +74,7 @@ def demo(
     length_ps: float | None = None,
     tau_fs: float | None = None,
     friction_tau_fs: float | None = None,
+    friction_above_per_cm: float | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
@@ -104,8 +107,10 @@ def demo(
             paracetamol 70, paracetamol-ccx 60, water 50, malonaldehyde, alanine-dipeptide and molecules 100,
             copper-iodide 500).
         friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz and silicon 3000, paracetamol 4000,
-            water, paracetamol-ccx, alanine-dipeptide and quartz-sevennet 1000, malonaldehyde 500, molecules 200;
+            paracetamol-ccx and quartz-sevennet 1000, water 600, malonaldehyde 500, alanine-dipeptide and molecules 200;
             copper-iodide and inf: none).
+        friction_above_per_cm: Wavenumber, cm⁻¹, below which the friction fades (None: water 1000, alanine-dipeptide
+            1500; others: it acts on all motions).
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
     """
@@ -116,7 +121,9 @@ def demo(
 
     tau = usual.tau_fs if tau_fs is None else tau_fs
     kelvin = usual.kelvin if temperature is None else temperature
-    ensemble = NVT(kelvin, tau, friction_tau_fs=None if friction == math.inf else friction)
+    above = usual.friction_above_per_cm if friction_above_per_cm is None else friction_above_per_cm
+    acts = {} if friction == math.inf else {"friction_tau_fs": friction, "friction_above_per_cm": above}
+    ensemble = NVT(kelvin, tau, **acts)
     length_ps = usual.length_ps if length_ps is None else length_ps
     if usual.teacher is None:
         demo_force_field.run(out, system, ensemble, usual.reversible, seed, length_ps)

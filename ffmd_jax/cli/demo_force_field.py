@@ -65,7 +65,8 @@ class _Case(NamedTuple):
 
         command = commands.line(
             "ffmd demo", system=self.name, temperature=self.ensemble.temperature_K, tau_fs=self.ensemble.tau_fs,
-            friction_tau_fs=self.ensemble.friction_tau_fs or float("inf"), seed=self.seed,
+            friction_tau_fs=self.ensemble.friction_tau_fs or float("inf"),
+            friction_above_per_cm=self.ensemble.friction_above_per_cm, seed=self.seed,
         )  # fmt: skip
         return {"system": self.name, **ensembles.metadata(self.ensemble), "reversible": self.reversible,
                 "seed": self.seed, "command": command}  # fmt: skip
@@ -97,6 +98,7 @@ def _compare(case: _Case, speeds: dict[str, float], growth, n_exploded: int) -> 
         "target_temperature_K": facts["temperature_K"],
         "tau_fs": facts["tau_fs"],
         "friction_tau_fs": facts["friction_tau_fs"],
+        "friction_above_per_cm": facts["friction_above_per_cm"],
         "reversible": facts["reversible"],
         **speeds,
         "device": jax.devices()[0].device_kind,

@@ -38,14 +38,14 @@ class NVT:
         temperature_K: K; of replicas, one or one each.
         tau_fs: relaxation time of the thermostat, fs; None: 10 steps.
         thermostat: "csvr" rescales all velocities, "langevin" acts on each atom.
-        friction_tau_fs: relaxation time 1/γ, fs, of Langevin friction and noise besides CSVR; None: none.
+        friction_tau_fs: relaxation time 1/γ, fs, of Langevin friction and noise besides the thermostat; None: none.
         end_K: temperature at the end of the run, K, to which it changes linearly; None: it stays.
         friction_above_per_cm: wavenumber, cm⁻¹, at which half of the friction acts; faster motions feel more of it, and
             slow ones such as diffusion next to none, see `thermostat.fast_langevin`; None: all feel the same.
 
     Raises:
-        ValueError: a negative temperature, a time or wavenumber that is not positive, friction on top of "langevin", or
-            ``friction_above_per_cm`` without friction.
+        ValueError: a negative temperature, a time or wavenumber that is not positive, ``friction_above_per_cm``
+            without friction, or friction on top of "langevin" without it.
     """
 
     temperature_K: Any = 300.0
@@ -71,7 +71,7 @@ class NVT:
                 raise ValueError(f"{name} must be positive, not {given}")
         if self.friction_above_per_cm is not None and self.friction_tau_fs is None:
             raise ValueError("`friction_above_per_cm` needs friction: give `friction_tau_fs`, too")
-        if self.thermostat == "langevin" and self.friction_tau_fs is not None:
+        if self.thermostat == "langevin" and self.friction_tau_fs is not None and self.friction_above_per_cm is None:
             raise ValueError("langevin has friction already; its relaxation time is tau_fs")
 
 
@@ -193,7 +193,7 @@ def apply(
     interval_fs: float,
     memory: Any = (),
 ) -> tuple[State, Any]:
-    """The state after the thermostat acted for ``interval_fs``, and its memory; friction acts after CSVR.
+    """The state after the thermostat acted for ``interval_fs``, and its memory; friction acts after it.
 
     CSVR holds the temperature and weak friction spreads the kinetic energy: a motion whose energy a propagator feeds at
     a rate r is too hot by a factor 1/(1 − r τ/2), τ that of the friction, if nothing else couples it to the others.
