@@ -13,9 +13,10 @@ from conftest import fails, ffmd
 
 from ffmd_jax.analysis import torsions
 from ffmd_jax.core.state import make_system
+from ffmd_jax.formats import trajectory
 from ffmd_jax.models import model_files
 from ffmd_jax.reference_md import teachers
-from ffmd_jax.screening import beside, conformers, molecules, page, runs
+from ffmd_jax.screening import beside, conformers, molecules, page, runs, screen
 
 pytest.importorskip("rdkit")
 
@@ -77,6 +78,8 @@ def test_all_starts_are_one_stereoisomer(model):
 def test_lists_of_molecules_are_read(tmp_path, model):
     (tmp_path / "a.smi").write_text("# comment\nCCO ethanol\n\nCO\nCCN ethanol\n")
     assert [entry.name for entry in molecules.read(tmp_path / "a.smi")] == ["ethanol", "molecule2", "ethanol_2"]
+    (tmp_path / "b.smi").write_text("C a\nCC a_2\nCCC a\nCCCC A\nCCCCC a\n")  # a file each, whatever they are called
+    assert [entry.name for entry in molecules.read(tmp_path / "b.smi")] == ["a", "a_2", "a_3", "A_4", "a_5"]
     first = molecules.prepare(molecules.Entry("ethanol", "CCO"), model.config, 1)
     (tmp_path / "a.sdf").write_text(f"{first.block}$$$$\n{first.block}$$$$\n")
     again = [molecules.prepare(entry, model.config, 1) for entry in molecules.read(tmp_path / "a.sdf")]
@@ -253,6 +256,34 @@ def test_the_command_names_what_it_leaves_out_and_goes_on(tmp_path, capsys, monk
     assert not (tmp_path / "w").exists()
 
 
+def test_the_frames_of_a_start_are_a_trajectory_with_its_temperature(model, tmp_path):
+    """Of two starts: joined, they would jump from one to the other, and frames without velocities would be at 0 K."""
+    molecule = molecules.prepare(molecules.Entry("ethanol", "CCO"), model.config, 2)
+    positions = [np.repeat(start[None], n, axis=0) for start, n in zip(molecule.starts, (9, 8), strict=True)]
+    rng = np.random.default_rng(0)
+    velocities = [rng.normal(scale=0.01, size=x.shape) for x in positions]
+    given, alarms = runs.Conditions(frame_fs=21.0, equilibrate_ps=0.21), [[], []]
+    frames = runs.Frames(positions, [np.zeros((9, 4))] * 2, alarms, [False, False], 21.0, velocities)
+    screen._write_trajectory(tmp_path / "ethanol.h5", molecule, frames, model, given)
+    for i, n_frames in enumerate((9, 8)):
+        found = trajectory.read(tmp_path / f"ethanol.h5:{i}")
+        assert len(found.times) == n_frames and found.times[0] == 231.0  # after the equilibration
+        np.testing.assert_allclose(found.frames.velocities, velocities[i], rtol=1e-6)
+        assert (found.metadata["temperature_K"], found.metadata["thermostat"]) == (300.0, "langevin")
+
+
+def test_a_finished_molecule_is_not_taken_for_another_of_its_name(model, tmp_path):
+    """In a list without names they follow from the order: a line more, and each belongs to another molecule."""
+    out, given = tmp_path / "out", runs.Conditions()
+    screen._folder(out, screen._settings(model, given, 4, None, 200), False, False)
+    (out / "molecules").mkdir()
+    (out / "molecules" / "molecule1.json").write_text('{"name": "molecule1", "smiles": "CO", "given": "CO"}')
+    with pytest.raises(ValueError, match="cannot resume with molecule1 = CCO"):
+        screen.screen(["CCO", "CO"], out, model, resume=True, show=False)
+    prepared = molecules.prepare(molecules.Entry("m", "OC"), model.config, 1)
+    assert (prepared.given, prepared.smiles) == ("OC", "CO")
+
+
 def test_a_molecule_that_failed_is_in_the_table():
     table = [page.row({"name": "a", "smiles": "C", "failed": "no frame: it ended at once"})]
     assert "no frame" in page.csv_text(table)
@@ -289,3 +320,6 @@ def test_mmff94_gives_rdkits_energy_and_its_slope():
     assert (energies[1] - energies[0]) / 2e-4 == pytest.approx(np.sum(forces * along), rel=1e-4)
     with pytest.raises(ValueError, match="no neutral molecule"):
         ase.Atoms("H3", np.eye(3), calculator=teachers.make("mmff94")).get_potential_energy()
+    atoms.pbc, atoms.cell = True, np.eye(3) * 20
+    with pytest.raises(ValueError, match="the structure is periodic"):  # its energy would know nothing of the cell
+        atoms.get_potential_energy()
