@@ -80,6 +80,7 @@ def test_info_lists_the_shipped_models_and_shows_their_cards(tmp_path, capsys):
     ffmd("info")
     shown = capsys.readouterr().out
     assert all(re.search(rf"(?m)^{name} +{re.escape(title)}$", shown) for name, title in titles.items())
+    assert "ffmd demo --smiles SMILES" in shown  # demo --system does not know organic
     ffmd("info", "silicon")
     assert f"# {titles['silicon']}\n" in (shown := capsys.readouterr().out) and "**Limits**" in shown
     (tmp_path / "config.json").write_text("{}")
