@@ -116,6 +116,17 @@ def test_analyses_notice_times_in_another_unit(cases, tmp_path, capsys, name, fa
     assert f"displacements are {factor} times" in line and not (tmp_path / "r").exists()
 
 
+def test_moving_atoms_whose_velocities_are_zero_have_no_temperature(cases, tmp_path, capsys):
+    images = ase.io.read(cases / "analyze-times-in-other-units" / "t_ps.traj", ":20")
+    for i, atoms in enumerate(images):
+        atoms.info["time"] = 10.0 * i
+        atoms.set_momenta(0 * atoms.positions)
+    ase.io.write(tmp_path / "zero.traj", images)
+    line = fails(capsys, "analyze", tmp_path / "zero.traj", "--out", tmp_path / "r")
+    assert "zero.traj: all velocities are zero although the atoms move; --velocities central-difference" in line
+    ffmd("analyze", tmp_path / "zero.traj", "--velocities", "central-difference", "--out", tmp_path / "r")
+
+
 def test_files_without_a_cell_are_said_to_be_clusters_and_wrapped_ones_wrapped(cases, tmp_path, capsys):
     command = ("--velocities", "central-difference", "--time-step", 20, "--out", tmp_path / "o.h5")
     ffmd("dataset", cases / "cp2k-xyz-without-cell" / "run-pos-1.xyz", *command)
