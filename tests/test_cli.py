@@ -99,6 +99,10 @@ def test_info_is_in_words_with_units(chain, capsys):
     lines += ("length +3.98 ps", "cell +10.8 × 10.8 × 10.8 Å", "command +ffmd rollout .* --start", "alarms ")
     for line in lines:
         assert re.search(f"(?m)^ *{line}", shown), line
+    ffmd("info", "quartz")  # of two elements, as many as the ends of a range
+    shown = capsys.readouterr().out
+    assert re.search(r"volumes of an atom in the data +12\.3\d to 13\.3\d Å³", shown)
+    assert re.search(r"drift of the kinetic energy +O 0\.\d+, Si 0\.\d+\n", shown)
 
 
 @pytest.mark.slow
