@@ -280,6 +280,10 @@ def test_a_finished_molecule_is_not_taken_for_another_of_its_name(model, tmp_pat
     (out / "molecules" / "molecule1.json").write_text('{"name": "molecule1", "smiles": "CO", "given": "CO"}')
     with pytest.raises(ValueError, match="cannot resume with molecule1 = CCO"):
         screen.screen(["CCO", "CO"], out, model, resume=True, show=False)
+    (out / "list.smi").write_text("CCO\n")
+    with pytest.raises(FileExistsError, match="would replace the input"):  # with all of the folder
+        screen.screen(out / "list.smi", out, model, overwrite=True, show=False)
+    assert (out / "list.smi").exists()
     prepared = molecules.prepare(molecules.Entry("m", "OC"), model.config, 1)
     assert (prepared.given, prepared.smiles) == ("OC", "CO")
 

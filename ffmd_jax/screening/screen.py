@@ -76,7 +76,7 @@ def screen(
     entries = molecules.read(Path(given)) if isinstance(given, Path | str) else _entries(given)
     partner = None if pair is None else molecules.read_partner(pair)
     settings = _settings(used, conditions, n_starts, pair, most_atoms)
-    done = _folder(out, settings, resume, overwrite)
+    done = _folder(out, settings, resume, overwrite, (given, model, pair))
     _check_same_molecules(out, [entry for entry in entries if entry.name in done])
     (out / _RESULTS).mkdir(parents=True, exist_ok=True)
     ready, refused = _prepare([e for e in entries if e.name not in done], used, n_starts, most_atoms, conditions,
@@ -140,15 +140,15 @@ def _settings(
     }  # fmt: skip
 
 
-def _folder(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> set[str]:
-    """Makes the folder, or finds what is done in it."""
+def _folder(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool, inputs: Sequence[Any] = ()) -> set[str]:
+    """Makes the folder, or finds what is done in it; one that holds an input is not replaced."""
     if resume and (out / _SETTINGS).is_file():
         before = json.loads((out / _SETTINGS).read_text())
         for name, value in settings.items():
             if before.get(name) != value:
                 raise ValueError(f"cannot resume with {name} = {value}: {out} has {before.get(name)}")
         return {path.stem for path in (out / _RESULTS).glob("*.json")}
-    files.check_output(out, overwrite)
+    files.check_output(out, overwrite, *inputs)
     if out.exists():
         if not (out / _SETTINGS).is_file() and any(out.iterdir()):
             raise FileExistsError(f"{out} is no folder of a screening and will not be replaced; choose another `out`")
