@@ -185,6 +185,7 @@ def test_contacts_are_counted_in_time():
     found = conformers.contacts(system, 1, [frames], 20.0)
     assert found.share == pytest.approx(6 / 9) and found.ended == 2
     assert found.lifetime_ps == pytest.approx(2.5 * 0.02)
+    assert conformers.contacts(system, 1, [frames[:3]], 20.0).lifetime_ps is None  # NaN is no JSON
 
 
 @pytest.mark.slow
