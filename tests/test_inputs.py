@@ -1,5 +1,6 @@
 """Inputs as people bring them: nothing wrong in silence, nothing right refused, nothing "unexpected"."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -249,6 +250,9 @@ def test_rigid_molecules_have_six_or_five_degrees_of_freedom(tmp_path, capsys, n
 
     bad_inputs.write_traj(tmp_path / "run.traj", tumbling(name))
     assert summary(capsys, "info", tmp_path / "run.traj")["degrees_of_freedom"] == 4 * each - 3
+    found = trajectory.read(tmp_path / "run.traj")
+    trajectory.write(tmp_path / "run.h5", found._replace(system=dataclasses.replace(found.system, constraints=None)))
+    assert summary(capsys, "info", tmp_path / "run.h5")["degrees_of_freedom"] == 4 * each - 3
 
 
 def test_bonds_that_happen_to_vibrate_little_are_not_rigid(tmp_path):
