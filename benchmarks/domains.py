@@ -38,7 +38,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 from ffmd_jax.core import domains, neighbors
 from ffmd_jax.core.state import Domain, Graph, State, cast, full_precision
-from ffmd_jax.dynamics import alarms, ensemble, records, rollout, stepping
+from ffmd_jax.dynamics import alarms, ensemble, records, stepping
+from ffmd_jax.dynamics.engine import Engine
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import model_files, radial_tables, trajcast
 from ffmd_jax.reference_md import systems
@@ -89,7 +90,7 @@ def compiled(chips: list, repeat: tuple[int, int, int]):
     blocks = functools.partial(convolutions.by_blocks, block=len(system.species))
     propagate = trajcast.make_propagate(config, params, blocks if tpu else convolutions.edge_convolution)
     bath = ensemble.NVT(300.0, tau_fs=300.0, friction_tau_fs=3000.0)
-    engine = rollout.Engine(
+    engine = Engine(
         system, state, propagate, cutoff=config.architecture.cutoff, time_step_fs=config.time_step_fs, ensemble=bath,
         searches=(dataclasses.replace(search, domains=1), None),
     )  # fmt: skip

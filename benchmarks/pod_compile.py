@@ -28,9 +28,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ffmd_jax.core.state import State
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import Dataset, Group, Run
-from ffmd_jax.dynamics import alarms, monitors, replicas, rollout
+from ffmd_jax.dynamics import alarms, monitors, replicas
+from ffmd_jax.dynamics import engine as engines
 from ffmd_jax.dynamics.division import Division
+from ffmd_jax.dynamics.engine import Engine
 from ffmd_jax.dynamics.ensemble import NVT
+from ffmd_jax.dynamics.records import Carry
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import radial_tables, trajcast
 from ffmd_jax.models.config import Architecture
@@ -103,14 +106,14 @@ def replicas_program(topology_name: str, network: str, per_chip: int, n_steps: i
     limits = monitors.limits(config, None, prepared.system, ensemble)
     # Blocks that hold all atoms: in a loop the compiler would count one turn.
     propagate = trajcast.make_propagate(config, params, functools.partial(convolutions.by_blocks, block=72))
-    engine = rollout.Engine(
+    engine = Engine(
         prepared.system, states, propagate, cutoff=config.architecture.cutoff, time_step_fs=10.0, ensemble=ensemble,
         monitor=alarms.monitor(propagate, limits), select=True, wrap=True, replicas=n, block_steps=n_steps,
     )  # fmt: skip
     mesh = Mesh(np.array(chips), (replicas.AXIS,), axis_types=(AxisType.Auto,))
     shape, run = engine._shape, engine._run
     keys = jax.random.split(jax.random.key(0), n)
-    carry = jax.eval_shape(functools.partial(rollout._start, shape), run, states, keys, np.int32(0))
+    carry = jax.eval_shape(functools.partial(engines._start, shape), run, states, keys, np.int32(0))
 
     def placed(spec, tree):
         sharding = NamedSharding(mesh, spec)
@@ -121,11 +124,11 @@ def replicas_program(topology_name: str, network: str, per_chip: int, n_steps: i
 
         return jax.tree.map(struct, tree)
 
-    carry = rollout.Carry(*(placed(spec, part) for spec, part in zip(replicas.CARRY, carry, strict=True)))
+    carry = Carry(*(placed(spec, part) for spec, part in zip(replicas.CARRY, carry, strict=True)))
     began = time.perf_counter()
     divided = shape._replace(division=Division(replicas.Replicas(mesh)))
     wanted = placed(replicas.SAME, np.int32(1))
-    made = rollout._advance.lower(divided, placed(replicas.SAME, run), carry, wanted).compile()
+    made = engines._advance.lower(divided, placed(replicas.SAME, run), carry, wanted).compile()
     return line("replicas", chips, topology_name, network, made, began) | {"replicas_per_chip": per_chip}
 
 

@@ -310,7 +310,8 @@ def reference(
     if isinstance(ensemble, NVT):
         if ensemble.thermostat != "csvr" or ensemble.end_K is not None:
             raise ValueError("reference runs have CSVR at one temperature")
-        bath = {"ensemble": ensembles.name(ensemble), "friction_tau_fs": ensemble.friction_tau_fs}
+        bath = {"ensemble": ensembles.name(ensemble), "friction_tau_fs": ensemble.friction_tau_fs,
+                "friction_above_per_cm": ensemble.friction_above_per_cm}  # fmt: skip
         if isinstance(ensemble, NPT):
             bath |= {"pressure_bar": ensemble.pressure_bar, "coupling": ensemble.coupling}
         bath |= {} if ensemble.tau_fs is None else {"tau_fs": ensemble.tau_fs}

@@ -55,7 +55,8 @@ def main(folder):
     assert tables_hold_the_same((2, 2, 5), 5, 5.0).reach == 2  # every device sees all; not so above and below
     quartz = systems.quartz((2, 2, 5))
     assert division.over(180, 0, 1).domains is None and division.over(180, 0, None).domains is None
-    ensemble, options = ffmd.NVT(300.0, friction_tau_fs=3000.0), {"every": 20, "progress": False}
+    ensemble = ffmd.NVT(300.0, friction_tau_fs=3000.0, friction_above_per_cm=300.0)
+    options = {"every": 20, "progress": False}
     start, out = (quartz.system, quartz.state), folder / "run.h5"
     one, eight = (
         ffmd.simulate("quartz", start, steps=100, ensemble=ensemble, devices=n, **options).trajectory for n in (1, 8)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ffmd_jax.core import mechanics
 from ffmd_jax.dynamics import alarms, monitors, replicas, rollout
+from ffmd_jax.dynamics.engine import Engine
 from ffmd_jax.dynamics.ensemble import NPT, NVT
 from ffmd_jax.dynamics.potentials import Potential
 from ffmd_jax.models import config as configs
@@ -46,7 +47,7 @@ def run(devices, own_systems=False):
     if own_systems:  # as in a screening
         system, limits = jax.tree.map(lambda x: np.stack([x] * N), (system, limits))
         more = {"ensemble": NVT(60.0, 100.0, "langevin")}
-    engine = rollout.Engine(
+    engine = Engine(
         system, state, explode, cutoff=argon.cutoff, time_step_fs=10.0, replicas=N, devices=devices, every=2,
         monitor=alarms.monitor(explode, limits), skin=0.3, wrap=True, **more,
     )  # fmt: skip

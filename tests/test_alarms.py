@@ -13,6 +13,7 @@ from ffmd_jax.core import mechanics
 from ffmd_jax.core.state import State, make_system
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.dynamics import alarms, monitors, rollout
+from ffmd_jax.dynamics.engine import Engine
 from ffmd_jax.dynamics.ensemble import NVE, NVT
 from ffmd_jax.models import config, trajcast
 from ffmd_jax.reference_md import integrator, systems
@@ -163,7 +164,7 @@ def test_a_round_trip_of_a_map_that_is_wrong_by_a_known_amount(argon, start):
     def propagate(system, state, graph):
         return scaled(1.01)(exact(system, state, graph))
 
-    engine = rollout.Engine(argon.system, start, propagate, cutoff=argon.cutoff, time_step_fs=1e-3)
+    engine = Engine(argon.system, start, propagate, cutoff=argon.cutoff, time_step_fs=1e-3)
     carry = engine.start(start, jax.random.key(0))
     after = propagate(argon.system, start, carry.table.graph)
     trip = alarms.round_trip(propagate, engine.search, argon.system, start, after, limits)

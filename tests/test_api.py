@@ -16,7 +16,8 @@ from conftest import ffmd as ffmd_command
 import ffmd_jax as ffmd
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import take
-from ffmd_jax.dynamics import monitors, recorder, restart, rollout
+from ffmd_jax.dynamics import monitors, recorder, restart
+from ffmd_jax.dynamics.engine import Engine
 from ffmd_jax.formats import ase_files, trajectory
 from ffmd_jax.models import config, model_files, trajcast
 from ffmd_jax.models.model import Model
@@ -293,7 +294,7 @@ def test_frames_are_written_while_the_next_are_computed(model, start, tmp_path, 
     """The writer of a block may run until the block after it is there, and no longer."""
     import threading
 
-    append, advance = trajectory.Writer.append, rollout.Engine.advance
+    append, advance = trajectory.Writer.append, Engine.advance
     running, together, order = threading.Event(), [], []
 
     def slow(self, frames, times, *arguments, **options):
@@ -308,7 +309,7 @@ def test_frames_are_written_while_the_next_are_computed(model, start, tmp_path, 
         return advance(self, *arguments)
 
     monkeypatch.setattr(trajectory.Writer, "append", slow)
-    monkeypatch.setattr(rollout.Engine, "advance", noted)
+    monkeypatch.setattr(Engine, "advance", noted)
     run = simulate(model, start, steps=400, out=tmp_path / "run.h5")
     assert any(together[1:]) and order == sorted(order) and len(order) == 4
     assert np.ptp(np.diff(run.times)) < 1e-9

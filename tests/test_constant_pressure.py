@@ -15,6 +15,7 @@ from ffmd_jax.analysis import properties
 from ffmd_jax.core import conservation, mechanics, units
 from ffmd_jax.core.state import State, make_system, take
 from ffmd_jax.dynamics import barostat, monitors, potentials, rollout
+from ffmd_jax.dynamics.engine import Engine
 from ffmd_jax.dynamics.ensemble import NPT, NVE
 from ffmd_jax.dynamics.potentials import Potential
 from ffmd_jax.formats import ase_files, trajectory
@@ -120,7 +121,7 @@ def test_steps_beyond_what_the_table_was_planned_for_are_noticed(start):
         return state._replace(positions=state.positions + 400.0 * state.velocities)
 
     def energies(ahead):
-        engine = rollout.Engine(
+        engine = Engine(
             ARGON.system, jax.tree.map(jnp.asarray, start), leap, cutoff=ARGON.cutoff, time_step_fs=400.0, skin=0.6,
             potential=EXACT, ahead=ahead, block_steps=4,
         )  # fmt: skip

@@ -21,6 +21,7 @@ from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import State, make_system, take
 from ffmd_jax.data import nve
 from ffmd_jax.dynamics import rollout
+from ffmd_jax.dynamics.engine import Block
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory
 from ffmd_jax.reference_md import ase_engine, drift, jax_md_adapter, production, sampling, systems, teachers
@@ -145,7 +146,7 @@ def test_start_energies_of_a_small_system_are_those_of_the_bath_after_a_short_ru
     found, plain = [], []
     for run in range(n_runs):
         frames, energies = State(0 * velocities[:, run], velocities[:, run], cells), np.array(potential)[:, run]
-        block = rollout.Block(frames, times, {"potential_energy_eV": energies}, None)
+        block = Block(frames, times, {"potential_energy_eV": energies}, None)
         starts = sampling.choose(system, [block], **options)
         found.append([starts.mean_energy_eV, starts.total_energies_eV[0]])
         plain.append(np.mean(energies + mechanics.kinetic_energy(system, velocities[:, run])))
@@ -206,8 +207,13 @@ def test_drift_is_fitted_with_its_error_and_refused_where_it_heats():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "ensemble",
-    [NVT(300.0, 2.0), NVT(300.0, 1e6, friction_tau_fs=4.0), NVT(300.0, 4.0, "langevin")],
-    ids=["csvr", "friction", "langevin"],
+    [
+        NVT(300.0, 2.0),
+        NVT(300.0, 1e6, friction_tau_fs=4.0),
+        NVT(300.0, 2.0, friction_tau_fs=50.0, friction_above_per_cm=100.0),
+        NVT(300.0, 4.0, "langevin"),
+    ],
+    ids=["csvr", "friction", "friction on fast motions", "langevin"],
 )
 def test_thermostats_of_ase_runs_are_canonical_and_count_rotations_out(ensemble):
     engine = emt_engine(dt=4.0)
@@ -266,11 +272,11 @@ def test_ase_runs_conserve_energy_and_momenta(structure, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_ase_runs_have_friction_and_say_so(structure, tmp_path):
-    options = ["--ensemble", "nvt", "--friction-tau-fs", 500, "--seed", 4]
+    options = ["--ensemble", "nvt", "--friction-tau-fs", 500, "--friction-above-per-cm", 200, "--seed", 4]
     ffmd(*emt(structure, *options, "--out", tmp_path / "ref.h5"))
     found = trajectory.read_metadata(tmp_path / "ref.h5")
     bath = {"ensemble": "nvt", "temperature_K": 300.0, "thermostat": "csvr", "tau_fs": 100.0, "friction_tau_fs": 500.0}
-    assert bath.items() <= found.items()
+    assert (bath | {"friction_above_per_cm": 200.0}).items() <= found.items()
     command = found["command"]
     assert "--length-ps" not in command and f"--start {structure}" in command
     ffmd(*shlex.split(command)[1:], "--length-ps", 0.4, "--out", tmp_path / "again.h5")

@@ -238,7 +238,10 @@ def test_different_heat_baths_are_named_before_the_model_is_blamed(runs):
     assert "with CSVR (τ = 70 fs) and friction (1/γ = 1000 fs), the reference NVT at 300 K with CSVR (τ = 100 fs)" in (
         found.verdict
     )
-    assert "broadens the spectral lines of the run by 5.3 cm⁻¹" in found.verdict
+    assert "broadens the spectral lines of the run by 5.3 cm⁻¹, and slows diffusion" in found.verdict
+    fast = Report(run._replace(metadata={**bath, "friction_above_per_cm": 1500.0}), other).verdict
+    assert "and friction (1/γ = 1000 fs) above 1500 cm⁻¹, the reference" in fast and "slows" not in fast
+    assert "by 5.3 cm⁻¹ (half of that at 1500 cm⁻¹, less below)." in fast
     command = (
         "`ffmd reference ase --calculator a:B --start 'my start.xyz' --length-ps 3 --ensemble nvt --tau-fs 70"
         " --friction-tau-fs 1000 --temperature 300 --out old/nvt_same_bath.h5`"

@@ -18,6 +18,7 @@ from conftest import fails, ffmd, perturbed, random_params, small_config
 from ffmd_jax.core import mechanics, neighbors
 from ffmd_jax.core.state import cast
 from ffmd_jax.dynamics import restart, rollout
+from ffmd_jax.dynamics.engine import Engine
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory
 from ffmd_jax.formats.journal import JournaledFile, journal_of
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("restore_precision")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small untrained model, which Langevin dynamics keeps going, and a start structure."""
+    """A small untrained model, which friction and noise keep going, and a start structure."""
     folder, config = tmp_path_factory.mktemp("restart"), small_config()
     with jax.enable_x64(True):
         params = cast(random_params(config), jnp.float32)
@@ -45,7 +46,8 @@ def folder(tmp_path_factory):
 def command(folder, out, steps, *options):
     return [
         "rollout", folder / "model", "--start", folder / "start.h5", "--out", out, "--steps", steps, "--every", 2,
-        "--thermostat", "langevin", "--tau-fs", 1000, "--on-alarm", "warn", "--no-tables", *options,
+        "--tau-fs", 1000, "--friction-tau-fs", 1000, "--friction-above-per-cm", 300, "--on-alarm", "warn",
+        "--no-tables", *options,
     ]  # fmt: skip
 
 
@@ -151,7 +153,7 @@ def argon():
 
 def engine(argon, start, **options):
     propagate = integrator.drift_kick_drift(argon.energy, 4.0)
-    return rollout.Engine(
+    return Engine(
         argon.system, start, propagate, cutoff=argon.cutoff, time_step_fs=4.0,
         ensemble=NVT(120.0, 400.0, "langevin"), **{"skin": 0.6, "wrap": True, "every": 3, **options},
     )  # fmt: skip
@@ -225,7 +227,7 @@ def test_a_commit_cut_short_is_completed_by_its_journal(tmp_path):
 
 
 def test_ctrl_c_saves_and_an_empty_file_is_begun_anew(folder, whole, capsys, monkeypatch):
-    out, advance, calls = folder / "interrupted.h5", rollout.Engine.advance, []
+    out, advance, calls = folder / "interrupted.h5", Engine.advance, []
 
     def interrupted(self, *arguments):
         calls.append(arguments)
@@ -235,7 +237,7 @@ def test_ctrl_c_saves_and_an_empty_file_is_begun_anew(folder, whole, capsys, mon
 
     out.touch()  # as a kill before the first block leaves it
     with monkeypatch.context() as patch:
-        patch.setattr(rollout.Engine, "advance", interrupted)
+        patch.setattr(Engine, "advance", interrupted)
         with pytest.raises(SystemExit) as stop:
             ffmd(*command(folder, out, 600, "--resume"))
     assert stop.value.code == 130 and "--resume continues" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from conftest import random_params, small_config
 from ffmd_jax.core import mechanics, neighbors, propagators
 from ffmd_jax.core.state import State, cast, make_system, take
 from ffmd_jax.dynamics import records, rollout, stepping
+from ffmd_jax.dynamics.engine import Engine
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.models import convolution, model_files, radial_tables, trajcast
 from ffmd_jax.reference_md import energies, integrator, production, systems
@@ -247,7 +248,7 @@ def test_an_engine_of_the_same_shapes_compiles_nothing(argon):
         return state._replace(velocities=factor * state.velocities)
 
     def go(factor, kelvin, seed):
-        engine = rollout.Engine(
+        engine = Engine(
             argon.system, hot_start(argon), jax.tree_util.Partial(shrink, factor), cutoff=8.5, time_step_fs=4.0,
             ensemble=NVT(kelvin, 100.0), block_steps=3,
         )  # fmt: skip

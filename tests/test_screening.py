@@ -3,7 +3,10 @@
 import contextlib
 import csv
 import json
-import multiprocessing
+import os
+import signal
+import threading
+import time
 import types
 
 import ase
@@ -16,7 +19,7 @@ from ffmd_jax.core.state import make_system
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import model_files
 from ffmd_jax.reference_md import teachers
-from ffmd_jax.screening import beside, conformers, molecules, page, runs, screen
+from ffmd_jax.screening import beside, conformers, molecules, page, processes, runs, screen
 
 pytest.importorskip("rdkit")
 
@@ -227,8 +230,8 @@ def test_the_command_names_what_it_leaves_out_and_goes_on(tmp_path, capsys, monk
     )
     (out / "molecules" / "acetanilide.json").unlink()
     written = (out / "molecules" / "paracetamol.json").stat().st_mtime_ns
-    here = types.SimpleNamespace(Pool=lambda *_: contextlib.nullcontext(types.SimpleNamespace(imap=map)))
-    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: here)  # a process of its own would compile anew
+    here = types.SimpleNamespace(map=map)
+    monkeypatch.setattr(processes, "pool", lambda n: contextlib.nullcontext(here))  # another would compile anew
     other = ["--beside", "mmff94", "--beside-molecules", 1]
     ffmd("screen", tmp_path / "m.smi", "--out", out, *options, "--resume", *other)
     (ours, theirs) = csv.DictReader((out / "beside.csv").read_text().splitlines())
@@ -280,13 +283,30 @@ def test_a_finished_molecule_is_not_taken_for_another_of_its_name(model, tmp_pat
     (out / "molecules").mkdir()
     (out / "molecules" / "molecule1.json").write_text('{"name": "molecule1", "smiles": "CO", "given": "CO"}')
     with pytest.raises(ValueError, match="cannot resume with molecule1 = CCO"):
-        screen.screen(["CCO", "CO"], out, model, resume=True, show=False)
+        screen.screen(["CCO", "CO"], out, model, resume=True, progress=False)
     (out / "list.smi").write_text("CCO\n")
     with pytest.raises(FileExistsError, match="would replace the input"):  # with all of the folder
-        screen.screen(out / "list.smi", out, model, overwrite=True, show=False)
+        screen.screen(out / "list.smi", out, model, overwrite=True, progress=False)
     assert (out / "list.smi").exists()
     prepared = molecules.prepare(molecules.Entry("m", "OC"), model.config, 1)
     assert (prepared.given, prepared.smiles) == ("OC", "CO")
+
+
+@pytest.mark.process
+def test_ctrl_c_is_not_waited_for_after_rdkit_has_made_conformers(model):
+    molecules.prepare(molecules.Entry("ethanol", "CCO"), model.config, 2, 200, 0)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), processes.pool(1) as pool:
+        running = pool.submit(time.sleep, 120)
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        running.result()
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.process
+def test_a_process_that_dies_ends_in_one_line():
+    with pytest.raises(ChildProcessError, match="fewer `workers`"), processes.pool(1) as pool:
+        pool.submit(os.abort).result()
 
 
 def test_a_molecule_that_failed_is_in_the_table():

@@ -18,6 +18,7 @@ from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import State, make_system
 from ffmd_jax.data import dataset_file, pairs
 from ffmd_jax.dynamics import alarms, monitors, rollout
+from ffmd_jax.dynamics.engine import Engine
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import config as configs
@@ -201,6 +202,7 @@ def test_stretches_are_collected_into_a_file_of_their_own(tmp_path):
 def test_replicas_are_the_single_runs_of_their_seeds(folder, tmp_path, capsys):
     out = tmp_path / "many.h5"
     options = ["--steps", 60, "--every", 5, "--on-alarm", "warn", "--draw-velocities", "--float64"]
+    options += ["--friction-tau-fs", 500, "--friction-above-per-cm", 50]
     ffmd(*command(folder, out, *options, "--replicas", 2, "--seed", 4))
     for i in range(2):
         one = tmp_path / f"{i}.h5"
@@ -230,7 +232,7 @@ def test_a_dead_replica_does_not_stop_the_others():
     sizes = configs.Architecture(cutoff=8.0)
     config = configs.ModelConfig((18,), (39.95,), 4.0, 1e9, 1e9, 1.0, 40.0, architecture=sizes)
     limits = monitors.limits(config, None, argon.system)
-    engine = rollout.Engine(
+    engine = Engine(
         argon.system, state, explode, cutoff=argon.cutoff, time_step_fs=4.0, replicas=3,
         monitor=alarms.monitor(explode, limits), skin=0.8,
     )  # fmt: skip
@@ -301,6 +303,7 @@ def test_a_ramp_is_linear_in_time_and_cannot_be_lengthened(folder, tmp_path, cap
         (("--friction-tau-fs", 0), "must be positive"),
         (("--friction-tau-fs", 500, "--thermostat", "langevin"), "friction already"),
         (("--friction-tau-fs", 500, "--ensemble", "nve"), "no friction"),
+        (("--friction-above-per-cm", 500), "give --friction-tau-fs"),
         (("--resume", "--overwrite"), "say one"),
     ],
 )

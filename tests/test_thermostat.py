@@ -1,6 +1,7 @@
 """Thermostats alone, at few degrees of freedom: mean and variance of the kinetic energy within 5 standard errors."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +30,25 @@ def start(freedom, n_chains):
     return system, hot
 
 
-def make(kind, temperature_K, tau_fs, interval_fs, friction_tau_fs=None):
-    """``(key, system, state) -> state`` of an ensemble."""
-    ensemble = NVT(temperature_K, tau_fs, kind, friction_tau_fs)
-    return lambda key, system, state: ensembles.apply(ensemble, key, system, state, temperature_K, interval_fs)
+class Bath(NamedTuple):
+    """An ensemble as a step of states and its memory."""
+
+    ensemble: NVT
+    interval_fs: float
+
+    def start(self, key, system, state):
+        return ensembles.start(self.ensemble, key, system, state, self.ensemble.temperature_K)
+
+    def __call__(self, key, system, state, memory=()):
+        kelvin = self.ensemble.temperature_K
+        return ensembles.apply(self.ensemble, key, system, state, kelvin, self.interval_fs, memory)
 
 
-KINDS = [("csvr", None), ("langevin", None), ("csvr", 200.0)]
+def make(kind, temperature_K, tau_fs, interval_fs, friction_tau_fs=None, above=None):
+    return Bath(NVT(temperature_K, tau_fs, kind, friction_tau_fs, friction_above_per_cm=above), interval_fs)
+
+
+KINDS = [("csvr", None, None), ("langevin", None, None), ("csvr", 200.0, None), ("csvr", 50.0, 300.0)]
 
 
 def kinetic_energies(bath, freedom, n_chains=400, n_steps=600):
@@ -43,18 +56,23 @@ def kinetic_energies(bath, freedom, n_chains=400, n_steps=600):
     system, state = start(freedom, n_chains)
 
     def step(carry, key):
-        state = jax.vmap(lambda key, s: bath(key, system, s))(jax.random.split(key, n_chains), carry)
-        return state, jax.vmap(lambda s: mechanics.kinetic_energy(system, s.velocities))(state)
+        keys = jax.random.split(key, n_chains)
+        state, memory = jax.vmap(lambda key, s, memory: bath(key, system, s, memory))(keys, *carry)
+        return (state, memory), jax.vmap(lambda s: mechanics.kinetic_energy(system, s.velocities))(state)
 
-    keys = jax.random.split(jax.random.key(2), n_steps)
-    return np.asarray(jax.jit(lambda state: jax.lax.scan(step, state, keys)[1])(state))[n_steps // 3 :]
+    def run(state):
+        keys = jax.random.split(jax.random.key(7), n_chains)
+        memory = jax.vmap(lambda key, s: bath.start(key, system, s))(keys, state)
+        return jax.lax.scan(step, (state, memory), jax.random.split(jax.random.key(2), n_steps))[1]
+
+    return np.asarray(jax.jit(run)(state))[n_steps // 3 :]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("freedom", SYSTEMS)
-@pytest.mark.parametrize(("kind", "friction"), KINDS)
-def test_kinetic_energy_is_canonical(kind, friction, freedom):
-    kinetic = kinetic_energies(make(kind, 300.0, 50.0, 25.0, friction), freedom)
+@pytest.mark.parametrize(("kind", "friction", "above"), KINDS)
+def test_kinetic_energy_is_canonical(kind, friction, above, freedom):
+    kinetic = kinetic_energies(make(kind, 300.0, 50.0, 25.0, friction, above), freedom)
     expected_mean, expected_variance = freedom * KT / 2, freedom * KT**2 / 2
     # Chains are independent: the spread of their means gives the standard error, correlation and all.
     means, variances = kinetic.mean(axis=0), ((kinetic - expected_mean) ** 2).mean(axis=0)
@@ -74,12 +92,13 @@ def test_kinetic_energy_relaxes_with_tau():
     assert abs(kinetic[0].mean() - expected) < 5 * error
 
 
-@pytest.mark.parametrize(("kind", "friction"), KINDS)
-def test_momenta_stay_zero_and_keys_are_used_once(kind, friction):
+@pytest.mark.parametrize(("kind", "friction", "above"), KINDS)
+def test_momenta_stay_zero_and_keys_are_used_once(kind, friction, above):
     system, state = start(15, 1)
-    state = take(state, 0)
+    state, bath = take(state, 0), make(kind, 300.0, 50.0, 10.0, friction, above)
+    memory = bath.start(jax.random.key(4), system, state)
     with jax.debug_key_reuse(True):
-        after = make(kind, 300.0, 50.0, 10.0, friction)(jax.random.key(3), system, state)
+        after, _ = bath(jax.random.key(3), system, state, memory)
     scale = float(jnp.sum(system.masses[:, None] * jnp.abs(after.velocities)))
     assert np.abs(mechanics.linear_momentum(system, after.velocities)).max() < 1e-12 * scale
     assert np.abs(mechanics.angular_momentum(system, after)).max() < 1e-11 * scale
@@ -98,7 +117,7 @@ def test_friction_shares_what_a_propagator_feeds_to_one_element(friction_tau_fs,
 
     def step(carry, key):
         fed = carry._replace(velocities=feed * carry.velocities)
-        state = jax.vmap(lambda key, s: bath(key, system, s))(jax.random.split(key, 200), fed)
+        state = jax.vmap(lambda key, s: bath(key, system, s)[0])(jax.random.split(key, 200), fed)
         energies = jnp.sum(system.masses[:, None] * state.velocities**2, axis=-1) / (2 * units.EV)
         return state, jnp.stack([energies.sum(axis=-1), energies[:, hydrogen].sum(axis=-1)])
 
@@ -111,9 +130,43 @@ def test_friction_shares_what_a_propagator_feeds_to_one_element(friction_tau_fs,
     assert (abs(excess - 1.14) < 0.04) if shared else excess > 1.8
 
 
+@pytest.mark.parametrize("interval_fs", [0.1, 5.0])
+def test_friction_on_fast_motions_leaves_slow_ones_alone(interval_fs):
+    # Oscillators without noise, in pairs that move against each other: energy is lost at the rate γ ω²/(ω² + ω₀²).
+    tau, above = 300.0, 1500.0
+    per_cm = np.array([10.0, 500.0, 1500.0, 3000.0])
+    omega = np.repeat(2 * np.pi * per_cm / units.TERAHERTZ_IN_PER_CM / units.PS, 2)[:, None]
+    cos, sin = np.cos(omega * interval_fs), np.sin(omega * interval_fs)
+    system = make_system([6] * 8, [12.0] * 8, True)
+    bath = make("csvr", 0.0, 1e30, interval_fs, tau, above)
+    away = np.where(np.arange(8) % 2, -1.0, 1.0)[:, None] * np.ones(3)
+
+    def step(carry, key):
+        state, memory = carry
+        turned = (cos * state.positions + sin / omega * state.velocities,
+                  cos * state.velocities - sin * omega * state.positions)  # fmt: skip
+        return bath(key, system, State(*turned, state.cell), memory), None
+
+    def energies(state):
+        return np.mean((omega * state.positions) ** 2 + state.velocities**2, axis=1)[::2]
+
+    n_steps = round(2 * tau / interval_fs)
+    carry = (State(away / omega, 0 * away, 10.0 * np.eye(3)), 0 * away)
+    run = jax.jit(lambda carry, keys: jax.lax.scan(step, carry, keys)[0])
+    for _ in range(2):  # the partners follow within the first
+        before = energies(carry[0])
+        carry = run(carry, jax.random.split(jax.random.key(0), n_steps))
+    rates = -np.log(energies(carry[0]) / before) / (n_steps * interval_fs) * tau
+    # Steps of half a period act a little more strongly; energies swing by a part of 0.002 as friction comes and goes.
+    expected = per_cm**2 / (per_cm**2 + above**2)
+    np.testing.assert_allclose(rates, expected, rtol=0.02 if interval_fs < 1 else 0.16, atol=0.002)
+
+
 def test_unphysical_parameters_are_refused():
     with pytest.raises(ValueError, match="friction already"):
         NVT(300.0, 50.0, "langevin", friction_tau_fs=100.0)
+    with pytest.raises(ValueError, match="needs friction"):
+        NVT(300.0, friction_above_per_cm=1000.0)
     with pytest.raises(ValueError, match="csvr or langevin"):
         NVT(300.0, 50.0, "berendsen")  # pyright: ignore[reportArgumentType]
     for wrong, named in (
@@ -123,6 +176,7 @@ def test_unphysical_parameters_are_refused():
         ({"end_K": -1.0}, "end_K"),
         ({"tau_fs": 0.0}, "tau_fs must be positive"),
         ({"friction_tau_fs": -1.0}, "friction_tau_fs must be positive"),
+        ({"friction_tau_fs": 1.0, "friction_above_per_cm": 0.0}, "friction_above_per_cm must be positive"),
     ):
         with pytest.raises(ValueError, match=named):
             NVT(**wrong)
@@ -148,7 +202,7 @@ def test_an_ensemble_at_another_temperature_is_the_same_program():
     @jax.jit
     def act(ensemble, key, system, state):
         traces.append(ensemble)
-        return ensembles.apply(ensemble, key, system, state, ensembles.temperature(ensemble), 10.0)
+        return ensembles.apply(ensemble, key, system, state, ensembles.temperature(ensemble), 10.0)[0]
 
     system, state = start(15, 1)
     for kelvin, tau in ((300.0, 50.0), (10.0, 70.0)):
@@ -163,7 +217,7 @@ def test_momenta_do_not_grow_under_a_dissipative_propagator():
     drifting = state._replace(velocities=state.velocities + 1e-9)
 
     def step(state, key):
-        return bath(key, system, state._replace(velocities=0.5 * state.velocities)), None
+        return bath(key, system, state._replace(velocities=0.5 * state.velocities))[0], None
 
     after = jax.jit(lambda s: jax.lax.scan(step, s, jax.random.split(jax.random.key(4), 100))[0])(drifting)
     scale = float(jnp.sum(system.masses[:, None] * jnp.abs(after.velocities)))

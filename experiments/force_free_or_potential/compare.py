@@ -31,6 +31,7 @@ from ffmd_jax.analysis import distributions, spectra, torsions  # noqa: E402
 from ffmd_jax.core import files, mechanics, progress  # noqa: E402
 from ffmd_jax.core.state import State, System, cast, make_system, take  # noqa: E402
 from ffmd_jax.dynamics import rollout  # noqa: E402
+from ffmd_jax.dynamics.engine import Block  # noqa: E402
 from ffmd_jax.formats import trajectory  # noqa: E402
 from ffmd_jax.reference_md import production, sampling, systems  # noqa: E402
 
@@ -130,7 +131,7 @@ class Case:
         whole = rollout.gather(sampling.heat(engine, bath, n_frames, jax.random.key(seed)))
         return mechanics.zero_momenta(self.reference.system, jax.tree.map(jnp.asarray, take(whole.frames, -1)))
 
-    def blocks(self, method: Method, start: State, length_ps: float) -> Iterator[rollout.Block]:
+    def blocks(self, method: Method, start: State, length_ps: float) -> Iterator[Block]:
         """Blocks of a run of the force field or the potential."""
         ensemble = ffmd.NVT(300.0, tau_fs=self.of.tau_fs, friction_tau_fs=method.friction_tau_fs or None)
         system = repartitioned(self.reference.system, start) if method.heavy else self.reference.system

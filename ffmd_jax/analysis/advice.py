@@ -148,11 +148,12 @@ def _bath(analysis: Analysis, reference: Analysis | None) -> str:
     if reference is None or checks.same_bath(analysis, reference):
         return ""
     facts = analysis.metadata
-    bath = {"ensemble": checks.ensemble(analysis).lower(), "tau_fs": None, "friction_tau_fs": None}
+    bath = {"ensemble": checks.ensemble(analysis).lower(), "tau_fs": None, "friction_tau_fs": None,
+            "friction_above_per_cm": None}  # fmt: skip
     command = ""
     if bath["ensemble"] == "nve" or (facts.get("thermostat") == "csvr" and checks.target_temperature(analysis)):
         if bath["ensemble"] != "nve":
-            names = ("tau_fs", "friction_tau_fs", "pressure_bar", "coupling")
+            names = ("tau_fs", "friction_tau_fs", "friction_above_per_cm", "pressure_bar", "coupling")
             bath |= {name: facts[name] for name in names if name in facts}
             bath |= {"temperature": checks.target_temperature(analysis)}
         command = _reference_command(reference, "same_bath", **bath)

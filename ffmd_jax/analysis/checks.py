@@ -149,7 +149,12 @@ def bath(analysis: Analysis) -> str:
         words += f" with {named}" + (f" (τ = {facts['tau_fs']:g} fs)" if facts.get("tau_fs") else "")
         if facts.get("friction_tau_fs"):
             words += f" and friction (1/γ = {facts['friction_tau_fs']:g} fs)"
+            if facts.get("friction_above_per_cm"):
+                words += f" above {facts['friction_above_per_cm']:g} cm⁻¹"
     return words
+
+
+_BATH = ("thermostat", "tau_fs", "friction_tau_fs", "friction_above_per_cm")
 
 
 def same_bath(analysis: Analysis, reference: Analysis) -> bool:
@@ -159,7 +164,7 @@ def same_bath(analysis: Analysis, reference: Analysis) -> bool:
     stated = [run.metadata for run in (analysis, reference)]
     if any(facts.get("thermostat") is None for facts in stated):
         return True
-    own, other = ([facts.get(name) for name in ("thermostat", "tau_fs", "friction_tau_fs")] for facts in stated)
+    own, other = ([facts.get(name) for name in _BATH] for facts in stated)
     return own == other
 
 

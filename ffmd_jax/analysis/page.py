@@ -48,6 +48,7 @@ _FACTS = {
     "thermostat": ("Thermostat", ""),
     "tau_fs": ("Relaxation time of the thermostat", "fs"),
     "friction_tau_fs": ("Relaxation time of the friction, 1/γ", "fs"),
+    "friction_above_per_cm": ("The friction acts above", "cm⁻¹"),
     "pressure_bar": ("Pressure set", "bar"),
     "barostat_every": ("Steps between two trial moves of the volume", ""),
     "coupling": ("Coupling of the cell", ""),

@@ -173,12 +173,15 @@ def _baths(analysis: Analysis, reference: Analysis) -> str:
     stated = f"The run is {checks.bath(analysis)}, the reference {checks.bath(reference)}"
     if not checks.same_ensemble(analysis, reference):
         stated += ": temperatures and potential energies are not compared"
-    widths = [
-        f"of the {name} by {text.short(spectra.broadening(tau))} cm⁻¹"
-        for name, run in (("run", analysis), ("reference", reference))
-        if (tau := _friction(run))
-    ]
-    friction = f" Friction broadens the spectral lines {text.join(widths)}, and slows diffusion." if widths else ""
+    widths, slows = [], False
+    for name, run in (("run", analysis), ("reference", reference)):
+        if tau := _friction(run):
+            above = run.metadata.get("friction_above_per_cm")
+            width = f"of the {name} by {text.short(spectra.broadening(tau))} cm⁻¹"
+            widths.append(width + (f" (half of that at {above:g} cm⁻¹, less below)" if above else ""))
+            slows |= not above
+    slowed = ", and slows diffusion" if slows else ""
+    friction = f" Friction broadens the spectral lines {text.join(widths)}{slowed}." if widths else ""
     return f"{stated}.{friction}"
 
 

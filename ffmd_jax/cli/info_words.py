@@ -24,6 +24,7 @@ _NAMES = {
     "temperature_end_K": ("temperature at the end", "K"),
     "tau_fs": ("relaxation time of the thermostat", "fs"),
     "friction_tau_fs": ("relaxation time of the friction", "fs"),
+    "friction_above_per_cm": ("friction acts above", "cm⁻¹"),
     "reversible": ("time-symmetrised steps", ""),
     "fallback_frames": ("frames by the fallback, or shorter steps", ""),
     "seed": ("random seed", ""),

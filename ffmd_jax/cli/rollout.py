@@ -39,6 +39,8 @@ class Settings:
         friction_tau_fs: Let Langevin friction and noise act on each atom besides csvr, with this relaxation time 1/γ,
             fs: it spreads the energy that a model feeds to one element or vibration, which rescaling cannot do.
             Shorter spreads better and slows diffusion more; 100 to 500 Δt.
+        friction_above_per_cm: Let the friction act on fast motions: half of it at this wavenumber, cm⁻¹, more above it,
+            and next to none on diffusion.
         reversible: Time-symmetrised steps: each is corrected by half of the round-trip error, for smaller errors and no
             gains and losses of energy that add up, at three times the cost.  Not without a thermostat where a strong
             vibration has a period near Δt or 2 Δt: that can resonate and heat.
@@ -78,6 +80,7 @@ class Settings:
     thermostat: Literal["csvr", "langevin"] = "csvr"
     tau_fs: float | None = None
     friction_tau_fs: float | None = None
+    friction_above_per_cm: float | None = None
     pressure_bar: float = 1.0
     barostat_every: int = 25
     coupling: Literal["isotropic", "anisotropic"] = "isotropic"
@@ -190,9 +193,11 @@ def _ensemble(settings: Settings):
         settings.friction_tau_fs,
         settings.temperature_end,
     )
+    above = settings.friction_above_per_cm
     if settings.ensemble == "nvt":
-        return NVT(*bath)
-    return NPT(*bath, settings.pressure_bar, settings.barostat_every, settings.coupling)
+        return NVT(*bath, friction_above_per_cm=above)
+    box = (settings.pressure_bar, settings.barostat_every, settings.coupling)
+    return NPT(*bath, *box, friction_above_per_cm=above)
 
 
 def _drawn_at(settings: Settings) -> Any:
@@ -211,7 +216,7 @@ def _check(settings: Settings) -> None:
         settings.temperature_end is not None or (temperatures and not settings.replicas)
     ):
         raise ValueError("nve has no thermostat whose temperature could be set")
-    if settings.ensemble == "nve" and settings.friction_tau_fs is not None:
+    if settings.ensemble == "nve" and (settings.friction_tau_fs, settings.friction_above_per_cm) != (None, None):
         raise ValueError("nve has no friction: leave out --friction-tau-fs")
     if temperatures and len(temperatures) != settings.replicas:
         raise ValueError(f"--replica-temperatures names {len(temperatures)} for {settings.replicas} replicas")

@@ -30,8 +30,8 @@ import numpy as np
 
 from ffmd_jax.core import domains, mechanics, neighbors
 from ffmd_jax.core.state import Array, Propagate, State, System
-from ffmd_jax.dynamics import rollout
-from ffmd_jax.dynamics.records import Monitor, StepRecord
+from ffmd_jax.dynamics.engine import as_partial
+from ffmd_jax.dynamics.records import FASTEST, Monitor, StepRecord
 
 KINDS = (
     "not finite",
@@ -148,7 +148,7 @@ def monitor(propagate: Propagate, limits: Limits, every: int = 100, halt: bool =
         halt: any alarm ends the run; else only numbers that are not finite do.
     """
     partial = jax.tree_util.Partial
-    look = partial(_look, rollout.as_partial(propagate), every, _FATAL | halt)
+    look = partial(_look, as_partial(propagate), every, _FATAL | halt)
     return Monitor(limits, partial(_remember_nothing), look, partial(_observe))
 
 
@@ -242,7 +242,7 @@ def _found(limits: Limits, system: System, record: StepRecord, memory: Memory, t
     state = record.after
     speeds = jnp.linalg.norm(state.velocities, axis=-1)
     finite = jnp.all(jnp.isfinite(state.positions) & jnp.isfinite(state.velocities), axis=-1)
-    broken = ~finite | ~(speeds <= rollout.FASTEST)
+    broken = ~finite | ~(speeds <= FASTEST)
     allowed = jnp.asarray(limits.speeds, speeds.dtype)
     fastest = jnp.argmax(speeds / allowed)
     closest, near = _closest(state, record.graph)
@@ -260,7 +260,7 @@ def _found(limits: Limits, system: System, record: StepRecord, memory: Memory, t
     low, high = limits.volumes
     off = jnp.maximum(volume / high, low / volume)
     rows = (
-        (jnp.where(jnp.any(broken), jnp.inf, 0), speeds[jnp.argmax(broken)], rollout.FASTEST, jnp.argmax(broken)),
+        (jnp.where(jnp.any(broken), jnp.inf, 0), speeds[jnp.argmax(broken)], FASTEST, jnp.argmax(broken)),
         (speeds[fastest] / allowed[fastest], speeds[fastest], allowed[fastest], fastest),
         (limits.distance / closest, closest, limits.distance, near),
         (kelvin / limits.hottest, kelvin, limits.hottest, -1),

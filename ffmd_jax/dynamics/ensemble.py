@@ -27,7 +27,7 @@ class NVE:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["temperature_K", "tau_fs", "friction_tau_fs", "end_K"],
+    data_fields=["temperature_K", "tau_fs", "friction_tau_fs", "end_K", "friction_above_per_cm"],
     meta_fields=["thermostat"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,12 @@ class NVT:
         thermostat: "csvr" rescales all velocities, "langevin" acts on each atom.
         friction_tau_fs: relaxation time 1/γ, fs, of Langevin friction and noise besides CSVR; None: none.
         end_K: temperature at the end of the run, K, to which it changes linearly; None: it stays.
+        friction_above_per_cm: wavenumber, cm⁻¹, at which half of the friction acts; faster motions feel more of it, and
+            slow ones such as diffusion next to none, see `thermostat.fast_langevin`; None: all feel the same.
 
     Raises:
-        ValueError: a negative temperature, a time that is not positive, or friction on top of "langevin".
+        ValueError: a negative temperature, a time or wavenumber that is not positive, friction on top of "langevin", or
+            ``friction_above_per_cm`` without friction.
     """
 
     temperature_K: Any = 300.0
@@ -50,9 +53,10 @@ class NVT:
     thermostat: Literal["csvr", "langevin"] = "csvr"
     friction_tau_fs: Any = None
     end_K: Any = None
+    friction_above_per_cm: Any = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
-        numbers = (self.temperature_K, self.end_K, self.tau_fs, self.friction_tau_fs)
+        numbers = (self.temperature_K, self.end_K, self.tau_fs, self.friction_tau_fs, self.friction_above_per_cm)
         if not all(isinstance(leaf, int | float | np.number | np.ndarray) for leaf in jax.tree.leaves(numbers)):
             return  # inside a program; checked when the record was made
         if self.thermostat not in ("csvr", "langevin"):
@@ -61,17 +65,27 @@ class NVT:
             given = getattr(self, name)
             if given is not None and not np.all(np.asarray(given) >= 0):
                 raise ValueError(f"{name} must not be negative, nor NaN: {given}")
-        for name in ("tau_fs", "friction_tau_fs"):
+        for name in ("tau_fs", "friction_tau_fs", "friction_above_per_cm"):
             given = getattr(self, name)
             if given is not None and not given > 0:
                 raise ValueError(f"{name} must be positive, not {given}")
+        if self.friction_above_per_cm is not None and self.friction_tau_fs is None:
+            raise ValueError("`friction_above_per_cm` needs friction: give `friction_tau_fs`, too")
         if self.thermostat == "langevin" and self.friction_tau_fs is not None:
             raise ValueError("langevin has friction already; its relaxation time is tau_fs")
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["temperature_K", "tau_fs", "friction_tau_fs", "end_K", "pressure_bar", "barostat_every"],
+    data_fields=[
+        "temperature_K",
+        "tau_fs",
+        "friction_tau_fs",
+        "end_K",
+        "friction_above_per_cm",
+        "pressure_bar",
+        "barostat_every",
+    ],
     meta_fields=["thermostat", "coupling"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -116,12 +130,13 @@ def complete(ensemble: Ensemble, time_step_fs: float) -> Ensemble:
     if isinstance(ensemble, NVE):
         return ensemble
     kelvin = ensemble.temperature_K
-    friction = ensemble.friction_tau_fs
+    friction, above = ensemble.friction_tau_fs, ensemble.friction_above_per_cm
     return dataclasses.replace(
         ensemble,
         temperature_K=float(kelvin) if np.ndim(kelvin) == 0 else tuple(float(one) for one in kelvin),
         tau_fs=10.0 * time_step_fs if ensemble.tau_fs is None else float(ensemble.tau_fs),
         friction_tau_fs=None if friction is None or np.isinf(friction) else float(friction),
+        friction_above_per_cm=None if friction is None or np.isinf(friction) or above is None else float(above),
         end_K=None if ensemble.end_K is None else float(ensemble.end_K),
     )
 
@@ -162,30 +177,46 @@ def at(ensemble: Ensemble, progress: float) -> Ensemble:
     return dataclasses.replace(ensemble, temperature_K=float(temperature(ensemble, progress)), end_K=None)
 
 
+def start(ensemble: Ensemble, key: Array, system: System, state: State, temperature_K: Array | float) -> Any:
+    """What the thermostat carries along from step to step: the partners of the velocities, Å/fs, or ()."""
+    if isinstance(ensemble, NVE) or ensemble.friction_above_per_cm is None:
+        return ()
+    return thermostats.partners(key, system, state, temperature_K)
+
+
 def apply(
-    ensemble: Ensemble, key: Array, system: System, state: State, temperature_K: Array | float, interval_fs: float
-) -> State:
-    """The state after the thermostat acted for ``interval_fs``; friction acts after CSVR.
+    ensemble: Ensemble,
+    key: Array,
+    system: System,
+    state: State,
+    temperature_K: Array | float,
+    interval_fs: float,
+    memory: Any = (),
+) -> tuple[State, Any]:
+    """The state after the thermostat acted for ``interval_fs``, and its memory; friction acts after CSVR.
 
     CSVR holds the temperature and weak friction spreads the kinetic energy: a motion whose energy a propagator feeds at
     a rate r is too hot by a factor 1/(1 − r τ/2), τ that of the friction, if nothing else couples it to the others.
     Each leaves the canonical ensemble as it is, so both together do.
     """
     if isinstance(ensemble, NVE):
-        return state
+        return state, memory
     act = {"csvr": thermostats.csvr, "langevin": thermostats.langevin}[ensemble.thermostat]
     if ensemble.friction_tau_fs is None:
-        return act(key, system, state, temperature_K, ensemble.tau_fs, interval_fs)
+        return act(key, system, state, temperature_K, ensemble.tau_fs, interval_fs), memory
     key_bath, key_friction = jax.random.split(key)
     state = act(key_bath, system, state, temperature_K, ensemble.tau_fs, interval_fs)
-    return thermostats.langevin(key_friction, system, state, temperature_K, ensemble.friction_tau_fs, interval_fs)
+    tau, above = ensemble.friction_tau_fs, ensemble.friction_above_per_cm
+    if above is None:
+        return thermostats.langevin(key_friction, system, state, temperature_K, tau, interval_fs), memory
+    return thermostats.fast_langevin(key_friction, system, state, memory, temperature_K, tau, above, interval_fs)
 
 
 def metadata(ensemble: Ensemble) -> dict[str, Any]:
     """What a trajectory file says about the ensemble, JSON-able; the temperature only where it is one constant."""
     if isinstance(ensemble, NVE):
         return {"ensemble": "nve", "temperature_K": None, "temperature_end_K": None, "thermostat": None,
-                "tau_fs": None, "friction_tau_fs": None}  # fmt: skip
+                "tau_fs": None, "friction_tau_fs": None, "friction_above_per_cm": None}  # fmt: skip
     pressure = {}
     if isinstance(ensemble, NPT):
         pressure = {name: getattr(ensemble, name) for name in ("pressure_bar", "barostat_every", "coupling")}
@@ -197,5 +228,6 @@ def metadata(ensemble: Ensemble) -> dict[str, Any]:
         "thermostat": ensemble.thermostat,
         "tau_fs": ensemble.tau_fs,
         "friction_tau_fs": ensemble.friction_tau_fs,
+        "friction_above_per_cm": ensemble.friction_above_per_cm,
         **pressure,
     }

@@ -15,8 +15,8 @@ import numpy as np
 from ffmd_jax.core import files
 from ffmd_jax.core.state import State, System, take
 from ffmd_jax.dynamics import restart
+from ffmd_jax.dynamics.engine import Block
 from ffmd_jax.dynamics.records import Carry
-from ffmd_jax.dynamics.rollout import Block
 from ffmd_jax.formats import journal, trajectory
 from ffmd_jax.formats.trajectory import Trajectory
 

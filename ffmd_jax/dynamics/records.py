@@ -24,6 +24,7 @@ class Carry(NamedTuple):
         memory: of the monitor, up to the step that ended the run.
         energies: of a run with a potential; else ().
         barostat: its memory; () where the volume is constant.
+        partners: of the velocities, which the thermostat carries along; () if it carries nothing.
         halted: True once the monitor ended the run; then the other fields are those of the last good frame.
     """
 
@@ -36,6 +37,7 @@ class Carry(NamedTuple):
     halted: Any = False
     energies: Any = ()
     barostat: Any = ()
+    partners: Any = ()
 
 
 Step = Callable[[Carry], Carry]

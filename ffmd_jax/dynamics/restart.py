@@ -14,7 +14,7 @@ import numpy as np
 from ffmd_jax.core import files
 from ffmd_jax.core.neighbors import Search
 from ffmd_jax.core.state import State, System
-from ffmd_jax.dynamics.rollout import Carry
+from ffmd_jax.dynamics.records import Carry
 from ffmd_jax.models.config import ModelConfig, PotentialConfig
 
 _FORMAT = "ffmd_jax restart 4"

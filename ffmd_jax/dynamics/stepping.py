@@ -2,7 +2,7 @@
 
 Neighbour table → propagate → energy conservation → thermostat → monitor; at intervals, the barostat before these.
 
-Pure functions; `rollout` calls them block by block.
+Pure functions; `engine` calls them block by block.
 """
 
 import functools
@@ -39,6 +39,7 @@ class _Moving(NamedTuple):
     lost: Array
     energies: Any
     graph: Any
+    partners: Any
 
 
 def make_step(
@@ -96,13 +97,20 @@ def make_step(
 
         # At least one step: the table is fresh, and not stale at the positions that it was built from.
         moving = _Moving(
-            carry.key, *carry.state[:2], carry.memory, carry.halted, table.overflow | too_many, carry.energies, graph
+            carry.key,
+            *carry.state[:2],
+            carry.memory,
+            carry.halted,
+            table.overflow | too_many,
+            carry.energies,
+            graph,
+            carry.partners,
         )
         taken, moving = jax.lax.while_loop(go_on, again, (0, moving))
         return done + taken, carry._replace(
             key=moving.key, state=State(moving.positions, moving.velocities, cell), memory=moving.memory,
             halted=moving.halted, table=table._replace(overflow=moving.lost), step=carry.step + taken,
-            energies=moving.energies,
+            energies=moving.energies, partners=moving.partners,
         )  # fmt: skip
 
     @full_precision
@@ -139,6 +147,7 @@ def _advance(
     system, ensemble, monitor = run.system, run.ensemble, run.monitor
     state, graph, lost = State(moving.positions, moving.velocities, cell), moving.graph, moving.lost
     key, energies, memory, halted = moving.key, moving.energies, moving.memory, moving.halted
+    partners = moving.partners
     may_miss = jnp.zeros((), bool)
     if not _shares(run, conserving):
         graph, too_many = neighbors.select(search, state, table)
@@ -149,13 +158,13 @@ def _advance(
         energies, after, ahead, may_miss = energetics.after_step(run, search, conserving, state, moved, table, energies)
     if not isinstance(ensemble, NVE):
         key, draw = jax.random.split(key)
-        after = ensembles.apply(ensemble, draw, system, after, kelvin, run.time_step_fs)
+        after, partners = ensembles.apply(ensemble, draw, system, after, kelvin, run.time_step_fs, partners)
     if monitor is not None:
         record = StepRecord(step, state, graph, moved, after, kelvin, energies)
         memory, halt, overflow = monitor.look(monitor.limits, search, system, record, memory)
         halted, lost, may_miss = halted | halt, lost | overflow, may_miss & ~halt
     pairs = ahead if _shares(run, conserving) else ()
-    return _Moving(key, after.positions, after.velocities, memory, halted, lost | may_miss, energies, pairs)
+    return _Moving(key, after.positions, after.velocities, memory, halted, lost | may_miss, energies, pairs, partners)
 
 
 def _refresh(search: neighbors.Search, run: Run, carry: Carry, each: Callable, stale: Callable) -> Carry:
@@ -238,4 +247,5 @@ def _good(before: Carry, after: Carry, replicas: Replicas | None) -> Carry:
         jnp.where(lost, before.halted, halted),
         keep(halted | lost, before.energies, after.energies),
         keep(halted | lost, before.barostat, after.barostat),
+        keep(halted | lost, before.partners, after.partners),
     )

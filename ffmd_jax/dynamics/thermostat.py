@@ -75,3 +75,55 @@ def langevin(
     width = jnp.sqrt(variance * mechanics.inverse_masses(system))[:, None]
     noise = width * jax.random.normal(key, state.velocities.shape, dtype)
     return mechanics.zero_momenta(system, state._replace(velocities=keep * state.velocities + noise))
+
+
+def fast_langevin(
+    key: Array,
+    system: System,
+    state: State,
+    partners: Array,
+    temperature_K: Number,
+    tau_fs: Number,
+    above_per_cm: Number,
+    interval_fs: Number,
+) -> tuple[State, Array]:
+    """Friction and noise on fast motions: a generalised Langevin equation with one partner s of each velocity v.
+
+    (Ceriotti, Bussi & Parrinello 2010, doi:10.1021/ct900563s.)  With γ = 1/τ and ω₀ = 2πc ν₀,
+
+        d(v, s) = −a (a · (v, s)) dt + a sqrt(2 k_B T/m) dW,   a = (sqrt(γ), sqrt(ω₀))
+
+    so that a motion of angular frequency ω feels the friction γ ω²/(ω² + ω₀²): half of γ at ω₀, and none at rest.
+    Diffusion is not slowed.  Friction and noise act along one direction of (v, s), where the solution over an interval
+    is that of Ornstein and Uhlenbeck; velocities and partners have the same canonical distribution, independent.
+
+    Args:
+        partners: s, Å/fs, ``[n_atoms, 3]``, see `partners`.
+        temperature_K: target, K.
+        tau_fs: relaxation time 1/γ of the fastest motions, fs.
+        above_per_cm: ν₀, cm⁻¹.
+        interval_fs: time between two applications, fs.
+    """
+    dtype = state.velocities.dtype
+    friction, slowest = 1 / tau_fs, 2 * jnp.pi * above_per_cm / units.TERAHERTZ_IN_PER_CM / units.PS
+    rate = friction + slowest
+    on_velocity, on_partner = (jnp.sqrt(jnp.asarray(part / rate, dtype)) for part in (friction, slowest))
+    along = on_velocity * state.velocities + on_partner * partners
+    keep = jnp.exp(jnp.asarray(-interval_fs * rate, dtype))
+    noise = jnp.sqrt(1 - keep**2) * _thermal(key, system, state, temperature_K)
+    change = noise - (1 - keep) * along
+    moved = state._replace(velocities=state.velocities + on_velocity * change)
+    return mechanics.zero_momenta(system, moved), partners + on_partner * change
+
+
+def partners(key: Array, system: System, state: State, temperature_K: Number) -> Array:
+    """The partners of the velocities in `fast_langevin`, drawn from their distribution, Å/fs, ``[n_atoms, 3]``."""
+    return _thermal(key, system, state, temperature_K)
+
+
+def _thermal(key: Array, system: System, state: State, temperature_K: Number) -> Array:
+    """Velocities of free atoms at a temperature, Å/fs."""
+    dtype = state.velocities.dtype
+    variance = jnp.asarray(units.BOLTZMANN * units.EV * temperature_K, dtype)
+    width = jnp.sqrt(variance * mechanics.inverse_masses(system))[:, None]
+    return width * jax.random.normal(key, state.velocities.shape, dtype)

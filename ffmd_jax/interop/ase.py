@@ -18,7 +18,8 @@ from ase.utils import IOContext
 
 from ffmd_jax.core import mechanics, neighbors, units
 from ffmd_jax.core.state import State, System, cast
-from ffmd_jax.dynamics import alarms, monitors, rollout
+from ffmd_jax.dynamics import alarms, monitors
+from ffmd_jax.dynamics.engine import AHEAD, Engine
 from ffmd_jax.dynamics.ensemble import NVE, Ensemble
 from ffmd_jax.formats import ase_files
 from ffmd_jax.models import model as models
@@ -85,12 +86,12 @@ class ForceFreeDynamics(MolecularDynamics):
         once = models.propagator(used)
         limits = monitors.limits(used.config, used.calibration, self._system, ensemble)
         found = potentials.find(potential, used, self._system, state, ensemble, jnp.float32)
-        self._engine = rollout.Engine(
+        self._engine = Engine(
             self._system, cast(state, jnp.float32), models.propagator(used, reversible=True) if reversible else once,
             cutoff=used.config.architecture.cutoff, time_step_fs=used.config.time_step_fs, ensemble=ensemble,
             monitor=alarms.monitor(once, limits, halt=on_alarm == "stop"), block_steps=1, select=True, wrap=True,
             potential=found, conserve_energy=found is not None and energy_conservation,
-            ahead=rollout.AHEAD * used.config.displacement_rms,
+            ahead=AHEAD * used.config.displacement_rms,
         )  # fmt: skip
         interval = used.config.time_step_fs
         self._key, self._carry, self._last = jax.random.key(seed), None, state

@@ -17,7 +17,9 @@ from ffmd_jax.core import commands, mechanics, neighbors, units
 from ffmd_jax.core.state import Array, Graph, State, System, make_cell, make_system, take
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import rollout
+from ffmd_jax.dynamics.engine import Block
 from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
+from ffmd_jax.dynamics.records import Carry
 from ffmd_jax.formats import ase_files, common, h5md, note, stresses, trajectory
 from ffmd_jax.reference_md import teachers
 from ffmd_jax.reference_md.engine import FORCES, ReferenceEngine
@@ -156,9 +158,7 @@ def engine(
     step = dt if dt is not None else (0.5 if 1 in atoms.numbers else 1.0)
     _try(name, atoms, make())
 
-    def run(
-        start: State, *, n_steps: int, every: int, key: Array, ensemble: Ensemble = NVE()
-    ) -> Iterator[rollout.Block]:
+    def run(start: State, *, n_steps: int, every: int, key: Array, ensemble: Ensemble = NVE()) -> Iterator[Block]:
         ensemble = ensembles.complete(ensemble, step)
         if isinstance(ensemble, NPT):
             raise ValueError("ASE calculators run at constant volume here: npt is for prepared systems")
@@ -212,12 +212,18 @@ def _prepared(atoms: Any, calculator: Any, start: State) -> Any:
 
 
 def _thermalise(system: System) -> Any:
-    """Returns ``(ensemble, key, state, progress, interval_fs) -> velocities``, Å/fs, after the thermostat; compiled."""
+    """Returns ``(ensemble, key, state, memory, progress, interval_fs) -> (velocities, memory)``, Å/fs, after the
+    thermostat; compiled.  The first memory is None."""
 
     @jax.jit
-    def thermalise(ensemble: Ensemble, key: Array, state: State, progress: float, interval_fs: float) -> Array:
+    def thermalise(
+        ensemble: Ensemble, key: Array, state: State, memory: Any, progress: float, interval_fs: float
+    ) -> tuple[Array, Any]:
         kelvin = ensembles.temperature(ensemble, progress)
-        return ensembles.apply(ensemble, key, system, state, kelvin, interval_fs).velocities
+        if memory is None:
+            memory = ensembles.start(ensemble, jax.random.fold_in(key, 1), system, state, kelvin)
+        after, memory = ensembles.apply(ensemble, key, system, state, kelvin, interval_fs, memory)
+        return after.velocities, memory
 
     return thermalise
 
@@ -226,14 +232,15 @@ def _dynamics(atoms: Any, dt: float, n_steps: int, ensemble: Ensemble, thermalis
     """ASE's velocity Verlet; the thermostat acts after every step."""
     from ase.md.verlet import VelocityVerlet
 
-    dynamics = VelocityVerlet(atoms, dt / units.ASE_TIME)
+    dynamics, memory = VelocityVerlet(atoms, dt / units.ASE_TIME), None
 
     def act() -> None:
+        nonlocal memory
         if dynamics.nsteps == 0:  # ASE calls observers at the start, too
             return
         state = State(atoms.positions, atoms.get_velocities() * units.ASE_VELOCITY, atoms.cell.array)
         key_step = jax.random.fold_in(key, dynamics.nsteps)
-        found = thermalise(ensemble, key_step, state, dynamics.nsteps / n_steps, dt)
+        found, memory = thermalise(ensemble, key_step, state, memory, dynamics.nsteps / n_steps, dt)
         atoms.set_velocities(np.asarray(found) / units.ASE_VELOCITY)
 
     if not isinstance(ensemble, NVE):
@@ -265,7 +272,7 @@ def _check_finite(state: State, potential: float, time_fs: float) -> None:
 
 def _block(
     system: System, frames: list[tuple[State, float, dict[str, np.ndarray]]], times: np.ndarray, key: Array
-) -> rollout.Block:
+) -> Block:
     """The frames as a block; its neighbour table is empty, as the calculator finds its own neighbours."""
     states = jax.tree.map(lambda *x: np.stack(x), *(state for state, _, _ in frames))
     potential = np.array([energy for _, energy, _ in frames])
@@ -275,4 +282,4 @@ def _block(
     table = neighbors.Neighbors(empty, last.positions, last.cell, np.array(False))
     observables = {"potential_energy_eV": potential, "total_energy_eV": total}
     observables |= {name: np.stack([labels[name] for _, _, labels in frames]) for name in frames[0][2]}
-    return rollout.Block(states, times, observables, rollout.Carry(key, last, table))
+    return Block(states, times, observables, Carry(key, last, table))

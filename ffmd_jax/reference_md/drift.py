@@ -16,7 +16,7 @@ import numpy as np
 
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import State, System
-from ffmd_jax.dynamics.rollout import Block
+from ffmd_jax.dynamics.engine import Block
 
 LARGEST_FLUCTUATION = 0.2  # of the total energy, relative to the kinetic energy
 LARGEST_HEATING = 0.05  # of the temperature, over the run

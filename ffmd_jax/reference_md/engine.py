@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from ffmd_jax.core.state import Array, State, System
+from ffmd_jax.dynamics.engine import Block
 from ffmd_jax.dynamics.ensemble import NVE, Ensemble
-from ffmd_jax.dynamics.rollout import Block
 
 FORCES = "forces_eV_per_A"  # among the observables of a block, where they were asked for
 

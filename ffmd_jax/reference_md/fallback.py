@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from ffmd_jax.core.state import Array, State, System
+from ffmd_jax.dynamics.engine import Block
 from ffmd_jax.dynamics.ensemble import Ensemble
-from ffmd_jax.dynamics.rollout import Block
 from ffmd_jax.reference_md import teachers
 from ffmd_jax.reference_md.engine import ReferenceEngine
 

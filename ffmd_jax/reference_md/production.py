@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ffmd_jax.core import mechanics, neighbors, units
 from ffmd_jax.core.state import Array, Energy, Graph, State, System, cast, take
 from ffmd_jax.dynamics import rollout
+from ffmd_jax.dynamics.engine import Block, Observe
 from ffmd_jax.dynamics.ensemble import NPT, NVE, NVT, Ensemble
 from ffmd_jax.dynamics.potentials import Potential, find_molecules
 from ffmd_jax.formats.stresses import observables_of
@@ -26,7 +27,7 @@ _AHEAD = 0.1  # Å, of the step of an integrator
 
 
 @functools.cache  # one function, one compilation
-def observe_energies(energy: Energy, with_forces: bool = False) -> rollout.Observe:
+def observe_energies(energy: Energy, with_forces: bool = False) -> Observe:
     """Per-frame potential and total energy, eV, and, if asked for, forces, eV/Å ``[n_atoms, 3]``, and stress.
 
     The stress (`stresses`) is that of crystals and liquids, which have a volume.
@@ -48,9 +49,7 @@ def observe_energies(energy: Energy, with_forces: bool = False) -> rollout.Obser
     return observe
 
 
-def equilibrate(
-    reference: Reference, temperature_K: float, key: Array, length_ps: float = 3.0
-) -> Iterator[rollout.Block]:
+def equilibrate(reference: Reference, temperature_K: float, key: Array, length_ps: float = 3.0) -> Iterator[Block]:
     """Yields blocks of Langevin dynamics (τ = 100 fs) from the prepared structure; the last frame is equilibrated.
 
     Total momenta are zero throughout.  3 ps are 30 relaxation times of the velocities.
@@ -94,7 +93,7 @@ def run(
     key: Array,
     ensemble: Ensemble = NVE(),
     with_forces: bool = False,
-) -> Iterator[rollout.Block]:
+) -> Iterator[Block]:
     """Yields blocks of reference MD with energies and, if asked for, forces, in the precision of ``start``."""
     potential = None
     if isinstance(ensemble, NPT):

@@ -18,6 +18,7 @@ from ffmd_jax.core import progress, units
 from ffmd_jax.core.state import State, take
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import rollout
+from ffmd_jax.dynamics.engine import Block
 from ffmd_jax.dynamics.ensemble import NVE, NVT, Ensemble
 from ffmd_jax.formats import trajectory
 from ffmd_jax.reference_md import drift, sampling
@@ -160,9 +161,7 @@ def _make_starts(plan: Plan, n_starts: int, key: Any, file: Path) -> State:
 
 
 @contextlib.contextmanager
-def _watched(
-    plan: Plan, blocks: Iterable[rollout.Block], length_ps: float, label: str
-) -> Iterator[Iterable[rollout.Block]]:
+def _watched(plan: Plan, blocks: Iterable[Block], length_ps: float, label: str) -> Iterator[Iterable[Block]]:
     """The blocks with a progress bar, which is closed before an error of who reads them is printed."""
     followed: Any = progress.follow(blocks, length_ps, label, hidden=not plan.progress)
     with contextlib.closing(followed):
@@ -201,7 +200,7 @@ def _produce(plan: Plan, start: State, number: int, key: Any, file: Path) -> Non
     plan.say(f"{file}: {plan.n_frames} frames, {text}")
 
 
-def _write(plan: Plan, number: int, blocks: Iterable[rollout.Block], partial: Path) -> drift.Energies:
+def _write(plan: Plan, number: int, blocks: Iterable[Block], partial: Path) -> drift.Energies:
     """Writes the frames; returns their energies, and stops early where a run has no hope."""
     metadata = {
         "system": plan.facts["system"],

@@ -8,8 +8,8 @@ import numpy as np
 
 from ffmd_jax.core import mechanics, units
 from ffmd_jax.core.state import Array, State, System, take
+from ffmd_jax.dynamics.engine import Block
 from ffmd_jax.dynamics.ensemble import NVT
-from ffmd_jax.dynamics.rollout import Block
 from ffmd_jax.reference_md.engine import ReferenceEngine
 
 _FRAME_FS = 10.0

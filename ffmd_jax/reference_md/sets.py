@@ -98,14 +98,16 @@ def produce(
 def _ensemble(settings: Settings, engine: ReferenceEngine) -> Ensemble:
     """Of the production runs."""
     bath = (settings.temperature, settings.tau_fs, "csvr", settings.friction_tau_fs)
+    above = settings.friction_above_per_cm
     if settings.ensemble == "nve":
         return NVE()
     if settings.ensemble == "nvt":
-        return NVT(*bath)
+        return NVT(*bath, friction_above_per_cm=above)
     if not all(engine.system.pbc):
         raise ValueError("`ensemble` npt is for crystals and liquids, periodic in three directions")
     every = max(1, round(_BAROSTAT_FS / engine.dt))
-    return NPT(*bath, None, settings.pressure_bar, every, settings.coupling)
+    box = (None, settings.pressure_bar, every, settings.coupling)
+    return NPT(*bath, *box, friction_above_per_cm=above)
 
 
 def _check_absent(files: list[Path], starts_file: Path, overwrite: bool, start: Path | None) -> None:
@@ -136,6 +138,8 @@ def _check_settings(settings: Settings) -> None:
             raise ValueError(f"`{name}` must be positive, not {getattr(settings, name)}")
     if settings.friction_tau_fs is not None and not (settings.friction_tau_fs > 0 and settings.ensemble != "nve"):
         raise ValueError("`friction_tau_fs` must be positive, and is of `ensemble` nvt or npt")
+    if settings.friction_above_per_cm is not None and settings.friction_tau_fs is None:
+        raise ValueError("`friction_above_per_cm` needs friction: give `friction_tau_fs`, too")
     if settings.ensemble != "npt" and (settings.pressure_bar, settings.coupling) != (1.0, "isotropic"):
         raise ValueError("`pressure_bar` and `coupling` are of `ensemble` npt")
     if settings.dt is not None and not settings.dt > 0:

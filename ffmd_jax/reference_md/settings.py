@@ -25,6 +25,7 @@ class Settings:
         equilibrate_with: Heat bath of equilibration and start states, τ = 100 fs.
         tau_fs: Relaxation time of the thermostat in nvt, fs.
         friction_tau_fs: Relaxation time 1/γ of Langevin friction and noise besides, in nvt, fs, as of ffmd rollout.
+        friction_above_per_cm: Let it act on motions above about this wavenumber, cm⁻¹, as of ffmd rollout.
         dt: Time step of the integrator, fs (None: the system's; quartz, silicon 1, water, paracetamol 0.5, argon 4;
             ase 0.5 with hydrogen, else 1).
         repeat: Unit cells along each lattice vector (None: quartz 3 3 2, silicon 3 3 3, argon 3 3 3).
@@ -51,6 +52,7 @@ class Settings:
     equilibrate_with: Literal["langevin", "csvr"] = "langevin"
     tau_fs: float = 100.0
     friction_tau_fs: float | None = None
+    friction_above_per_cm: float | None = None
     dt: float | None = None
     repeat: tuple[int, int, int] | None = None
     molecules: int | None = None

@@ -56,7 +56,7 @@ def run_all(
     jobs = [(molecule, model, given, method) for molecule in ready for method in (None, *methods)]
     lines, angles = [], []
     with processes.pool(1) as pool, progress.progress(len(jobs), "beside", "runs", hidden=not show) as bar:
-        for line, own in pool.imap(_run, jobs):
+        for line, own in pool.map(run, *zip(*jobs, strict=True)):
             line |= overlaps(angles[0] if angles else [], own)
             lines, angles = [*lines, line], [*angles, own]
             if "failed" in line:
@@ -65,10 +65,6 @@ def run_all(
                 files.write_atomically(out / f"{line['name']}.json", (json.dumps(lines) + "\n").encode())
                 lines, angles = [], []
             bar.update(1)
-
-
-def _run(job: tuple[Any, ...]) -> tuple[dict[str, Any], Angles]:
-    return run(*job)
 
 
 def overlaps(ours: Angles, theirs: Angles) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Molecules from SMILES or SD files, with starting structures; by RDKit (extra ``screen``)."""
 
+import signal
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -218,6 +219,8 @@ def _conformers(AllChem: Any, molecule: Any, n: int, seed: int, keep: bool) -> l
             AllChem.MMFFOptimizeMoleculeConfs(copy, maxIters=1000)
         elif copy.GetNumAtoms() > 3 and AllChem.UFFHasAllMoleculeParams(copy):
             AllChem.UFFOptimizeMoleculeConfs(copy, maxIters=1000)
+        # RDKit puts back the handler of Ctrl-C such that waiting for a process is no longer interrupted.
+        signal.siginterrupt(signal.SIGINT, True)
         found += [copy.GetConformer(place).GetPositions() for place in places]
     if not found:
         raise ValueError("no conformer found")

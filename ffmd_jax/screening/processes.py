@@ -5,14 +5,31 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 
 @contextlib.contextmanager
-def pool(n_workers: int) -> Iterator[Any]:
-    """A pool of processes with one thread each; Ctrl-C is the parent's to handle."""
-    with _one_thread_each(), multiprocessing.get_context("spawn").Pool(n_workers, _leave_ctrl_c_to_the_parent) as made:
-        yield made
+def pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes with one thread each, which ends with the block; Ctrl-C is the parent's to handle.
+
+    Raises:
+        ChildProcessError: a process has died.
+    """
+    made = ProcessPoolExecutor(n_workers, multiprocessing.get_context("spawn"), _leave_ctrl_c_to_the_parent)
+    others = set(multiprocessing.active_children())
+    try:
+        with _one_thread_each():
+            yield made
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            "a process that ran molecules has died, perhaps for want of memory: try fewer `workers`; "
+            'a Python script must make the call under `if __name__ == "__main__":`'
+        ) from None
+    finally:  # what still runs is not waited for
+        made.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
 
 
 def _leave_ctrl_c_to_the_parent() -> None:

@@ -12,8 +12,10 @@ from ffmd_jax.core import mechanics, neighbors, units
 from ffmd_jax.core.state import Array, Graph, State, System, cast, take
 from ffmd_jax.dynamics import alarms, rollout
 from ffmd_jax.dynamics import monitors as monitor_limits
+from ffmd_jax.dynamics.engine import Engine
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.dynamics.monitors import Alarm
+from ffmd_jax.dynamics.records import FASTEST
 from ffmd_jax.models import model as models
 from ffmd_jax.models.model import Model
 from ffmd_jax.screening.molecules import Molecule
@@ -154,7 +156,7 @@ def run(
     ]
     limits = cast(jax.tree.map(lambda *x: np.stack(x), *of_each), jnp.float32)
     watch = alarms.monitor(propagate, limits, _CHECK_EVERY)
-    engine = rollout.Engine(
+    engine = Engine(
         systems, states, propagate, cutoff=config.architecture.cutoff, time_step_fs=config.time_step_fs, every=every,
         ensemble=ensemble, monitor=watch, replicas=n_replicas, searches=(batch.search, None), select=True,
         observe=jax.tree_util.Partial(_temperatures, config.elements), block_steps=20 * every,
@@ -191,7 +193,7 @@ def _thermal(keys: Array, systems: System, states: State, kelvin: Array) -> Stat
 def _limits(model: Model, system: System, ensemble: Any, n_atoms: int) -> alarms.Limits:
     found = monitor_limits.limits(model.config, model.calibration, system, ensemble)
     more = n_atoms - len(system.species)
-    return found._replace(speeds=np.pad(found.speeds, (0, more), constant_values=rollout.FASTEST))
+    return found._replace(speeds=np.pad(found.speeds, (0, more), constant_values=FASTEST))
 
 
 def _temperatures(elements: tuple[int, ...], system: System, state: State, graph: Graph) -> dict[str, Array]:

@@ -4,12 +4,14 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ffmd_jax.core import files, progress
+from ffmd_jax.core import files
+from ffmd_jax.core import progress as bars
 from ffmd_jax.models import model_files
 from ffmd_jax.models.model import Model
 from ffmd_jax.screening import description, molecules, page, processes, runs
@@ -50,7 +52,7 @@ def screen(
     workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    show: bool = True,
+    progress: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Screening:
     """Runs molecules and says what they do; as ``ffmd screen``, whose help says more.
@@ -63,11 +65,15 @@ def screen(
         pair: a structure to put beside each molecule.
         beside: methods that run the first ``beside_molecules`` of the molecules, too, see `beside.check`.
         trajectories: keep the frames, too.
-        workers: processes (default: one for each core; on an accelerator one).
+        workers: processes (default: one for each core; on an accelerator one); a script, not a notebook, then makes the
+            call under ``if __name__ == "__main__":``.
         resume: go on where an earlier call stopped.
+        progress: show bars.
+        say: is called with each remark, such as why a molecule was left out.
 
     Raises:
         ValueError: what cannot be run at all; a molecule that cannot is named in ``refused``.
+        ChildProcessError: one of the processes died.
         KeyboardInterrupt: Ctrl-C; what was finished is kept, and ``resume`` goes on.
     """
     used, out = model if isinstance(model, Model) else model_files.load(model), Path(out)
@@ -80,13 +86,13 @@ def screen(
     _check_same_molecules(out, [entry for entry in entries if entry.name in done])
     (out / _RESULTS).mkdir(parents=True, exist_ok=True)
     ready, refused = _prepare([e for e in entries if e.name not in done], used, n_starts, most_atoms, conditions,
-                              partner, show)  # fmt: skip
+                              partner, progress)  # fmt: skip
     for molecule in ready:
         if molecule.isomer_chosen:
             say(f"{molecule.name}: its stereochemistry is not stated; it runs as {molecule.smiles}")
     for name, reason in refused.items():
         say(f"{name}: {reason}")
-    _run_all(ready, used, conditions, out, trajectories, workers, show, len(done), say)
+    _run_all(ready, used, conditions, out, trajectories, workers, progress, len(done), say)
     if beside:
         from ffmd_jax.screening import beside as methods
 
@@ -94,7 +100,7 @@ def screen(
         names = [used.name, *beside]
         more = [e for e in have if [line["method"] for line in _beside_of(out, e.name)] != names]
         again, _ = _prepare(more, used, n_starts, most_atoms, conditions, None, False)
-        methods.run_all(again, used, conditions, beside, out / _BESIDE, show, say)
+        methods.run_all(again, used, conditions, beside, out / _BESIDE, progress, say)
     return _finish(out, entries, refused, settings)
 
 
@@ -174,7 +180,7 @@ def _prepare(
     show: bool,
 ) -> tuple[list[Molecule], dict[str, str]]:  # fmt: skip
     ready, refused = [], {}
-    with progress.progress(len(entries), "structures", "molecules", hidden=not show) as bar:
+    with bars.progress(len(entries), "structures", "molecules", hidden=not show) as bar:
         for entry in entries:
             try:
                 ready.append(molecules.prepare(entry, model.config, n_starts, most_atoms, given.seed, partner))
@@ -196,7 +202,7 @@ def _run_all(
     n_workers = min(len(batches), workers or (os.cpu_count() or 1) if on_cpu else 1)
     jobs = [(batch, model, given, out, keep) for batch in batches]
     total, began = n_done + len(ready), time.perf_counter()
-    with progress.progress(total, "force-free", "molecules", hidden=not show, begin=n_done, compiles=True) as bar:
+    with bars.progress(total, "force-free", "molecules", hidden=not show, begin=n_done, compiles=True) as bar:
         for names, failures in _results(jobs, n_workers):
             for text in failures:
                 say(text)
@@ -210,11 +216,8 @@ def _results(jobs: list[Any], n_workers: int) -> Iterator[tuple[list[str], list[
         yield from (_do(*job) for job in jobs)
         return
     with processes.pool(n_workers) as pool:
-        yield from pool.imap_unordered(_do_job, jobs)
-
-
-def _do_job(job: tuple[Any, ...]) -> tuple[list[str], list[str]]:
-    return _do(*job)
+        for done in as_completed([pool.submit(_do, *job) for job in jobs]):
+            yield done.result()
 
 
 def _do(batch: Batch, model: Model, given: Conditions, out: Path, keep: bool) -> tuple[list[str], list[str]]:

@@ -46,7 +46,7 @@ def rollout(
         "temperature": kelvin if stated and not several else None,
         "temperature_end": said["temperature_end_K"],
         "thermostat": None if said["thermostat"] == "csvr" else said["thermostat"],
-        **{name: said[name] for name in ("tau_fs", "friction_tau_fs")},
+        **{name: said[name] for name in ("tau_fs", "friction_tau_fs", "friction_above_per_cm")},
         **{name: said[name] for name in ("pressure_bar", "barostat_every", "coupling") if name in said},
         "time_step": options.get("time_step"),
         "potential": options.get("potential"),

@@ -18,6 +18,7 @@ from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import monitors as monitor_limits
 from ffmd_jax.dynamics import recorder as recorders
 from ffmd_jax.dynamics import restart, rollout
+from ffmd_jax.dynamics.engine import AHEAD, Block, Engine
 from ffmd_jax.dynamics.ensemble import NPT, NVE, Ensemble
 from ffmd_jax.dynamics.monitors import Alarm
 from ffmd_jax.dynamics.potentials import Potential
@@ -69,7 +70,7 @@ class Until(NamedTuple):
         return late or self.asked()
 
 
-def _make_engine(plan: Plan, searches: Any) -> rollout.Engine:
+def _make_engine(plan: Plan, searches: Any) -> Engine:
     config, begin = plan.model.config, plan.begin
     once = models.propagator(plan.model, plan.dtype, tables=plan.tables)
     propagate = once
@@ -78,11 +79,11 @@ def _make_engine(plan: Plan, searches: Any) -> rollout.Engine:
     monitor = None
     if plan.limits is not None:
         monitor = alarm_limits.monitor(once, plan.limits, plan.check_every, plan.on_alarm != "warn")
-    return rollout.Engine(
+    return Engine(
         begin.system, cast(begin.state, plan.dtype), propagate, cutoff=config.architecture.cutoff,
         time_step_fs=config.time_step_fs, every=plan.every, ensemble=plan.ensemble, ramp_steps=plan.n_steps,
         select=True, monitor=monitor, wrap=True, replicas=begin.replicas, devices=plan.devices, searches=searches,
-        potential=plan.potential, conserve_energy=plan.conserve_energy, ahead=rollout.AHEAD * config.displacement_rms,
+        potential=plan.potential, conserve_energy=plan.conserve_energy, ahead=AHEAD * config.displacement_rms,
     )  # fmt: skip
 
 
@@ -234,7 +235,7 @@ def produce(
         return now.result(out)
 
 
-def _shown(blocks: Iterator[rollout.Block], plan: Plan, begin_step: int, show) -> Any:
+def _shown(blocks: Iterator[Block], plan: Plan, begin_step: int, show) -> Any:
     """The blocks, with a progress bar or calls of a function."""
     interval = plan.model.config.time_step_fs / units.PS
     total, begin = plan.n_steps * interval, begin_step * interval
@@ -245,13 +246,13 @@ def _shown(blocks: Iterator[rollout.Block], plan: Plan, begin_step: int, show) -
     return _reported(blocks, total, show)
 
 
-def _reported(blocks: Iterator[rollout.Block], total: float, report: Callable[[float, float], None]) -> Iterator:
+def _reported(blocks: Iterator[Block], total: float, report: Callable[[float, float], None]) -> Iterator:
     for block in blocks:
         report(float(block.times[-1]) / units.PS, total)
         yield block
 
 
-def _blocks(now: _Progress, until: Until) -> Iterator[rollout.Block]:
+def _blocks(now: _Progress, until: Until) -> Iterator[Block]:
     """Writes block after block, and yields them."""
     plan, size, warned = now.plan, now.engine.block_frames, set()
     while now.step < plan.n_steps:
@@ -287,7 +288,7 @@ def _next_fallback(now: _Progress) -> int | None:
     return which + 1 if which + 1 < len(references) else None
 
 
-def _fall_back(now: _Progress, which: int) -> Iterator[rollout.Block]:
+def _fall_back(now: _Progress, which: int) -> Iterator[Block]:
     """A fallback for some frames from the last good state, then the model again.
 
     Frames that are collected are of constant energy, as those are that a model learns from.
@@ -313,13 +314,13 @@ def _fall_back(now: _Progress, which: int) -> Iterator[rollout.Block]:
     now.begin_anew(take(frames, -1), key, now.step + n_frames * plan.every)
     now.recorder.notes["last_fallback"] = (now.step, which)
     unknown = {"round_trip_error": np.full(n_frames, np.nan)}
-    block = rollout.Block(frames, times, unknown, now.carry)
+    block = Block(frames, times, unknown, now.carry)
     now.recorder.write(block, now.engine.searches, by_fallback=True)
     _watch(now, block)
     yield block
 
 
-def _watch(now: _Progress, block: rollout.Block, before: Carry | None = None) -> None:
+def _watch(now: _Progress, block: Block, before: Carry | None = None) -> None:
     """Logs bonds that form and break; writes every step around them in a block that the model made of a carry."""
     if now.watch is None:
         return

@@ -11,6 +11,7 @@ from ffmd_jax.analysis.bonds import Change
 from ffmd_jax.core import files
 from ffmd_jax.core.state import State, System, cast, take
 from ffmd_jax.dynamics import rollout, stepping
+from ffmd_jax.dynamics.engine import Block, Engine
 from ffmd_jax.dynamics.ensemble import Ensemble
 from ffmd_jax.dynamics.records import Carry
 from ffmd_jax.formats import ase_files
@@ -52,9 +53,7 @@ class Windows:
         make_engine: a rollout that keeps every step.
     """
 
-    def __init__(
-        self, folder: Path, system: System, ensemble: Ensemble, every: int, make_engine: Callable[[], rollout.Engine]
-    ):
+    def __init__(self, folder: Path, system: System, ensemble: Ensemble, every: int, make_engine: Callable[[], Engine]):
         self.folder, self._system, self._ensemble, self._every = folder, system, ensemble, every
         self._make_engine, self._engine = make_engine, None
 
@@ -63,13 +62,13 @@ class Windows:
         for file in self.folder.glob("bonds_at_*fs.extxyz"):
             file.unlink()
 
-    def see(self, before: Carry, start: State, block: rollout.Block, changes: list[Change]) -> None:
+    def see(self, before: Carry, start: State, block: Block, changes: list[Change]) -> None:
         """Writes what belongs to the changes in a block that began with a carry, whose unwrapped state is ``start``."""
         rows = [int(np.searchsorted(block.times, change.time_fs)) for change in changes]
         for row, first, last in spans(rows, len(block.times)):
             self._write(name_of(float(block.times[row])), before, start, block, first, last)
 
-    def _write(self, name: str, before: Carry, start: State, block: rollout.Block, first: int, last: int) -> None:
+    def _write(self, name: str, before: Carry, start: State, block: Block, first: int, last: int) -> None:
         """The steps from a frame of the block (-1: its beginning) to another."""
         if self._engine is None:
             self._engine = self._make_engine()
