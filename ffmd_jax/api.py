@@ -102,6 +102,12 @@ def _trajectory(given: Run | Trajectory | str | Path, hints: Hints) -> Trajector
         found = trajectory.checked(given)
     else:
         found = trajectory.read(given, hints=hints, check=True)
+    positions, velocities = (np.asarray(values) for values in found.frames[:2])
+    if not velocities.any() and np.any(positions != positions[0]):  # it would be at 0 K
+        raise ValueError(
+            f"{'the trajectory' if file is None else file}: all velocities are zero although the atoms move; "
+            f"`velocities` central-difference estimates those of a file without them"
+        )
     return found if file is None else found._replace(metadata={**found.metadata, "file": str(file)})
 
 

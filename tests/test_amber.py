@@ -46,3 +46,6 @@ def test_what_is_no_peptide_is_refused():
     atoms.calc = amber.Amber()
     with pytest.raises(ValueError, match="No template found"):
         atoms.get_potential_energy()
+    atoms.pbc = True
+    with pytest.raises(ValueError, match="the structure is periodic"):
+        atoms.get_potential_energy()

@@ -80,6 +80,7 @@ def test_info_lists_the_shipped_models_and_shows_their_cards(tmp_path, capsys):
     ffmd("info")
     shown = capsys.readouterr().out
     assert all(re.search(rf"(?m)^{name} +{re.escape(title)}$", shown) for name, title in titles.items())
+    assert "ffmd demo --smiles SMILES" in shown  # demo --system does not know organic
     ffmd("info", "silicon")
     assert f"# {titles['silicon']}\n" in (shown := capsys.readouterr().out) and "**Limits**" in shown
     (tmp_path / "config.json").write_text("{}")
@@ -98,6 +99,10 @@ def test_info_is_in_words_with_units(chain, capsys):
     lines += ("length +3.98 ps", "cell +10.8 × 10.8 × 10.8 Å", "command +ffmd rollout .* --start", "alarms ")
     for line in lines:
         assert re.search(f"(?m)^ *{line}", shown), line
+    ffmd("info", "quartz")  # of two elements, as many as the ends of a range
+    shown = capsys.readouterr().out
+    assert re.search(r"volumes of an atom in the data +12\.3\d to 13\.3\d Å³", shown)
+    assert re.search(r"drift of the kinetic energy +O 0\.\d+, Si 0\.\d+\n", shown)
 
 
 @pytest.mark.slow

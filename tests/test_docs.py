@@ -1,5 +1,8 @@
 """The documentation holds what the package does: tables, command lines, and the Python code of the README."""
 
+import ast
+import functools
+import inspect
 import re
 import runpy
 from functools import cache
@@ -7,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ffmd
+
+import ffmd_jax
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -83,6 +88,23 @@ def test_links_between_pages_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text()):
         if not re.match(r"\w+:", target):
             assert (path.parent / target).exists(), f"{path.relative_to(ROOT)} links to {target}"
+
+
+def calls_of_the_package(text):
+    """Names of functions and classes that Python code takes from ``ffmd``, with the keywords that it gives them."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("ffmd."):
+            yield ast.unparse(node.func).split(".")[1:], [each.arg for each in node.keywords if each.arg]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_keywords_in_python_code_exist(path):
+    for text in re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.S):
+        for names, keywords in calls_of_the_package(text):
+            if names[0] in ffmd_jax.__all__:
+                taken = inspect.signature(functools.reduce(getattr, names, ffmd_jax)).parameters
+                for keyword in keywords if not any(one.kind is one.VAR_KEYWORD for one in taken.values()) else ():
+                    assert keyword in taken, f"{path.relative_to(ROOT)}: ffmd.{'.'.join(names)} has no {keyword}"
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Inputs as people bring them: nothing wrong in silence, nothing right refused, nothing "unexpected"."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -114,6 +115,17 @@ def test_repeated_and_overlapping_frames_are_named(cases, tmp_path, capsys):
 def test_analyses_notice_times_in_another_unit(cases, tmp_path, capsys, name, factor):
     line = fails(capsys, "analyze", cases / "analyze-times-in-other-units" / name, "--out", tmp_path / "r", "--json")
     assert f"displacements are {factor} times" in line and not (tmp_path / "r").exists()
+
+
+def test_moving_atoms_whose_velocities_are_zero_have_no_temperature(cases, tmp_path, capsys):
+    images = ase.io.read(cases / "analyze-times-in-other-units" / "t_ps.traj", ":20")
+    for i, atoms in enumerate(images):
+        atoms.info["time"] = 10.0 * i
+        atoms.set_momenta(0 * atoms.positions)
+    ase.io.write(tmp_path / "zero.traj", images)
+    line = fails(capsys, "analyze", tmp_path / "zero.traj", "--out", tmp_path / "r")
+    assert "zero.traj: all velocities are zero although the atoms move; --velocities central-difference" in line
+    ffmd("analyze", tmp_path / "zero.traj", "--velocities", "central-difference", "--out", tmp_path / "r")
 
 
 def test_files_without_a_cell_are_said_to_be_clusters_and_wrapped_ones_wrapped(cases, tmp_path, capsys):
@@ -238,6 +250,9 @@ def test_rigid_molecules_have_six_or_five_degrees_of_freedom(tmp_path, capsys, n
 
     bad_inputs.write_traj(tmp_path / "run.traj", tumbling(name))
     assert summary(capsys, "info", tmp_path / "run.traj")["degrees_of_freedom"] == 4 * each - 3
+    found = trajectory.read(tmp_path / "run.traj")
+    trajectory.write(tmp_path / "run.h5", found._replace(system=dataclasses.replace(found.system, constraints=None)))
+    assert summary(capsys, "info", tmp_path / "run.h5")["degrees_of_freedom"] == 4 * each - 3
 
 
 def test_bonds_that_happen_to_vibrate_little_are_not_rigid(tmp_path):

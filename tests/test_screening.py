@@ -16,9 +16,10 @@ from conftest import fails, ffmd
 
 from ffmd_jax.analysis import torsions
 from ffmd_jax.core.state import make_system
+from ffmd_jax.formats import trajectory
 from ffmd_jax.models import model_files
 from ffmd_jax.reference_md import teachers
-from ffmd_jax.screening import beside, conformers, molecules, page, processes, runs
+from ffmd_jax.screening import beside, conformers, molecules, page, processes, runs, screen
 
 pytest.importorskip("rdkit")
 
@@ -80,6 +81,8 @@ def test_all_starts_are_one_stereoisomer(model):
 def test_lists_of_molecules_are_read(tmp_path, model):
     (tmp_path / "a.smi").write_text("# comment\nCCO ethanol\n\nCO\nCCN ethanol\n")
     assert [entry.name for entry in molecules.read(tmp_path / "a.smi")] == ["ethanol", "molecule2", "ethanol_2"]
+    (tmp_path / "b.smi").write_text("C a\nCC a_2\nCCC a\nCCCC A\nCCCCC a\n")  # a file each, whatever they are called
+    assert [entry.name for entry in molecules.read(tmp_path / "b.smi")] == ["a", "a_2", "a_3", "A_4", "a_5"]
     first = molecules.prepare(molecules.Entry("ethanol", "CCO"), model.config, 1)
     (tmp_path / "a.sdf").write_text(f"{first.block}$$$$\n{first.block}$$$$\n")
     again = [molecules.prepare(entry, model.config, 1) for entry in molecules.read(tmp_path / "a.sdf")]
@@ -185,6 +188,7 @@ def test_contacts_are_counted_in_time():
     found = conformers.contacts(system, 1, [frames], 20.0)
     assert found.share == pytest.approx(6 / 9) and found.ended == 2
     assert found.lifetime_ps == pytest.approx(2.5 * 0.02)
+    assert conformers.contacts(system, 1, [frames[:3]], 20.0).lifetime_ps is None  # NaN is no JSON
 
 
 @pytest.mark.slow
@@ -256,6 +260,38 @@ def test_the_command_names_what_it_leaves_out_and_goes_on(tmp_path, capsys, monk
     assert not (tmp_path / "w").exists()
 
 
+def test_the_frames_of_a_start_are_a_trajectory_with_its_temperature(model, tmp_path):
+    """Of two starts: joined, they would jump from one to the other, and frames without velocities would be at 0 K."""
+    molecule = molecules.prepare(molecules.Entry("ethanol", "CCO"), model.config, 2)
+    positions = [np.repeat(start[None], n, axis=0) for start, n in zip(molecule.starts, (9, 8), strict=True)]
+    rng = np.random.default_rng(0)
+    velocities = [rng.normal(scale=0.01, size=x.shape) for x in positions]
+    given, alarms = runs.Conditions(frame_fs=21.0, equilibrate_ps=0.21), [[], []]
+    frames = runs.Frames(positions, [np.zeros((9, 4))] * 2, alarms, [False, False], 21.0, velocities)
+    screen._write_trajectory(tmp_path / "ethanol.h5", molecule, frames, model, given)
+    for i, n_frames in enumerate((9, 8)):
+        found = trajectory.read(tmp_path / f"ethanol.h5:{i}")
+        assert len(found.times) == n_frames and found.times[0] == 231.0  # after the equilibration
+        np.testing.assert_allclose(found.frames.velocities, velocities[i], rtol=1e-6)
+        assert (found.metadata["temperature_K"], found.metadata["thermostat"]) == (300.0, "langevin")
+
+
+def test_a_finished_molecule_is_not_taken_for_another_of_its_name(model, tmp_path):
+    """In a list without names they follow from the order: a line more, and each belongs to another molecule."""
+    out, given = tmp_path / "out", runs.Conditions()
+    screen._folder(out, screen._settings(model, given, 4, None, 200), False, False)
+    (out / "molecules").mkdir()
+    (out / "molecules" / "molecule1.json").write_text('{"name": "molecule1", "smiles": "CO", "given": "CO"}')
+    with pytest.raises(ValueError, match="cannot resume with molecule1 = CCO"):
+        screen.screen(["CCO", "CO"], out, model, resume=True, progress=False)
+    (out / "list.smi").write_text("CCO\n")
+    with pytest.raises(FileExistsError, match="would replace the input"):  # with all of the folder
+        screen.screen(out / "list.smi", out, model, overwrite=True, progress=False)
+    assert (out / "list.smi").exists()
+    prepared = molecules.prepare(molecules.Entry("m", "OC"), model.config, 1)
+    assert (prepared.given, prepared.smiles) == ("OC", "CO")
+
+
 @pytest.mark.process
 def test_ctrl_c_is_not_waited_for_after_rdkit_has_made_conformers(model):
     molecules.prepare(molecules.Entry("ethanol", "CCO"), model.config, 2, 200, 0)
@@ -309,3 +345,6 @@ def test_mmff94_gives_rdkits_energy_and_its_slope():
     assert (energies[1] - energies[0]) / 2e-4 == pytest.approx(np.sum(forces * along), rel=1e-4)
     with pytest.raises(ValueError, match="no neutral molecule"):
         ase.Atoms("H3", np.eye(3), calculator=teachers.make("mmff94")).get_potential_energy()
+    atoms.pbc, atoms.cell = True, np.eye(3) * 20
+    with pytest.raises(ValueError, match="the structure is periodic"):  # its energy would know nothing of the cell
+        atoms.get_potential_energy()

@@ -8,6 +8,7 @@ import numpy as np
 from ffmd_jax.analysis import distributions, spectra, temperatures
 from ffmd_jax.analysis.distributions import RadialDistribution
 from ffmd_jax.analysis.spectra import VDOS
+from ffmd_jax.core import mechanics, units
 from ffmd_jax.formats import trajectory
 from ffmd_jax.formats.trajectory import Trajectory
 
@@ -75,6 +76,11 @@ def temperatures_of(runs: Sequence[Trajectory]) -> dict[str, list[float]]:
 
 
 def pressure(runs: Sequence[Trajectory]) -> float:
-    """Mean pressure, GPa."""
-    stresses = [np.mean(run.observables[f"stress_{of}_GPa"]) for run in runs for of in ("xx", "yy", "zz")]
-    return round(-float(np.mean(stresses)), 2)
+    """Mean pressure, GPa: of the stress that is stored, and of the motion of the atoms, 2K/3V, which is not in it."""
+    found = []
+    for run in runs:
+        stress = np.mean([run.observables[f"stress_{of}_GPa"] for of in ("xx", "yy", "zz")])
+        kinetic = mechanics.kinetic_energy(run.system, np.asarray(run.frames.velocities))
+        moving = 2 * kinetic / (3 * mechanics.volume(np.asarray(run.frames.cell)))
+        found.append(float(np.mean(moving)) * units.EV_PER_A3_IN_GPA - float(stress))
+    return round(float(np.mean(found)), 2)

@@ -13,6 +13,7 @@ from ffmd_jax.formats.trajectory import Trajectory
 
 _LARGEST = 200  # atoms: larger isolated systems are not searched for bonds
 _STRETCH = 1.25  # of the sum of covalent radii, for a bond
+_LINEAR = -0.866  # cos 150°
 
 
 Surfaces = dict[str, tuple[np.ndarray, np.ndarray]]  # angle, rad, and free energy, meV, by the names of two torsions
@@ -29,7 +30,8 @@ class Profile(NamedTuple):
 def dihedrals(system: System, positions: np.ndarray) -> list[list[tuple[int, int, int, int]]]:
     """The dihedrals i-j-k-l of each bond j-k about which parts of a molecule turn; bonds from covalent radii.
 
-    These are the bonds outside rings between atoms that have further neighbours.  i and l are the heaviest neighbours.
+    These are the bonds outside rings between atoms that have further neighbours, not in line with the bond: at the ends
+    of C–C≡N and C=C=C the angle is noise.  i and l are the heaviest neighbours.
     Equivalent neighbours, such as the hydrogens of a methyl group or the two sides of a phenyl ring, differ only in
     their numbering: all of them are returned.  The list is empty for periodic systems and for more than 200 atoms.
     """
@@ -43,11 +45,20 @@ def dihedrals(system: System, positions: np.ndarray) -> list[list[tuple[int, int
     found = []
     for j, k in np.argwhere(np.triu(bonded)):
         ends = [np.flatnonzero(bonded[a] & (np.arange(n_atoms) != b)) for a, b in ((j, k), (k, j))]
-        if min(map(len, ends)) and not _connected(bonded, int(j), int(k)):
+        bent = all(_bent(positions, int(a), int(b), end) for a, b, end in zip((j, k), (k, j), ends, strict=True))
+        if bent and not _connected(bonded, int(j), int(k)):
             heaviest = [end[np.argmax(np.asarray(system.masses)[end])] for end in ends]
             firsts, lasts = (end[classes[end] == classes[atom]] for end, atom in zip(ends, heaviest, strict=True))
             found.append([(int(i), int(j), int(k), int(l)) for i in firsts for l in lasts])
     return found
+
+
+def _bent(positions: np.ndarray, atom: int, other: int, further: np.ndarray) -> bool:
+    """True if ``atom`` has further neighbours than ``other``, and is no linear one."""
+    if len(further) != 1:
+        return len(further) > 0
+    one, two = positions[other] - positions[atom], positions[further[0]] - positions[atom]
+    return float(one @ two) > _LINEAR * float(np.linalg.norm(one) * np.linalg.norm(two))
 
 
 def _equivalence_classes(species: np.ndarray, bonded: np.ndarray) -> np.ndarray:

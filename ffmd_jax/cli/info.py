@@ -50,6 +50,7 @@ def _list_models(json: bool) -> None:
     width = max(map(len, titles))
     print("\n".join(f"{name:{width}}  {title}" for name, title in titles.items()))
     print("\n`ffmd info NAME` says more of one, `ffmd demo --system NAME` runs it beside its teacher.")
+    print("`organic` runs the molecule that you name: `ffmd demo --smiles SMILES`.")
 
 
 def _facts(subject: str, hints: Hints) -> dict:

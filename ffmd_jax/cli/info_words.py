@@ -60,6 +60,8 @@ _NAMES = {
 _SHOWN = 24  # values of a list
 _SUFFIXES = {"_fs": "fs", "_ps": "ps", "_K": "K", "_A": "Å", "_eV": "eV"}
 _HIDDEN = {"model", "start", "start_structure", "potential_weights"}  # of settings: fingerprints
+# Lists with a number for each element; others may happen to be as long.
+_OF_ELEMENTS = {"masses", "speed_limits", "speeds", "kinetic_drift", "atomic_energies_eV"}
 _WORDS = {"nve": "NVE", "nvt": "NVT", "npt": "NPT", "csvr": "CSVR", "langevin": "Langevin"}
 
 
@@ -68,7 +70,8 @@ def describe(facts: dict[str, Any]) -> str:
     elements = str(facts.get("elements", "")).split()
     settings = facts.get("settings") or {}
     further = {key: value for key, value in settings.items() if key not in facts and key not in _HIDDEN}
-    rows = _rows({**facts, "alarms": _alarms(facts), "settings": further}, elements)
+    shown = {key: value for key, value in facts.items() if key != "carried"}  # of a family: numbers for the network
+    rows = _rows({**shown, "alarms": _alarms(facts), "settings": further}, elements)
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {value}".rstrip() for name, value in rows)
 
@@ -127,7 +130,9 @@ def _value(key: str, value: Any, elements: list[str]) -> str:
         return _some(list(map(str, value))) or "none"
     if isinstance(value, list | tuple):
         numbers = [text.number(one) for one in value]
-        if len(value) == len(elements) and isinstance(value[0], float) and key != "time_steps_fs":
+        if key == "volumes_A3":
+            return " to ".join(dict.fromkeys(numbers))
+        if key in _OF_ELEMENTS and len(value) == len(elements):
             numbers = [f"{element} {number}" for element, number in zip(elements, numbers, strict=True)]
             return ", ".join(numbers)
         return _some(numbers, " ")

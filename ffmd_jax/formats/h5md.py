@@ -11,10 +11,11 @@ import h5py
 import numpy as np
 
 from ffmd_jax.core import units
-from ffmd_jax.core.state import State, System, make_cell, make_system, take
-from ffmd_jax.formats import Hints, common, note
+from ffmd_jax.core.state import State, System, check_state, make_cell, make_system, take
+from ffmd_jax.formats import Hints, common, constraints, note
 from ffmd_jax.formats.journal import JournaledFile, journal_of
 
+_FIRST = 40  # frames of a summary
 _H5MD_ENDINGS = {".h5", ".h5md", ".hdf5"}
 _LENGTHS = {"Angstrom": 1.0, "angstrom": 1.0, "A": 1.0, "Å": 1.0, "nm": 10.0, "pm": 0.01, "bohr": units.BOHR}  # in Å
 _TIMES = {"fs": 1.0, "ps": units.PS, "ns": 1000 * units.PS}  # in fs
@@ -67,15 +68,20 @@ def read(path: Path, hints: Hints, every: int = 1) -> common.Trajectory:
 
 
 def summary(path: Path, hints: Hints) -> common.Summary:
-    """What the file holds; of the frames, only the first is read."""
+    """What the file holds; only its first frames are read, which show what is constrained."""
     path, replica = common.split_replica(path)
     with _opened(path) as root:
         particles = _particles(root, replica)
         times = _checked_times(particles, hints)
-        system, first = _frames(particles, slice(0, 1), False, hints.elements)
+        system, first = _frames(particles, slice(0, _FIRST), False, hints.elements)
         names = sorted(_observables(root, replica, len(times)))
         facts = _metadata(root, path, replica)
-        return common.Summary(system, np.asarray(first.cell)[0], times, names, "force" in particles, facts)
+        check_state(system, first)
+        cells = np.asarray(first.cell)
+        if "ffmd_jax" not in root and "image" not in particles:
+            first = first._replace(positions=common.unwrap(system, np.asarray(first.positions), cells))
+        system = constraints.find(common.Trajectory(system, first, times[:_FIRST], {}, facts))
+        return common.Summary(system, cells[0], times, names, "force" in particles, facts)
 
 
 def _checked_times(particles: Any, hints: Hints) -> np.ndarray:

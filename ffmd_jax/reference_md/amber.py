@@ -74,6 +74,8 @@ class Amber(Calculator):
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
         given: Any = self.atoms
+        if any(given.pbc):
+            raise ValueError("the implicit water of OBC has no cell, and the structure is periodic: set pbc to none")
         if self._context is None or "numbers" in system_changes:
             openmm = importlib.import_module("openmm")
             made, self._order = system(given)

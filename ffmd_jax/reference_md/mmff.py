@@ -44,6 +44,8 @@ class Mmff94(Calculator):
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
         given: Any = self.atoms
+        if any(given.pbc):
+            raise ValueError("MMFF94 is for molecules in vacuum here, and the structure is periodic: set pbc to none")
         if self._field is None or "numbers" in system_changes:
             self._field = _field(molecule(given))
         places = given.positions.ravel().tolist()

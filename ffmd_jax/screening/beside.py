@@ -17,7 +17,6 @@ from ffmd_jax.analysis import torsions
 from ffmd_jax.core import files, mechanics, progress, units
 from ffmd_jax.core.state import State, System, take
 from ffmd_jax.dynamics import rollout
-from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import ase_files
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import ase_engine
@@ -112,7 +111,7 @@ def _reference(molecule: Molecule, model: Model, given: Conditions, engine: Refe
     steps = round(interval / engine.dt)
     if abs(steps * engine.dt - interval) > 1e-6:
         raise ValueError(f"frames every {interval:g} fs are no multiple of the time step of {engine.name}")
-    ensemble, found = NVT(given.temperature_K, given.friction_tau_fs, "langevin"), Frames([], [], [], [], interval)
+    ensemble, found = given.ensemble, Frames([], [], [], [], interval, [])
     kelvin = jax.jit(jax.vmap(lambda state: mechanics.temperature_by_species(engine.system, state, elements)))
     for i, start in enumerate(molecule.starts):
         key_start, key = jax.random.split(jax.random.fold_in(jax.random.key(given.seed), i))

@@ -251,13 +251,13 @@ class Contacts(NamedTuple):
 
     Attributes:
         share: of the time in contact.
-        lifetime_ps: mean length of a contact that ended.
+        lifetime_ps: mean length of a contact that ended; None: none did.
         ended: contacts that ended.
         closest_A: mean of the shortest distance between heavy atoms.
     """
 
     share: float
-    lifetime_ps: float
+    lifetime_ps: float | None
     ended: int
     closest_A: float
 
@@ -278,7 +278,7 @@ def contacts(system: System, n_own: int, starts: list[np.ndarray], interval_fs: 
         ends = np.flatnonzero(touching[:-1] & ~touching[1:])
         lengths += [end - begins[begins < end].max() for end in ends if np.any(begins < end)]
     shortest = np.concatenate(near)
-    mean = float(np.mean(lengths)) * interval_fs / units.PS if lengths else float("nan")
+    mean = float(np.mean(lengths)) * interval_fs / units.PS if lengths else None
     return Contacts(float(np.mean(shortest < _CONTACT_A)), mean, len(lengths), float(shortest.mean()))
 
 

@@ -33,6 +33,7 @@ class Molecule(NamedTuple):
         block: mol block with bonds, of the molecule alone.
         n_own: atoms of the molecule; the others are a partner's.
         isomer_chosen: the SMILES left stereocentres or double bonds open; ``smiles`` is the isomer that all starts are.
+        given: SMILES of the list.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Molecule(NamedTuple):
     block: str
     n_own: int
     isomer_chosen: bool = False
+    given: str = ""
 
 
 class Partner(NamedTuple):
@@ -96,12 +98,17 @@ def _of_block(Chem: Any, block: str, i: int) -> Entry:
 
 
 def _different_names(entries: list[Entry]) -> list[Entry]:
-    seen: dict[str, int] = {}
-    found = []
-    for entry in entries:
-        name = "".join(c if c.isalnum() or c in "-_.,()[]" else "_" for c in entry.name)[:80]
-        seen[name] = seen.get(name, 0) + 1
-        found.append(entry._replace(name=name if seen[name] == 1 else f"{name}_{seen[name]}"))
+    """The entries with names that files can have, each another one, also where a file system ignores case."""
+    names = ["".join(c if c.isalnum() or c in "-_.,()[]" else "_" for c in entry.name)[:80] for entry in entries]
+    taken, found = {name.lower() for name in names}, []
+    given: set[str] = set()
+    for entry, name in zip(entries, names, strict=True):
+        own, number = name, 1
+        while own.lower() in given or (number > 1 and own.lower() in taken):
+            number += 1
+            own = f"{name}_{number}"
+        given.add(own.lower())
+        found.append(entry._replace(name=own))
     return found
 
 
@@ -157,7 +164,7 @@ def prepare(
     system = mechanics.on_a_line(make_system(species, masses), starts)
     smiles = Chem.MolToSmiles(Chem.RemoveHs(whole))
     block = _block(Chem, whole, places[0])
-    return Molecule(entry.name, smiles, system, starts, block, len(numbers), isomer_chosen)
+    return Molecule(entry.name, smiles, system, starts, block, len(numbers), isomer_chosen, entry.smiles)
 
 
 def _one_isomer(molecule: Any, seed: int) -> Any:

@@ -3,7 +3,6 @@
 import csv
 import html
 import io
-import math
 from typing import Any
 
 from ffmd_jax.screening.conformers import ENOUGH_CHANGES
@@ -155,11 +154,11 @@ def _row(found: dict[str, Any], line: dict[str, Any], used: list[str]) -> str:
 
 
 def _cell(name: str, value: Any) -> str:
-    if isinstance(value, float) and not math.isnan(value):
+    if isinstance(value, float):
         return f'<td class="number" data-value="{value}">{value:.3g}</td>'
     if isinstance(value, int):
         return f'<td class="number">{value}</td>'
-    text = "" if value is None or (isinstance(value, float) and math.isnan(value)) else html.escape(str(value))
+    text = "" if value is None else html.escape(str(value))
     return f'<td class="alarm">{text}</td>' if name == "alarms" and text else f"<td>{text}</td>"
 
 

@@ -44,6 +44,11 @@ class Conditions(NamedTuple):
     frame_fs: float = 20.0
     seed: int = 0
 
+    @property
+    def ensemble(self) -> NVT:
+        """The friction is the thermostat."""
+        return NVT(self.temperature_K, self.friction_tau_fs, "langevin")
+
     def steps(self, time_step_fs: float, n_starts: int) -> tuple[int, int, int]:
         """Steps between frames, frames to leave out, and frames of a start in all."""
         every = max(1, round(self.frame_fs / time_step_fs))
@@ -74,6 +79,7 @@ class Frames(NamedTuple):
         alarms: the first of each kind, of every start.
         ended: whether an alarm ended it, of every start.
         interval_fs: between frames.
+        velocities: Å/fs, as the positions; empty where they were not kept.
     """
 
     positions: list[np.ndarray]
@@ -81,6 +87,7 @@ class Frames(NamedTuple):
     alarms: list[list[Alarm]]
     ended: list[bool]
     interval_fs: float
+    velocities: list[np.ndarray]
 
 
 def size_of(molecule: Molecule) -> tuple[int, bool]:
@@ -136,7 +143,7 @@ def run(
     """
     config, n_starts = model.config, len(batch.molecules[0].starts)
     every, n_out, n_frames = given.steps(config.time_step_fs, n_starts)
-    ensemble = NVT(given.temperature_K, given.friction_tau_fs, "langevin")
+    ensemble = given.ensemble
     propagate = models.propagator(model)
     systems, states = _side_by_side(batch.molecules, batch.n_atoms)
     n_replicas = len(states.positions)
@@ -164,11 +171,13 @@ def run(
     record = jax.tree.map(np.asarray, carry.memory.record)
     for i, molecule in enumerate(batch.molecules):
         n_atoms, rows = len(molecule.system.species), range(i * n_starts, (i + 1) * n_starts)
-        found = Frames([], [], [], [], every * config.time_step_fs)
+        found = Frames([], [], [], [], every * config.time_step_fs, [])
         for row in rows:
             valid = np.zeros(0, bool) if whole is None else np.asarray(whole.valid)[n_out:, row]
             if whole is not None:
-                found.positions.append(np.asarray(whole.frames.positions)[n_out:, row, :n_atoms][valid])
+                of_row = (values[n_out:, row, :n_atoms][valid] for values in whole.frames[:2])
+                for kept, values in zip((found.positions, found.velocities), of_row, strict=True):
+                    kept.append(np.asarray(values))
                 found.temperatures_K.append(np.asarray(whole.observables["temperatures_K"])[n_out:, row][valid])
             found.alarms.append(monitor_limits.describe(take(record, row), config, molecule.system))
             found.ended.append(bool(np.asarray(carry.halted)[row]))

@@ -82,7 +82,8 @@ def screen(
     entries = molecules.read(Path(given)) if isinstance(given, Path | str) else _entries(given)
     partner = None if pair is None else molecules.read_partner(pair)
     settings = _settings(used, conditions, n_starts, pair, most_atoms)
-    done = _folder(out, settings, resume, overwrite)
+    done = _folder(out, settings, resume, overwrite, (given, model, pair))
+    _check_same_molecules(out, [entry for entry in entries if entry.name in done])
     (out / _RESULTS).mkdir(parents=True, exist_ok=True)
     ready, refused = _prepare([e for e in entries if e.name not in done], used, n_starts, most_atoms, conditions,
                               partner, progress)  # fmt: skip
@@ -145,15 +146,15 @@ def _settings(
     }  # fmt: skip
 
 
-def _folder(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> set[str]:
-    """Makes the folder, or finds what is done in it."""
+def _folder(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool, inputs: Sequence[Any] = ()) -> set[str]:
+    """Makes the folder, or finds what is done in it; one that holds an input is not replaced."""
     if resume and (out / _SETTINGS).is_file():
         before = json.loads((out / _SETTINGS).read_text())
         for name, value in settings.items():
             if before.get(name) != value:
                 raise ValueError(f"cannot resume with {name} = {value}: {out} has {before.get(name)}")
         return {path.stem for path in (out / _RESULTS).glob("*.json")}
-    files.check_output(out, overwrite)
+    files.check_output(out, overwrite, *inputs)
     if out.exists():
         if not (out / _SETTINGS).is_file() and any(out.iterdir()):
             raise FileExistsError(f"{out} is no folder of a screening and will not be replaced; choose another `out`")
@@ -161,6 +162,17 @@ def _folder(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) 
     out.mkdir(parents=True)
     files.write_into(out, {_SETTINGS: (json.dumps(settings, indent=2) + "\n").encode()})
     return set()
+
+
+def _check_same_molecules(out: Path, entries: list[Entry]) -> None:
+    """Raises ValueError if a finished molecule has the name of another one: names of a list may have moved."""
+    for entry in entries:
+        before = json.loads((out / _RESULTS / f"{entry.name}.json").read_text()).get("given", entry.smiles)
+        if before != entry.smiles:
+            raise ValueError(
+                f"cannot resume with {entry.name} = {entry.smiles}: in {out} it is {before}; give each molecule of the "
+                f"list a name of its own, or choose another `out`"
+            )
 
 
 def _prepare(
@@ -220,29 +232,35 @@ def _do(batch: Batch, model: Model, given: Conditions, out: Path, keep: bool) ->
             failures.append(f"{molecule.name}: {error}")
         folder = out / _RESULTS
         if keep:
-            _write_trajectory(folder / f"{molecule.name}.h5", molecule, frames)
-        texts[f"{molecule.name}.json"] = (json.dumps({**found, "wall_s": round(wall_s, 2)}) + "\n").encode()
+            _write_trajectory(folder / f"{molecule.name}.h5", molecule, frames, model, given)
+        found |= {"given": molecule.given, "wall_s": round(wall_s, 2)}
+        texts[f"{molecule.name}.json"] = (json.dumps(found) + "\n").encode()
         for name, content in sorted(texts.items(), key=lambda item: item[0].endswith(".json")):  # last: it is done
             files.write_atomically(folder / name, content)
         names.append(molecule.name)
     return names, failures
 
 
-def _write_trajectory(path: Path, molecule: Molecule, frames: Frames) -> None:
+def _write_trajectory(path: Path, molecule: Molecule, frames: Frames, model: Model, given: Conditions) -> None:
+    """The frames of each start as a replica, which is a trajectory; of starts that have some."""
     from ffmd_jax.core.state import State
+    from ffmd_jax.dynamics import ensemble as ensembles
     from ffmd_jax.formats import trajectory
 
-    starts = [x for x in frames.positions if len(x)]
-    if not starts:
-        return
-    positions = np.concatenate(starts)
-    cells = np.broadcast_to(np.eye(3), (len(positions), 3, 3))
-    times = np.arange(len(positions)) * frames.interval_fs
-    metadata = {"source": "force-free", "molecule": molecule.name, "starts": [len(x) for x in starts]}
-    written = trajectory.Trajectory(
-        molecule.system, State(positions, np.zeros_like(positions), cells), times, {}, metadata
-    )
-    trajectory.write(path, written, overwrite=True)
+    metadata = {
+        "source": "force-free", "model": model.name, "molecule": molecule.name, **ensembles.metadata(given.ensemble),
+        "time_step_fs": model.config.time_step_fs, "seed": given.seed,
+        "of_replicas": {
+            str(i): {"alarms": [alarm._asdict() for alarm in found]} for i, found in enumerate(frames.alarms)
+        },
+    }  # fmt: skip
+    _, n_out, _ = given.steps(model.config.time_step_fs, len(molecule.starts))
+    with trajectory.Writer(path, molecule.system, metadata, overwrite=True, replicas=len(frames.positions)) as writer:
+        for i, (positions, velocities) in enumerate(zip(frames.positions, frames.velocities, strict=True)):
+            if len(positions):
+                cells = np.broadcast_to(np.eye(3), (len(positions), 3, 3))
+                times = (n_out + 1 + np.arange(len(positions))) * frames.interval_fs
+                writer.append(State(positions, velocities, cells), times, {}, replica=i)
 
 
 def _finish(out: Path, entries: list[Entry], refused: dict[str, str], settings: dict[str, Any]) -> Screening:
