@@ -37,12 +37,12 @@ def test_a_transfer_is_told_from_vibrations_and_returns():
     watch = bonds.Watch(OHO, first(frames))
     found = watch.see(frames, times)
     assert found == [bonds.Change(30.0, (0, 1), "broken"), bonds.Change(30.0, (1, 2), "formed")]
-    assert bonds.describe(found, OHO) == ["0.03 ps: H2 from O1 to O3"]
+    assert bonds.describe(found, OHO) == ["0.03 ps: H1 from O0 to O2"]
     assert bonds.changes(trajectory.Trajectory(OHO, frames, times, {}, {})) == found
     # 1.25 Å on both sides is within the hysteresis: the bond stays with the second.
     assert watch.see(frames_of([1.25, 1.2, 1.3]), times[:3]) == []
     back = watch.see(frames_of([1.0, 0.9]), np.array([100.0, 105.0]))
-    assert bonds.describe(back, OHO) == ["0.1 ps: H2 from O3 to O1"] and len(watch.changes) == 4
+    assert bonds.describe(back, OHO) == ["0.1 ps: H1 from O2 to O0"] and len(watch.changes) == 4
 
 
 def test_blocks_of_frames_make_no_difference(monkeypatch):

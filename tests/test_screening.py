@@ -19,7 +19,7 @@ from ffmd_jax.core.state import make_system
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import model_files
 from ffmd_jax.reference_md import teachers
-from ffmd_jax.screening import beside, conformers, molecules, page, processes, runs, screen
+from ffmd_jax.screening import beside, conformers, description, molecules, page, processes, runs, screen
 
 pytest.importorskip("rdkit")
 
@@ -312,6 +312,17 @@ def test_a_process_that_dies_ends_in_one_line():
 def test_a_molecule_that_failed_is_in_the_table():
     table = [page.row({"name": "a", "smiles": "C", "failed": "no frame: it ended at once"})]
     assert "no frame" in page.csv_text(table)
+
+
+@pytest.mark.parametrize(("n_frames", "kelvin", "marked"), [(20, 345.0, False), (20, 700.0, True), (1000, 345.0, True)])
+def test_a_temperature_is_marked_where_chance_does_not_explain_it(model, n_frames, kelvin, marked):
+    molecule = molecules.prepare(molecules.Entry("ethanol", "CCO"), model.config, 2)
+    positions = [np.repeat(start[None], n_frames, axis=0) for start in molecule.starts]
+    frames = runs.Frames(positions, [np.full((n_frames, 4), kelvin)] * 2, [[], []], [False, False], 40.0, positions)
+    found, _ = description.describe(molecule, frames, model, runs.Conditions())
+    assert any("it was at" in text for text in found["alarms"]) == marked
+    # 21 degrees of freedom, whose energy is new after 2 τ = 400 fs.
+    assert found["temperature_error_K"] == pytest.approx(300 * np.sqrt(2 / 21 / (2 * n_frames / 10)), abs=0.06)
 
 
 @pytest.mark.slow

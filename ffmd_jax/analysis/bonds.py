@@ -103,7 +103,7 @@ def describe(found: list[Change], system: System) -> list[str]:
     """Changes in words, in the order of time; two of one atom within 200 fs are a transfer from one to another."""
 
     def name(atom: int) -> str:
-        return f"{chemical_symbols[int(np.asarray(system.species)[atom])]}{atom + 1}"
+        return f"{chemical_symbols[int(np.asarray(system.species)[atom])]}{atom}"
 
     lines: list[tuple[float, str]] = []
     rest = sorted(found, key=lambda change: change.time_fs)

@@ -185,7 +185,7 @@ def _baths(analysis: Analysis, reference: Analysis) -> str:
 
 
 def _frictions(analysis: Analysis) -> list[tuple[float, float | None]]:
-    """Relaxation times, fs, of a Langevin thermostat and of friction, and the wavenumber, cm⁻¹, above which each acts."""
+    """Relaxation times, fs, of a Langevin thermostat and of friction, each with the wavenumber, cm⁻¹, it acts above."""
     facts = analysis.metadata
     thermostat = (facts.get("tau_fs"), None) if facts.get("thermostat") == "langevin" else (None, None)
     both = (thermostat, (facts.get("friction_tau_fs"), facts.get("friction_above_per_cm")))

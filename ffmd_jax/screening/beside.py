@@ -131,7 +131,7 @@ def _at_rest(positions: np.ndarray) -> State:
 
 
 def _line(molecule: Molecule, model: Model, given: Conditions, frames: Frames, wall_s: float) -> dict[str, Any]:
-    whole, _ = description.describe(molecule, frames, model, given.temperature_K)
+    whole, _ = description.describe(molecule, frames, model, given)
     kept = ("length_ps", "temperature_K", "radius_of_gyration_A", "flexibility_A", "polar_surface_A2", "alarms")
     _, n_out, _ = given.steps(model.config.time_step_fs, len(molecule.starts))
     taken_fs = frames.interval_fs * sum(n_out + len(positions) for positions in frames.positions)

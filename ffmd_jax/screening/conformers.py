@@ -132,7 +132,7 @@ def found_in(system: System, starts: list[np.ndarray], temperature_K: float) -> 
         series = np.stack([torsions.angles(positions, dihedral) for dihedral in equivalent], axis=-1)
         parts, first = basins(series.ravel()), equivalent[0]
         profile = torsions.profile(series, temperature_K)
-        name = "-".join(f"{torsions.chemical_symbols[species[atom]]}{atom + 1}" for atom in first)
+        name = "-".join(f"{torsions.chemical_symbols[species[atom]]}{atom}" for atom in first)
         which = np.sort(parts.of(series), axis=-1)
         share = np.bincount(which.ravel(), minlength=len(parts.centres)) / which.size
         listed.append(

@@ -1,20 +1,22 @@
 """What a molecule did, in numbers: conformers, shape, surface, temperatures and alarms."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 
+from ffmd_jax.core import mechanics
 from ffmd_jax.models.model import Model
 from ffmd_jax.screening import conformers
 from ffmd_jax.screening.molecules import Molecule
-from ffmd_jax.screening.runs import Frames
+from ffmd_jax.screening.runs import Conditions, Frames
 
-_OFF = 0.1  # of the temperature that was asked for; a molecule farther off is marked
+_OFF, _ERRORS = 0.1, 4  # part of the temperature that was asked for, and errors; a molecule farther off is marked
 
 
 def describe(
-    molecule: Molecule, frames: Frames, model: Model, temperature_K: float
+    molecule: Molecule, frames: Frames, model: Model, given: Conditions
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """What a molecule did, JSON-able, and the files that go with it.
 
@@ -30,19 +32,21 @@ def describe(
         raise ValueError(f"no frame: {alarms[0] if alarms else 'it ended at once'}")
     own, n_own = [x[:, : molecule.n_own] for x in starts], molecule.n_own
     alone = dataclasses.replace(system, species=system.species[:n_own], masses=system.masses[:n_own])
-    found = conformers.found_in(alone, own, temperature_K)
+    found = conformers.found_in(alone, own, given.temperature_K)
     joined = np.concatenate(own)
     kelvins = np.concatenate(frames.temperatures_K)
     symbols = conformers.torsions.chemical_symbols
     known = [i for i, z in enumerate(model.config.elements) if np.any(system.species == z)]
-    mean = _mean_temperature(system, model, kelvins)
-    if abs(mean - temperature_K) > _OFF * temperature_K:
-        alarms.append(f"it was at {mean:.0f} K, not at {temperature_K:g}: its populations are of that temperature")
+    mean, kelvin = _mean_temperature(system, model, kelvins), given.temperature_K
+    error = _expected_error(system, given, len(kelvins) * frames.interval_fs)
+    if abs(mean - kelvin) > max(_OFF * kelvin, _ERRORS * error):
+        alarms.append(f"it was at {mean:.0f} K, not at {kelvin:g}: its populations are of that temperature")
     gyration = conformers.radius_of_gyration(alone, joined)
     values = {
         **head,
         "length_ps": round(sum(len(x) for x in starts) * frames.interval_fs / 1000, 3),
         "temperature_K": mean,
+        "temperature_error_K": round(error, 1),
         "temperature_by_element_K": {
             symbols[model.config.elements[i]]: round(float(np.nanmean(kelvins[:, i])), 1) for i in known
         },
@@ -67,6 +71,12 @@ def _alarms(frames: Frames) -> list[str]:
         kinds.setdefault(alarm.kind, []).append(alarm)
     of = len(frames.alarms)
     return [f"{each[0].time_fs / 1000:.3g} ps: {each[0].text} ({len(each)} of {of} starts)" for each in kinds.values()]
+
+
+def _expected_error(system: Any, given: Conditions, length_fs: float) -> float:
+    """Standard error, K, of the mean temperature of a canonical run in which energies relax with the friction's τ."""
+    independent = max(1.0, length_fs / (2 * given.friction_tau_fs))
+    return given.temperature_K * math.sqrt(2 / mechanics.degrees_of_freedom(system) / independent)
 
 
 def _mean_temperature(system: Any, model: Model, kelvins: np.ndarray) -> float:

@@ -226,7 +226,7 @@ def _do(batch: Batch, model: Model, given: Conditions, out: Path, keep: bool) ->
     for molecule, frames in runs.run(batch, model, given):
         wall_s = (time.perf_counter() - began) / len(batch.molecules)
         try:
-            found, texts = description.describe(molecule, frames, model, given.temperature_K)
+            found, texts = description.describe(molecule, frames, model, given)
         except Exception as error:  # one molecule must not stop the others
             found, texts = {"name": molecule.name, "smiles": molecule.smiles, "failed": str(error)}, {}
             failures.append(f"{molecule.name}: {error}")
