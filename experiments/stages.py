@@ -1,4 +1,4 @@
-"""What experiments made of stages share: their command line, errors of a step, temperatures of elements."""
+"""What experiments made of stages share: folder, command line, errors of a step, temperatures of elements."""
 
 import argparse
 import dataclasses
@@ -17,6 +17,21 @@ from ffmd_jax.core.state import State, System
 from ffmd_jax.data import dataset_file
 from ffmd_jax.data.dataset_file import Group
 from ffmd_jax.models.model import Model
+
+
+class Folder:
+    """An experiment's folder with data/ and runs/.
+
+    Args:
+        folder: made, if it is not there.
+        smoke: sizes are the smallest.
+    """
+
+    def __init__(self, folder: Path, smoke: bool):
+        self.folder, self.smoke = folder, smoke
+        self.data_folder, self.runs = folder / "data", folder / "runs"
+        for path in (self.data_folder, self.runs):
+            path.mkdir(parents=True, exist_ok=True)
 
 
 def main(text: str | None, make: Callable[[Path, bool], Any], names: Sequence[str], here: Path) -> None:

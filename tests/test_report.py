@@ -299,10 +299,12 @@ def test_advice_names_the_element_and_the_options_that_are_left(runs):
     assert (
         re.search(r"H is \d+ K too warm", advice) and "Add friction with a relaxation time `friction_tau_fs`" in advice
     )
-    assert "`reversible`" in advice and "Potential energy:" in advice
+    assert "`reversible`" in advice and "Potential energy:" in advice and "`friction_above_per_cm`" in advice
     facts = other.metadata | {"reversible": True, "friction_tau_fs": 900.0, "time_step_fs": 5.0}
     advice = " ".join(Report(other._replace(metadata=facts), reference).advice)
     assert "now 900 fs, usually 500 to 2500 fs" in advice and "`reversible`" not in advice
+    facts["friction_above_per_cm"] = 1000.0
+    assert "`friction_above_per_cm`" not in " ".join(Report(other._replace(metadata=facts), reference).advice)
     good = with_temperature(runs[0], 300.0, 1.0)
     assert [item.split(":")[0] for item in Report(good).advice] == ["Reference"]
 

@@ -56,14 +56,8 @@ SAME_BATH_PS = 110.0  # of the runs of the model in the bath of the teacher
 STATES = 10  # pieces of each walker hold so many of their states, for temperatures
 
 
-class Stages:
-    """The stages, in a folder with data/ and runs/."""
-
-    def __init__(self, folder: Path, smoke: bool):
-        self.folder, self.smoke = folder, smoke
-        self.data_folder, self.runs = folder / "data", folder / "runs"
-        for path in (self.data_folder, self.runs):
-            path.mkdir(parents=True, exist_ok=True)
+class Stages(stages.Folder):
+    """The stages."""
 
     def data(self) -> None:
         """NVE runs from each set of starts; a set that is there is not made again."""

@@ -66,14 +66,8 @@ def crystal(repeat: int = REPEAT) -> Atoms:
     return bulk("ICu", "zincblende", a=CELL_A, cubic=True).repeat(repeat)
 
 
-class Stages:
-    """The stages, in a folder with data/ and runs/."""
-
-    def __init__(self, folder: Path, smoke: bool):
-        self.folder, self.smoke = folder, smoke
-        self.data_folder, self.runs = folder / "data", folder / "runs"
-        for path in (self.data_folder, self.runs):
-            path.mkdir(parents=True, exist_ok=True)
+class Stages(stages.Folder):
+    """The stages."""
 
     def data(self) -> None:
         """NVE runs at each temperature; the last of five validates and tests, a half each."""

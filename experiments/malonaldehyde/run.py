@@ -134,14 +134,8 @@ def profile(along: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return free(np.concatenate(along)), each.std(axis=0, ddof=1) / np.sqrt(len(each))
 
 
-class Stages:
-    """The stages, in a folder with data/ and runs/."""
-
-    def __init__(self, folder: Path, smoke: bool):
-        self.folder, self.smoke = folder, smoke
-        self.data_folder, self.runs = folder / "data", folder / "runs"
-        for path in (self.data_folder, self.runs):
-            path.mkdir(parents=True, exist_ok=True)
+class Stages(stages.Folder):
+    """The stages."""
 
     def data(self) -> None:
         """NVE runs from each set of starts; a set that is there is not made again."""

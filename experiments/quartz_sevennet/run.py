@@ -79,15 +79,12 @@ RUNS = [
 ]
 
 
-class Stages:
-    """The stages, in a folder with data/ and runs/."""
+class Stages(stages.Folder):
+    """The stages."""
 
     def __init__(self, folder: Path, smoke: bool):
-        self.folder, self.smoke = folder, smoke
+        super().__init__(folder, smoke)
         self.given = [Given(use, (1, 1, 1), 0.3) for use in USES] if smoke else RUNS
-        self.data_folder, self.runs = folder / "data", folder / "runs"
-        for path in (self.data_folder, self.runs):
-            path.mkdir(parents=True, exist_ok=True)
 
     def cell(self) -> dict[str, Any]:
         """Relaxes the unit cell without symmetry."""
