@@ -19,7 +19,7 @@ from ffmd_jax.core.state import make_system
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import model_files
 from ffmd_jax.reference_md import teachers
-from ffmd_jax.screening import beside, conformers, description, molecules, page, processes, runs, screen
+from ffmd_jax.screening import beside, conformers, description, molecules, page, processes, runs, screen, shapes
 
 pytest.importorskip("rdkit")
 
@@ -172,23 +172,23 @@ def test_shapes_do_not_depend_on_where_a_molecule_is(model):
         ]
     )
     turned = moved @ Rotation.from_rotvec([1.0, 0.3, 2.0]).as_matrix()
-    assert conformers.flexibility(system, moved) == pytest.approx(conformers.flexibility(system, turned), rel=1e-6)
-    assert 0.05 < conformers.flexibility(system, moved) < 0.4
+    assert shapes.flexibility(system, moved) == pytest.approx(shapes.flexibility(system, turned), rel=1e-6)
+    assert 0.05 < shapes.flexibility(system, moved) < 0.4
     by_hand = [
         np.sqrt(system.masses @ np.sum((x - system.masses @ x / system.masses.sum()) ** 2, -1) / system.masses.sum())
         for x in moved
     ]
-    np.testing.assert_allclose(conformers.radius_of_gyration(system, moved), by_hand)
+    np.testing.assert_allclose(shapes.radius_of_gyration(system, moved), by_hand)
 
 
 def test_contacts_are_counted_in_time():
     system = make_system([8, 8], [15.999, 15.999])
     near = [1, 1, 1, 0, 0, 1, 1, 0, 1]  # contacts of 3 and 2 frames that end, one that lasts
     frames = np.array([[[0.0, 0, 0], [3.0 if x else 6.0, 0, 0]] for x in near])
-    found = conformers.contacts(system, 1, [frames], 20.0)
+    found = shapes.contacts(system, 1, [frames], 20.0)
     assert found.share == pytest.approx(6 / 9) and found.ended == 2
     assert found.lifetime_ps == pytest.approx(2.5 * 0.02)
-    assert conformers.contacts(system, 1, [frames[:3]], 20.0).lifetime_ps is None  # NaN is no JSON
+    assert shapes.contacts(system, 1, [frames[:3]], 20.0).lifetime_ps is None  # NaN is no JSON
 
 
 @pytest.mark.slow
@@ -321,8 +321,20 @@ def test_a_temperature_is_marked_where_chance_does_not_explain_it(model, n_frame
     frames = runs.Frames(positions, [np.full((n_frames, 4), kelvin)] * 2, [[], []], [False, False], 40.0, positions)
     found, _ = description.describe(molecule, frames, model, runs.Conditions())
     assert any("it was at" in text for text in found["alarms"]) == marked
+    assert found["flexibility_A"] == 0
     # 21 degrees of freedom, whose energy is new after 2 τ = 400 fs.
     assert found["temperature_error_K"] == pytest.approx(300 * np.sqrt(2 / 21 / (2 * n_frames / 10)), abs=0.06)
+
+
+def test_fewer_than_three_heavy_atoms_have_no_fluctuation(model):
+    molecule = molecules.prepare(molecules.Entry("methane", "C"), model.config, 2)
+    positions = [np.repeat(start[None], 9, axis=0) for start in molecule.starts]
+    frames = runs.Frames(positions, [np.full((9, 4), 300.0)] * 2, [[], []], [False, False], 40.0, positions)
+    found, _ = description.describe(molecule, frames, model, runs.Conditions())
+    row = page.row(found)
+    settings = {**runs.Conditions()._asdict(), "model": "m", "time_step_fs": 7.0, "n_starts": 2, "pair": None}
+    html = page.html_page([found], [row], {}, settings, [])
+    assert found["flexibility_A"] is None and "None" not in page.csv_text([row]) + html and "methane" in html
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What the frames of a molecule say: conformers, torsions, shape and surface; angles in degrees, energies in kJ/mol."""
+"""What the frames of a molecule say: conformers and torsions; angles in degrees, energies in kJ/mol."""
 
 import io
 from typing import Any, NamedTuple
@@ -13,10 +13,7 @@ _BINS, _SMOOTH = 72, 2.0  # of a turn; width of the smoothing, bins
 _DEEP = 0.3  # a minimum parts two basins if it is below this share of the lower of their maxima
 _LEAST = 0.01  # population of a basin: less is counted to its neighbour
 _MOST_CONFORMERS = 50  # that are listed
-_SURFACE_FRAMES = 20
 ENOUGH_CHANGES = 10  # of conformer, for errors over the starts to mean something
-_POLAR = (7, 8, 15, 16)  # elements; with the hydrogens on them
-_CONTACT_A = 4.0  # between heavy atoms
 _KJ_PER_EV = 1e4 * units.EV  # per mole: 1 u Å²/fs² is 10,000 kJ/mol
 
 
@@ -195,91 +192,6 @@ def _label(kind: np.ndarray, chosen: list[Any], widths: list[int]) -> str:
 
 def _rounded(values: np.ndarray, digits: int = 2) -> list[float | None]:
     return [round(float(x), digits) if np.isfinite(x) else None for x in values]
-
-
-def radius_of_gyration(system: System, positions: np.ndarray) -> np.ndarray:
-    """√(Σ m |r − R|²/M), Å, ``[n_frames]``."""
-    masses = np.asarray(system.masses)
-    relative = positions - (masses @ positions)[:, None] / masses.sum()
-    return np.sqrt((masses * np.sum(relative**2, axis=-1)).sum(axis=1) / masses.sum())
-
-
-def flexibility(system: System, positions: np.ndarray) -> float:
-    """Root mean square fluctuation of the heavy atoms about their mean structure, Å, after superposition."""
-    own = positions[:, np.asarray(system.species) > 1]
-    if own.shape[1] < 3:
-        own = positions
-    own = own - own.mean(axis=1, keepdims=True)
-    mean = own[0]
-    for _ in range(3):
-        left, _, right = np.linalg.svd(np.einsum("tia,ib->tab", own, mean))
-        sign = np.ones((len(own), 3))
-        sign[:, 2] = np.sign(np.linalg.det(left @ right))
-        turned = np.einsum("tia,tab->tib", own, (left * sign[:, None]) @ right)
-        mean = turned.mean(axis=0)
-    return float(np.sqrt(np.mean(np.sum((turned - mean) ** 2, axis=-1))))
-
-
-def polar_surface(block: str, positions: np.ndarray) -> float:
-    """Mean solvent-accessible surface of N, O, P, S and the hydrogens on them, Å², probe 1.4 Å; by RDKit."""
-    from rdkit import Chem
-    from rdkit.Chem import rdFreeSASA
-    from rdkit.Geometry import Point3D
-
-    molecule = Chem.MolFromMolBlock(block, removeHs=False)
-    radii = rdFreeSASA.classifyAtoms(molecule)
-    if not all(radii):
-        table = Chem.GetPeriodicTable()
-        radii = [table.GetRvdw(atom.GetAtomicNum()) for atom in molecule.GetAtoms()]
-    polar = [
-        atom.GetAtomicNum() in _POLAR
-        or (atom.GetAtomicNum() == 1 and any(n.GetAtomicNum() in _POLAR for n in atom.GetNeighbors()))
-        for atom in molecule.GetAtoms()
-    ]
-    conformer, areas = molecule.GetConformer(), []
-    for frame in positions[np.linspace(0, len(positions) - 1, min(_SURFACE_FRAMES, len(positions))).astype(int)]:
-        for i, place in enumerate(frame):
-            conformer.SetAtomPosition(i, Point3D(*map(float, place)))
-        rdFreeSASA.CalcSASA(molecule, radii)
-        own = [float(atom.GetProp("SASA")) for atom in molecule.GetAtoms()]
-        areas.append(sum(area for area, of in zip(own, polar, strict=True) if of))
-    return float(np.mean(areas))
-
-
-class Contacts(NamedTuple):
-    """A molecule beside a partner: heavy atoms within 4 Å.
-
-    Attributes:
-        share: of the time in contact.
-        lifetime_ps: mean length of a contact that ended; None: none did.
-        ended: contacts that ended.
-        closest_A: mean of the shortest distance between heavy atoms.
-    """
-
-    share: float
-    lifetime_ps: float | None
-    ended: int
-    closest_A: float
-
-
-def contacts(system: System, n_own: int, starts: list[np.ndarray], interval_fs: float) -> Contacts:
-    """Contacts between the first ``n_own`` atoms and the others."""
-    species = np.asarray(system.species)
-    heavy = np.arange(len(species))[(species > 1) | (species[:n_own].max() == 1)]
-    own, other = heavy[heavy < n_own], heavy[heavy >= n_own]
-    if not len(other):
-        other = np.arange(n_own, len(species))
-    near, lengths = [], []
-    for frames in starts:
-        shortest = np.array([np.linalg.norm(x[own][:, None] - x[other], axis=-1).min() for x in frames])
-        near.append(shortest)
-        touching = np.concatenate([[False], shortest < _CONTACT_A, [True]])
-        begins = np.flatnonzero(~touching[:-1] & touching[1:])
-        ends = np.flatnonzero(touching[:-1] & ~touching[1:])
-        lengths += [end - begins[begins < end].max() for end in ends if np.any(begins < end)]
-    shortest = np.concatenate(near)
-    mean = float(np.mean(lengths)) * interval_fs / units.PS if lengths else None
-    return Contacts(float(np.mean(shortest < _CONTACT_A)), mean, len(lengths), float(shortest.mean()))
 
 
 def write_structures(block: str, smiles: str, starts: list[np.ndarray], found: list[Conformer], name: str) -> str:

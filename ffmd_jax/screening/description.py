@@ -8,7 +8,7 @@ import numpy as np
 
 from ffmd_jax.core import mechanics
 from ffmd_jax.models.model import Model
-from ffmd_jax.screening import conformers
+from ffmd_jax.screening import conformers, shapes
 from ffmd_jax.screening.molecules import Molecule
 from ffmd_jax.screening.runs import Conditions, Frames
 
@@ -41,7 +41,8 @@ def describe(
     error = _expected_error(system, given, len(kelvins) * frames.interval_fs)
     if abs(mean - kelvin) > max(_OFF * kelvin, _ERRORS * error):
         alarms.append(f"it was at {mean:.0f} K, not at {kelvin:g}: its populations are of that temperature")
-    gyration = conformers.radius_of_gyration(alone, joined)
+    flexibility = shapes.flexibility(alone, joined)
+    gyration = shapes.radius_of_gyration(alone, joined)
     values = {
         **head,
         "length_ps": round(sum(len(x) for x in starts) * frames.interval_fs / 1000, 3),
@@ -52,14 +53,14 @@ def describe(
         },
         "radius_of_gyration_A": round(float(gyration.mean()), 4),
         "radius_of_gyration_sd_A": round(float(gyration.std()), 4),
-        "flexibility_A": round(conformers.flexibility(alone, joined), 4),
-        "polar_surface_A2": round(conformers.polar_surface(molecule.block, joined), 2),
+        "flexibility_A": None if flexibility is None else round(flexibility, 4),
+        "polar_surface_A2": round(shapes.polar_surface(molecule.block, joined), 2),
         "torsions": [torsion._asdict() for torsion in found.torsions],
         "conformers": [one._asdict() for one in found.conformers],
         "conformer_changes": found.changes,
     }
     if n_own < len(system.species):
-        values["contacts"] = conformers.contacts(system, n_own, starts, frames.interval_fs)._asdict()
+        values["contacts"] = shapes.contacts(system, n_own, starts, frames.interval_fs)._asdict()
     text = conformers.write_structures(molecule.block, molecule.smiles, own, found.conformers, molecule.name)
     return values, {f"{molecule.name}.sdf": text.encode()}
 
