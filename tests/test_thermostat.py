@@ -194,6 +194,8 @@ def test_the_ensemble_is_the_one_source_of_all_that_depends_on_it():
     said = ensembles.metadata(ramp)
     assert said["temperature_K"] is None and said["temperature_end_K"] == 400 and said["tau_fs"] == 70
     assert ensembles.metadata(NVE())["ensemble"] == "nve"
+    with pytest.raises(ValueError, match=r"below 556 cm⁻¹, the fastest motion that steps of 30 fs"):
+        ensembles.complete(NVT(300, friction_tau_fs=500, friction_above_per_cm=1000), 30.0)
     several = ensembles.complete(NVT((100, 300), 50), 1.0)
     np.testing.assert_array_equal(ensembles.temperature(several), [100, 300])
     assert ensembles.hottest(several) == 300

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ffmd_jax.core import units
 from ffmd_jax.core.state import Array, State, System
 from ffmd_jax.dynamics import thermostat as thermostats
 
@@ -124,11 +125,17 @@ def complete(ensemble: Ensemble, time_step_fs: float) -> Ensemble:
     """The ensemble with its defaults for steps of ``time_step_fs``, and plain floats; infinite friction is none.
 
     Raises:
-        ValueError: it is no ensemble.
+        ValueError: it is no ensemble, or its friction acts above a wavenumber that such steps do not resolve.
     """
     check(ensemble)
     if isinstance(ensemble, NVE):
         return ensemble
+    fastest = 0.5 * units.PS / time_step_fs * units.TERAHERTZ_IN_PER_CM
+    if ensemble.friction_above_per_cm is not None and not ensemble.friction_above_per_cm < fastest:
+        raise ValueError(
+            f"`friction_above_per_cm` must be below {fastest:.0f} cm⁻¹, the fastest motion that steps of "
+            f"{time_step_fs:g} fs resolve, not {ensemble.friction_above_per_cm:g}"
+        )
     kelvin = ensemble.temperature_K
     friction, above = ensemble.friction_tau_fs, ensemble.friction_above_per_cm
     return dataclasses.replace(
