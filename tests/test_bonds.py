@@ -119,7 +119,7 @@ def test_a_rollout_says_what_breaks_and_notes_it(broken, tmp_path, capsys, resto
     command = ["rollout", "paracetamol", "--start", start, "--ensemble", "nve", "--on-alarm", "warn", "--watch-bonds"]
     out, parts = tmp_path / "run.h5", tmp_path / "parts.h5"
     ffmd(*command, "--steps", 30, "--out", out)
-    assert f"note: bonds: 0.028 ps: O{pair[0] + 1}–H{pair[1] + 1} formed" in (printed := capsys.readouterr()).err
+    assert f"note: bonds: 0.028 ps: O{pair[0]}–H{pair[1]} formed" in (printed := capsys.readouterr()).err
     assert "; bonds that formed or broke: 1" in printed.out
     whole = trajectory.read(out)
     noted = bonds.from_metadata(whole.metadata)

@@ -293,7 +293,9 @@ def test_a_finished_molecule_is_not_taken_for_another_of_its_name(model, tmp_pat
 
 
 @pytest.mark.process
-def test_ctrl_c_is_not_waited_for_after_rdkit_has_made_conformers(model):
+def test_ctrl_c_is_not_waited_for_after_rdkit_has_made_conformers(model, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     molecules.prepare(molecules.Entry("ethanol", "CCO"), model.config, 2, 200, 0)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), processes.pool(1) as pool:

@@ -71,12 +71,10 @@ def test_what_is_imported_is_declared():
     distributions = importlib.metadata.packages_distributions()
     for path in (CHECKOUT / "ffmd_jax").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            modules = (
-                [node.module] if isinstance(node, ast.ImportFrom) else [one.name for one in getattr(node, "names", [])]
-            )
-            for top in {
-                str(module).split(".")[0] for module in modules if isinstance(node, ast.Import | ast.ImportFrom)
-            }:
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names]
+            for top in {str(module).split(".")[0] for module in modules}:
                 if top != "ffmd_jax" and top not in sys.stdlib_module_names:
                     known = distributions.get(top, [_NAMED.get(top, top)])
                     assert declared & {_normal(name) for name in known}, f"{path}: {top} is no dependency"
