@@ -39,7 +39,7 @@ class Experiment:
         trainings: options of `ffmd train` for each training; one begins with the weights of the one before.
         tau: the paper's relaxation time of the thermostat, fs.
         friction_tau: relaxation time 1/γ of Langevin friction and noise besides, fs.
-        friction_above: wavenumber, cm⁻¹, above which it acts; None: on all motions.
+        fast_friction: relaxation time, fs, of friction on fast motions, and the wavenumber, cm⁻¹, of half of it.
         reversible: roll-outs whose steps are made reversible in time, at three times the cost.
         length_ps: of each of the reference runs.
         frame: interval of their frames, fs.
@@ -67,7 +67,7 @@ class Experiment:
     other_runs: tuple[str, ...] = ()
     other_length_ps: float = 8.0
     large_reference: str = ""
-    friction_above: float | None = None
+    fast_friction: tuple[float, float] | None = None
     reversible: tuple[str, ...] = ()
     n_steps: int = 100_000
     n_spectrum: int = 10_000
@@ -167,9 +167,23 @@ class Stages:
 
     @property
     def _friction(self) -> tuple[str, ...]:
+        return "--friction-tau-fs", f"{self.experiment.friction_tau:g}"
+
+    def fast_friction(self) -> None:
+        """NVT with friction on fast motions only; what that does to reference MD, beside CSVR alone."""
         of = self.experiment
-        above = () if of.friction_above is None else ("--friction-above-per-cm", f"{of.friction_above:g}")
-        return "--friction-tau-fs", f"{of.friction_tau:g}", *above
+        assert of.fast_friction is not None
+        tau, above = of.fast_friction
+        friction = ("--friction-tau-fs", f"{tau:g}", "--friction-above-per-cm", f"{above:g}")
+        nvt, n_steps = self.data / "nvt.h5", 20 if self.smoke else 2 * of.n_spectrum
+        self._run("fast_friction", nvt, n_steps=n_steps, every=1, tau=of.tau, more=friction)
+        for name, more in (("csvr", ()), ("fast", friction)):
+            run = ["--ensemble", "nvt", "--tau-fs", of.tau, "--seed", 300, "--frame-fs", of.time_step]
+            run += ["--length-ps", 1.5 * n_steps * of.time_step / 1000, *more]
+            _ffmd("reference", of.system, *run, "--out", self.data / f"nvt_{name}.h5", "--resume")
+        options = ["--reference", self.data / "nvt_csvr.h5", "--out", self.runs / "reference_report", "--overwrite"]
+        found = _ffmd("analyze", self.data / "nvt_fast.h5", *options, "--json", json_line=True)
+        self._note("fast_friction_reference", found)
 
     def demo(self) -> None:
         """Speeds of the shipped model and of the reference, side by side in one process."""

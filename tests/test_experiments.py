@@ -105,9 +105,11 @@ def test_every_command_of_an_experiment_is_understood(system, tmp_path, pipeline
     noted = {"one_step", "one_reversible_step", "spectrum", "friction", "weak", "free"} | ({"demo"} & set(names))
     noted |= {"supercell"} if "transfer" in names else set()
     noted |= {"long"} if stages.experiment.n_spectrum < 100_000 else set()
+    fast = {"fast_friction", "fast_friction_reference"} if "fast_friction" in names else set()
+    noted |= fast
     assert set(json.loads((tmp_path / "results.json").read_text())) == noted | {"model"}
     with_friction = [words for words in commands if "--friction-tau-fs" in words]
-    assert len(with_friction) == len(noted & {"friction", "long", "supercell"})
+    assert len(with_friction) == len(noted & {"friction", "long", "supercell"} | fast)
     of, words = stages.experiment, next(words for words in commands if words[0] == "dataset")
     files = [Path(word).stem for word in words[1 : words.index("--time-step")]]
     assert len(files) == of.n_runs + len(of.other_runs) == len(set(files))

@@ -28,12 +28,12 @@ EXPERIMENT = pipeline.Experiment(
         "--epochs 2 --batch-size 1 --learning-rate 0.01 --weight-decay 0",
     ),
     tau=50.0,
-    friction_tau=600.0,
-    friction_above=1000.0,
+    friction_tau=1000.0,
+    fast_friction=(600.0, 1000.0),
     n_spectrum=10_000,
 )
 
-STAGES = ["reference", "train", "evaluate", "rollout", "transfer", "demo"]
+STAGES = ["reference", "train", "evaluate", "rollout", "transfer", "fast_friction", "demo"]
 
 if __name__ == "__main__":
     pipeline.main(EXPERIMENT, HERE, __doc__, STAGES)
