@@ -44,7 +44,7 @@ class _Prepared(NamedTuple):
 _SYSTEMS = {
     "quartz": _Prepared(75.0, 3000.0, False, 30.0),
     "paracetamol": _Prepared(70.0, 4000.0, True, 30.0),
-    "water": _Prepared(50.0, 600.0, False, 10.0, friction_above_per_cm=1000.0),
+    "water": _Prepared(50.0, 1000.0, False, 10.0),
     "silicon": _Prepared(75.0, 3000.0, False, 30.0),
     "paracetamol-ccx": _Prepared(60.0, 1000.0, False, 2.0, "ani-1ccx", "paracetamol"),
     "malonaldehyde": _Prepared(100.0, 500.0, False, 20.0, "gfn2-xtb", watch_bonds=True),
@@ -107,10 +107,10 @@ def demo(
             paracetamol 70, paracetamol-ccx 60, water 50, malonaldehyde, alanine-dipeptide and molecules 100,
             copper-iodide 500).
         friction_tau_fs: Relaxation time 1/γ of the friction, fs (None: quartz and silicon 3000, paracetamol 4000,
-            paracetamol-ccx and quartz-sevennet 1000, water 600, malonaldehyde 500, alanine-dipeptide and molecules 200;
+            water, paracetamol-ccx and quartz-sevennet 1000, malonaldehyde 500, alanine-dipeptide and molecules 200;
             copper-iodide and inf: none).
-        friction_above_per_cm: Wavenumber, cm⁻¹, below which the friction fades (None: water 1000, alanine-dipeptide
-            1500; others: it acts on all motions).
+        friction_above_per_cm: Wavenumber, cm⁻¹, below which the friction fades (None: alanine-dipeptide 1500; others:
+            it acts on all motions).
         seed: Seed of velocities and thermostats.
         overwrite: Write into an existing folder.
     """
