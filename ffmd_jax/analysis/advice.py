@@ -86,7 +86,9 @@ def _elements(found: list[Check], analysis: Analysis) -> str:
         else:
             ways.append("add friction with a relaxation time `friction_tau_fs`" + (f", {usual}" if usual else ""))
         if off.get("H", 0.0) > 0 and not analysis.metadata.get("friction_above_per_cm"):
-            ways[-1] += "; with `friction_above_per_cm` of 1000 to 1500 it acts on fast vibrations and not on diffusion"
+            ways[-1] += (
+                "; with `friction_above_per_cm` of 1000 to 1500 it acts on fast vibrations and hardly on slow motions"
+            )
     if not analysis.metadata.get("reversible"):
         ways.append("use time-symmetrised steps (`reversible`)")
     ways.append("train longer")

@@ -40,7 +40,7 @@ class Settings:
             fs: it spreads the energy that a model feeds to one element or vibration, which rescaling cannot do.
             Shorter spreads better and slows diffusion more; 100 to 500 Δt.
         friction_above_per_cm: Let the friction act on fast motions: half of it at this wavenumber, cm⁻¹, more above it,
-            and next to none on diffusion.
+            and next to none on slow motions.
         reversible: Time-symmetrised steps: each is corrected by half of the round-trip error, for smaller errors and no
             gains and losses of energy that add up, at three times the cost.  Not without a thermostat where a strong
             vibration has a period near Δt or 2 Δt: that can resonate and heat.

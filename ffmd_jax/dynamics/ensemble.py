@@ -42,7 +42,7 @@ class NVT:
         friction_tau_fs: relaxation time 1/γ, fs, of Langevin friction and noise besides the thermostat; None: none.
         end_K: temperature at the end of the run, K, to which it changes linearly; None: it stays.
         friction_above_per_cm: wavenumber, cm⁻¹, at which half of the friction acts; faster motions feel more of it, and
-            slow ones such as diffusion next to none, see `thermostat.fast_langevin`; None: all feel the same.
+            slow ones next to none, see `thermostat.fast_langevin`; None: all feel the same.
 
     Raises:
         ValueError: a negative temperature, a time or wavenumber that is not positive, ``friction_above_per_cm``
