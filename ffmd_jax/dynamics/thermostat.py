@@ -94,8 +94,8 @@ def fast_langevin(
         d(v, s) = −a (a · (v, s)) dt + a sqrt(2 k_B T/m) dW,   a = (sqrt(γ), sqrt(ω₀))
 
     so that a motion of angular frequency ω feels the friction γ ω²/(ω² + ω₀²): half of γ at ω₀, and none at rest.
-    Friction and noise act along one direction of (v, s), where the solution over an interval
-    is that of Ornstein and Uhlenbeck; velocities and partners have the same canonical distribution, independent.
+    Friction and noise act along one direction of (v, s), where the solution over an interval is that of Ornstein and
+    Uhlenbeck; velocities and partners have the same canonical distribution, independent.
 
     Args:
         partners: s, Å/fs, ``[n_atoms, 3]``, see `partners`.
