@@ -86,9 +86,7 @@ def _elements(found: list[Check], analysis: Analysis) -> str:
         else:
             ways.append("add friction with a relaxation time `friction_tau_fs`" + (f", {usual}" if usual else ""))
         if off.get("H", 0.0) > 0 and not analysis.metadata.get("friction_above_per_cm"):
-            ways[-1] += (
-                "; with `friction_above_per_cm` of 1000 to 1500 it hardly acts on slow motions"
-            )
+            ways[-1] += "; with `friction_above_per_cm` of 1000 to 1500 it hardly acts on slow motions"
     if not analysis.metadata.get("reversible"):
         ways.append("use time-symmetrised steps (`reversible`)")
     ways.append("train longer")
