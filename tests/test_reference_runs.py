@@ -270,6 +270,14 @@ def test_ase_runs_conserve_energy_and_momenta(structure, tmp_path, capsys):
     assert "energy drift" in capsys.readouterr().out
 
 
+def test_friction_that_steps_do_not_resolve_is_refused_before_a_file_is_removed(structure, tmp_path, capsys):
+    out = tmp_path / "ref.h5"
+    out.write_bytes(b"old")
+    options = ["--ensemble", "nvt", "--friction-tau-fs", 500, "--friction-above-per-cm", 1e6, "--overwrite"]
+    assert "--friction-above-per-cm must be below" in fails(capsys, *emt(structure, *options, "--out", out))
+    assert out.read_bytes() == b"old"
+
+
 @pytest.mark.slow
 def test_ase_runs_have_friction_and_say_so(structure, tmp_path):
     options = ["--ensemble", "nvt", "--friction-tau-fs", 500, "--friction-above-per-cm", 200, "--seed", 4]

@@ -12,6 +12,7 @@ import numpy as np
 from ffmd_jax.core import commands, mechanics, units
 from ffmd_jax.core import files as outputs
 from ffmd_jax.core.state import State, System
+from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics.ensemble import NPT, NVE, NVT, Ensemble
 from ffmd_jax.formats import ase_files
 from ffmd_jax.reference_md import production, runs, systems
@@ -70,6 +71,7 @@ def produce(
         engine = _engine(system, settings) if engine is None else engine
         mechanics.check_freedom(engine.system)
         every = _every(system, settings, engine.dt)
+        ensemble = ensembles.complete(_ensemble(settings, engine), engine.dt)  # refused before a file is removed
         facts = _facts(system, settings, engine)
         for file in (*files, starts_file):
             if resume:
@@ -80,7 +82,7 @@ def produce(
             engine=engine,
             n_frames=round(settings.length_ps * units.PS / settings.frame_fs),
             every=every,
-            ensemble=_ensemble(settings, engine),
+            ensemble=ensemble,
             temperature_K=settings.temperature,
             equilibrate_fs=settings.equilibrate_ps * units.PS,
             equilibrate_with=settings.equilibrate_with,
