@@ -188,7 +188,7 @@ def start(ensemble: Ensemble, key: Array, system: System, state: State, temperat
     """What the thermostat carries along from step to step: the partners of the velocities, Å/fs, or ()."""
     if isinstance(ensemble, NVE) or ensemble.friction_above_per_cm is None:
         return ()
-    return thermostats.partners(key, system, state, temperature_K)
+    return thermostats.free_velocities(key, system, state, temperature_K)
 
 
 def apply(

@@ -98,7 +98,7 @@ def fast_langevin(
     Uhlenbeck; velocities and partners have the same canonical distribution, independent.
 
     Args:
-        partners: s, Å/fs, ``[n_atoms, 3]``, see `partners`.
+        partners: s, Å/fs, ``[n_atoms, 3]``; `free_velocities` at the start.
         temperature_K: target, K.
         tau_fs: relaxation time 1/γ of the fastest motions, fs.
         above_per_cm: ν₀, cm⁻¹.
@@ -110,19 +110,14 @@ def fast_langevin(
     on_velocity, on_partner = (jnp.sqrt(jnp.asarray(part / rate, dtype)) for part in (friction, slowest))
     along = on_velocity * state.velocities + on_partner * partners
     keep = jnp.exp(jnp.asarray(-interval_fs * rate, dtype))
-    noise = jnp.sqrt(1 - keep**2) * _thermal(key, system, state, temperature_K)
+    noise = jnp.sqrt(1 - keep**2) * free_velocities(key, system, state, temperature_K)
     change = noise - (1 - keep) * along
     moved = state._replace(velocities=state.velocities + on_velocity * change)
     return mechanics.zero_momenta(system, moved), partners + on_partner * change
 
 
-def partners(key: Array, system: System, state: State, temperature_K: Number) -> Array:
-    """The partners of the velocities in `fast_langevin`, drawn from their distribution, Å/fs, ``[n_atoms, 3]``."""
-    return _thermal(key, system, state, temperature_K)
-
-
-def _thermal(key: Array, system: System, state: State, temperature_K: Number) -> Array:
-    """Velocities of free atoms at a temperature, Å/fs."""
+def free_velocities(key: Array, system: System, state: State, temperature_K: Number) -> Array:
+    """Velocities of free atoms at a temperature, as the partners of `fast_langevin` have, Å/fs ``[n_atoms, 3]``."""
     dtype = state.velocities.dtype
     variance = jnp.asarray(units.BOLTZMANN * units.EV * temperature_K, dtype)
     width = jnp.sqrt(variance * mechanics.inverse_masses(system))[:, None]
