@@ -3,7 +3,8 @@
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 import ffmd_jax as ffmd
-from ffmd_jax.core import files, mechanics
+from ffmd_jax.core import files, mechanics, units
 from ffmd_jax.core.state import State, System
 from ffmd_jax.data import dataset_file
 from ffmd_jax.data.dataset_file import Group
@@ -82,3 +83,23 @@ def temperatures(system: System, runs: Sequence[State], elements: tuple[int, ...
     error = means.std(axis=0, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.full(len(elements), np.nan)
     both = zip(elements, means.mean(axis=0), error, strict=True)
     return {chemical_symbols[z]: [round(float(mean), 1), round(float(off), 1)] for z, mean, off in both}
+
+
+def speeds(each: Mapping[str, tuple[Callable[[], object], float]], turns: int = 3) -> dict[str, np.ndarray]:
+    """ns/day of some dynamics, run in turn, so that other work on the machine slows all of them alike.
+
+    Args:
+        each: what to run, and how much time, fs, it simulates.
+        turns: besides the first one, which compiles and is left out.
+
+    Returns:
+        ``[turns]`` of each.
+    """
+    found: dict[str, list[float]] = {name: [] for name in each}
+    for turn in range(turns + 1):
+        for name, (run, simulated_fs) in each.items():
+            began = time.perf_counter()
+            run()
+            if turn:
+                found[name].append(units.ns_per_day(simulated_fs, time.perf_counter() - began))
+    return {name: np.array(values) for name, values in found.items()}

@@ -11,9 +11,10 @@ rollout: copies of the model's molecule beside the teacher's runs.  same_bath: t
 alone.  speed: model and teacher in turn.  What was stopped goes on when it is started again.
 """
 
+import copy
+import dataclasses
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import openmm
 import ramachandran
-import teacher
-from ase import Atoms, units
-from ase.md.velocitydistribution import Stationary, ZeroRotation
 
 import ffmd_jax as ffmd
 from ffmd_jax.analysis import torsions
-from ffmd_jax.core import progress
-from ffmd_jax.core import units as own_units
+from ffmd_jax.core import progress, units
 from ffmd_jax.core.state import State
 from ffmd_jax.data import dataset, dataset_file
 from ffmd_jax.data.dataset_file import Dataset, Group, Run
@@ -39,7 +36,11 @@ from ffmd_jax.training import training_log
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+import peptides  # noqa: E402
 import stages  # noqa: E402
+from peptides import Peptide  # noqa: E402
+
+MOLECULE = peptides.alone(1)
 
 KELVIN, FRICTION_TAU_FS = 300.0, 1000.0
 FAST_TAU_FS, FAST_ABOVE_PER_CM = 200.0, 1500.0
@@ -50,7 +51,7 @@ SETS = [(300.0, False, 300), (500.0, False, 200), (300.0, True, 700), (500.0, Tr
 GRID, HIGHEST_EV = 24, 0.47  # points a turn; those whose relaxed energy is so far above the lowest are left out
 BATCH = 4
 # Of the teacher and of the model: runs side by side, length of each, and what is left out at its beginning, ps.
-N_WALKERS, WALKER_PS, N_COPIES, COPY_PS, LEFT_OUT_PS = 8, 1200.0, 32, 251.0, 50.0
+N_WALKERS, WALKER_PS, N_COPIES, COPY_PS, LEFT_OUT_PS = 8, 3000.0, 32, 751.0, 50.0
 KEPT_PS, PIECE_PS = 0.1, 50.0  # between angles that are kept; a piece of a run of the teacher is written at once
 SAME_BATH_PS = 110.0  # of the runs of the model in the bath of the teacher
 STATES = 10  # pieces of each walker hold so many of their states, for temperatures
@@ -65,7 +66,7 @@ class Stages(stages.Folder):
         if path.exists():
             return
         sets = [(kelvin, held, 10) for kelvin, held, _ in SETS[1:3]] if self.smoke else SETS
-        system, runs = ase_files.from_atoms(teacher.molecule().atoms)[0], []
+        system, runs = ase_files.from_atoms(MOLECULE.atoms)[0], []
         for i, (kelvin, held, number) in enumerate(sets):
             part = self.data_folder / f"nve_{i}.h5"
             if not part.exists():
@@ -81,13 +82,12 @@ class Stages(stages.Folder):
         """Runs from states of Langevin dynamics, each `SPACING_FS` after the one before."""
         rng = np.random.default_rng(seed)
         points = self._grid() if held else []
-        free = teacher.context(teacher.system(), teacher.velocity_verlet(STEP_FS), teacher.molecule().atoms.positions)
-        warm = teacher.context(
-            teacher.system(held), teacher.langevin(kelvin, 50.0, STEP_FS, seed), teacher.molecule().atoms.positions
-        )
+        free = peptides.context(MOLECULE, peptides.velocity_verlet(STEP_FS))
+        warm = peptides.context(held_molecule() if held else MOLECULE, peptides.langevin(kelvin, 50.0, STEP_FS, seed))
         openmm.LocalEnergyMinimizer.minimize(warm)
         warm.setVelocitiesToTemperature(kelvin, seed)
         between = round((20 if self.smoke else SPACING_FS) / STEP_FS)
+        n_frames = round((20 if self.smoke else RUN_FS) / FRAME_FS)
         warm.getIntegrator().step(10 * between)
         name, found = f"{kelvin:g} K" + (", held" if held else ""), []
         with progress.progress(number, name, "runs") as bar:
@@ -96,18 +96,18 @@ class Stages(stages.Folder):
                     (phi, psi), places = points[rng.integers(len(points))]
                     warm.setParameter("phi0", phi)
                     warm.setParameter("psi0", psi)
-                    warm.setPositions(places / teacher.NM)
+                    warm.setPositions(places / peptides.NM)
                     warm.setVelocitiesToTemperature(kelvin, int(rng.integers(2**30)))
                 warm.getIntegrator().step(between)
                 split = "test" if i % 10 == 9 else "validation" if i % 10 == 8 else "train"
-                found.append(self._run_of(warm, free, split, name))
+                found.append(peptides.nve_run(MOLECULE, warm, free, STEP_FS, FRAME_FS, n_frames, split, name))
                 bar.update(1)
         return tuple(found)
 
     def _grid(self) -> list[tuple[tuple[float, float], np.ndarray]]:
         """φ and ψ, rad, and relaxed positions, Å, of the points of the map that a run can come to."""
-        own = teacher.context(teacher.system(), openmm.VerletIntegrator(0.001), teacher.molecule().atoms.positions)
-        held = teacher.context(teacher.system(True), openmm.VerletIntegrator(0.001), teacher.molecule().atoms.positions)
+        own = peptides.context(MOLECULE, openmm.VerletIntegrator(0.001))
+        held = peptides.context(held_molecule(), openmm.VerletIntegrator(0.001))
         openmm.LocalEnergyMinimizer.minimize(held)
         angles, found = np.linspace(-np.pi, np.pi, 4 if self.smoke else GRID, endpoint=False), []
         for phi in angles:
@@ -116,41 +116,26 @@ class Stages(stages.Folder):
                 held.setParameter("phi0", phi)
                 held.setParameter("psi0", psi)
                 openmm.LocalEnergyMinimizer.minimize(held, 1.0, 500)
-                places = teacher.positions(held)
-                own.setPositions(places / teacher.NM)
-                found.append(((phi, psi), places, teacher.frame(own)[3]))
+                places = peptides.positions(held)
+                own.setPositions(places / peptides.NM)
+                found.append(((phi, psi), places, peptides.frame(own)[3]))
         lowest = min(energy for *_, energy in found)
         return [(at, places) for at, places, energy in found if energy < lowest + HIGHEST_EV]
 
-    def _run_of(self, warm: openmm.Context, free: openmm.Context, split: str, name: str) -> Run:
-        """An NVE run in one context from the state of another, without the motion of the whole."""
-        places, velocities, *_ = teacher.frame(warm)
-        atoms: Atoms = teacher.molecule().atoms.copy()
-        atoms.positions = places
-        atoms.positions -= atoms.get_center_of_mass()
-        atoms.set_velocities(velocities / units.fs)
-        Stationary(atoms, preserve_temperature=False)
-        ZeroRotation(atoms, preserve_temperature=False)
-        free.setPositions(atoms.positions / teacher.NM)
-        free.setVelocities(atoms.get_velocities() * units.fs * 1000 / teacher.NM)
-        seen = [teacher.frame(free)]
-        for _ in range(round((20 if self.smoke else RUN_FS) / FRAME_FS)):
-            free.getIntegrator().step(round(FRAME_FS / STEP_FS))
-            seen.append(teacher.frame(free))
-        r, v, f, e = (np.array(values) for values in zip(*seen, strict=True))
-        r, v, f = (np.asarray(x, np.float32).astype(np.float64) for x in (r, v, f))  # half the size in the file
-        return Run(State(r, v, np.broadcast_to(np.eye(3), (len(r), 3, 3))), FRAME_FS, split, 0, name, e, f)
-
     def train(self) -> dict[str, Any]:
-        """The model."""
+        """The model, in two trainings, the second at a smaller rate."""
         small = ffmd.Architecture.small(cutoff=4.0, layers=3, channels=8 if self.smoke else 16)
-        training = ffmd.Training(batch_size=BATCH, learning_rate=0.06, epochs=1 if self.smoke else 8)
-        out = self.runs / "model"
-        begun = (out / "training.json").exists()
-        ffmd.train(self.data_folder / "nve.h5", out, training=training, architecture=small, resume=begun)
-        lines = training_log.read(out / training_log.METRICS)
-        speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
-        return {"core_minutes": round(lines[-1]["step"] * BATCH / float(np.median(speeds)) / 60)}
+        first = ffmd.Training(batch_size=BATCH, learning_rate=0.06, epochs=1 if self.smoke else 8)
+        second = dataclasses.replace(first, learning_rate=0.03, weight_decay=0.0, epochs=1 if self.smoke else 6)
+        minutes, init = 0.0, None
+        for name, training in (("before", first), ("model", second)):
+            out = self.runs / name
+            begun = (out / "training.json").exists()
+            ffmd.train(self.data_folder / "nve.h5", out, training=training, architecture=small, init=init, resume=begun)
+            lines, init = training_log.read(out / training_log.METRICS), str(out)
+            speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
+            minutes += lines[-1]["step"] * BATCH / float(np.median(speeds)) / 60
+        return {"core_minutes": round(minutes)}
 
     def reference(self) -> None:
         """Langevin runs of the teacher, in pieces, from states of the runs to learn from."""
@@ -160,8 +145,7 @@ class Stages(stages.Folder):
     def _run_teacher(self, starts: list[State], pieces: int) -> None:
         """Runs of the teacher from each start; pieces that are there are not made again."""
         seed = 1 + len(list(self.data_folder.glob("walker_*.npz")))  # another one when the stage goes on
-        langevin = teacher.langevin(KELVIN, FRICTION_TAU_FS, STEP_FS, seed)
-        context = teacher.context(teacher.system(), langevin, starts[0].positions)
+        context = peptides.context(MOLECULE, peptides.langevin(KELVIN, FRICTION_TAU_FS, STEP_FS, seed))
         with progress.progress(pieces * len(starts), "teacher", "pieces") as bar:
             for piece in range(pieces):
                 for i, start in enumerate(starts):
@@ -174,18 +158,18 @@ class Stages(stages.Folder):
 
     def _piece(self, context: openmm.Context, i: int, piece: int, start: State) -> None:
         """A piece of a run of the teacher, from the end of the one before."""
-        steps, n_frames = round(KEPT_PS * own_units.PS / STEP_FS), 12 if self.smoke else round(PIECE_PS / KEPT_PS)
+        steps, n_frames = round(KEPT_PS * units.PS / STEP_FS), 12 if self.smoke else round(PIECE_PS / KEPT_PS)
         if piece:
             with np.load(self._path(i, piece - 1)) as before:
                 start = State(before["positions"][-1], before["velocities"][-1], np.eye(3))
-        context.setPositions(start.positions / teacher.NM)
-        context.setVelocities(start.velocities * own_units.PS / teacher.NM)
+        context.setPositions(start.positions / peptides.NM)
+        context.setVelocities(start.velocities * units.PS / peptides.NM)
         places, moving = [], []
         for frame in range(n_frames):
             context.getIntegrator().step(steps)
-            places.append(teacher.positions(context))
+            places.append(peptides.positions(context))
             if frame % (n_frames // STATES) == n_frames // STATES - 1:
-                moving.append(teacher.frame(context)[:2])
+                moving.append(peptides.frame(context)[:2])
         phi, psi = angles(np.array(places))
         r, v = (np.array(values) for values in zip(*moving, strict=True))
         found = {"phi": phi.astype(np.float32), "psi": psi.astype(np.float32), "positions": r, "velocities": v}
@@ -205,8 +189,8 @@ class Stages(stages.Folder):
 
     def rollout(self) -> dict[str, Any]:
         """Copies of the model's molecule beside the teacher's: maps, basins, rates, temperatures."""
-        model, system = self._model(), ase_files.from_atoms(teacher.molecule().atoms)[0]
-        every = round(KEPT_PS * own_units.PS / TIME_STEP_FS)
+        model, system = self._model(), ase_files.from_atoms(MOLECULE.atoms)[0]
+        every = round(KEPT_PS * units.PS / TIME_STEP_FS)
         steps, n_copies = (2 * every * STATES, 2) if self.smoke else (round(COPY_PS / KEPT_PS) * every, N_COPIES)
         frames, alarms = self._run_model("copies", self._starts(n_copies), steps, bath())
         left_out = 0 if self.smoke else round(LEFT_OUT_PS / KEPT_PS)
@@ -234,8 +218,8 @@ class Stages(stages.Folder):
         self, name: str, starts: list[State], steps: int, ensemble: ffmd.NVT
     ) -> tuple[list[State], list[str]]:
         """Frames of copies of the model's molecule, and the alarms; a run that was stopped goes on."""
-        system, out = ase_files.from_atoms(teacher.molecule().atoms)[0], self.runs / f"{name}.h5"
-        every = round(KEPT_PS * own_units.PS / TIME_STEP_FS)
+        system, out = ase_files.from_atoms(MOLECULE.atoms)[0], self.runs / f"{name}.h5"
+        every = round(KEPT_PS * units.PS / TIME_STEP_FS)
         run = ffmd.simulate(
             self._model(), [(system, start) for start in starts], steps=steps, every=every, ensemble=ensemble,
             on_alarm="warn", out=out, resume=True,
@@ -258,14 +242,14 @@ class Stages(stages.Folder):
 
     def same_bath(self) -> dict[str, Any]:
         """Copies of the model's molecule with the teacher's Langevin friction alone."""
-        every = round(KEPT_PS * own_units.PS / TIME_STEP_FS)
+        every = round(KEPT_PS * units.PS / TIME_STEP_FS)
         steps, n_copies = (2 * every * STATES, 2) if self.smoke else (round(SAME_BATH_PS / KEPT_PS) * every, N_COPIES)
         langevin = ffmd.NVT(KELVIN, FRICTION_TAU_FS, thermostat="langevin")
         frames, alarms = self._run_model("same_bath", self._starts(n_copies), steps, langevin)
         left_out = 0 if self.smoke else round(LEFT_OUT_PS / KEPT_PS)
         phi, psi = self._angles(frames)
         ours, theirs = ((of[0][:, left_out:], of[1][:, left_out:]) for of in ((phi, psi), self._walkers()[0]))
-        model, system = self._model(), ase_files.from_atoms(teacher.molecule().atoms)[0]
+        model, system = self._model(), ase_files.from_atoms(MOLECULE.atoms)[0]
         return {
             "alarms": alarms,
             **ramachandran.compared(ours, theirs),
@@ -275,31 +259,21 @@ class Stages(stages.Folder):
 
     def speed(self) -> dict[str, Any]:
         """ns/day of the model, one copy and many, and of the teacher at 0.5 fs, in turn, on one core."""
-        model, system = self._model(), ase_files.from_atoms(teacher.molecule().atoms)[0]
-        found: dict[str, list[float]] = {"model": [], "model_of_32_copies": [], "teacher": []}
-        start = self._starts(1)[0]
-        context = teacher.context(
-            teacher.system(), teacher.langevin(KELVIN, FRICTION_TAU_FS, STEP_FS, 1), start.positions
-        )
-        context.getIntegrator().step(1000)
-        n_steps = 200 if self.smoke else 4000
-        for turn in range(4):
-            for name, number in (("model", 1), ("model_of_32_copies", 2 if self.smoke else 32)):
-                steps = n_steps if number == 1 else n_steps // 10
-                copies = [(system, one) for one in self._starts(number)]
-                began = time.perf_counter()
-                ffmd.simulate(
-                    model, copies if number > 1 else copies[0], steps=steps, every=20, ensemble=bath(),
-                    on_alarm="warn", progress=False,
-                )  # fmt: skip
-                took = time.perf_counter() - began
-                if turn:  # the first compiles
-                    found[name].append(own_units.ns_per_day(steps * number * TIME_STEP_FS, took))
-            began = time.perf_counter()
-            context.getIntegrator().step(10 * n_steps)
-            if turn:
-                took = time.perf_counter() - began
-                found["teacher"].append(own_units.ns_per_day(10 * n_steps * STEP_FS, took))
+        model, system = self._model(), ase_files.from_atoms(MOLECULE.atoms)[0]
+        context = peptides.context(MOLECULE, peptides.langevin(KELVIN, FRICTION_TAU_FS, STEP_FS, 1))
+        n_steps, many = 200 if self.smoke else 4000, 2 if self.smoke else 32
+
+        def ours(number: int, steps: int) -> None:
+            copies = [(system, one) for one in self._starts(number)]
+            given: Any = copies if number > 1 else copies[0]
+            ffmd.simulate(model, given, steps=steps, every=20, ensemble=bath(), on_alarm="warn", progress=False)
+
+        sides = {
+            "model": (lambda: ours(1, n_steps), n_steps * TIME_STEP_FS),
+            "model_of_32_copies": (lambda: ours(many, n_steps // 10), n_steps // 10 * many * TIME_STEP_FS),
+            "teacher": (lambda: context.getIntegrator().step(10 * n_steps), 10 * n_steps * STEP_FS),
+        }
+        found = stages.speeds(sides)
         return {"ns_per_day": {name: round(float(np.median(values)), 1) for name, values in found.items()}}
 
     def _model(self) -> Any:
@@ -314,10 +288,20 @@ def bath() -> ffmd.NVT:
     )
 
 
+def held_molecule() -> Peptide:
+    """The molecule with springs on φ and ψ to the context's parameters phi0 and psi0, rad."""
+    system = copy.deepcopy(MOLECULE.system)
+    for name, four in (("phi0", MOLECULE.phi[0]), ("psi0", MOLECULE.psi[0])):
+        spring = openmm.CustomTorsionForce(f"200*(1-cos(theta-{name}))")  # kJ/mol
+        spring.addGlobalParameter(name, 0.0)
+        spring.addTorsion(*four.tolist(), [])
+        system.addForce(spring)
+    return MOLECULE._replace(system=system)
+
+
 def angles(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """φ and ψ, rad ``[n_frames]``, of positions ``[n_frames, n_atoms, 3]``."""
-    of = teacher.molecule()
-    return torsions.angles(positions, of.phi), torsions.angles(positions, of.psi)  # type: ignore[arg-type]
+    return torsions.angles(positions, tuple(MOLECULE.phi[0])), torsions.angles(positions, tuple(MOLECULE.psi[0]))
 
 
 STAGES = ["data", "train", "reference", "evaluate", "rollout", "same_bath", "speed"]

@@ -14,7 +14,6 @@ both.  What was stopped goes on when it is started again.
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -211,19 +210,16 @@ class Stages(stages.Folder):
         atoms.calc = teachers.make("chgnet")
         thermalize_momenta(atoms, 600.0, rng=np.random.default_rng(0))
         dynamics, n_teacher = VelocityVerlet(atoms, STEP_FS * ase_units.fs), 3 if self.smoke else 40
-        found: dict[str, list[float]] = {"model": [], "teacher": []}
-        for turn in range(5):
-            began = time.perf_counter()
-            ffmd.simulate(
-                model, start, steps=steps, every=20, ensemble=ffmd.NVT(600.0, TAU_FS), on_alarm="warn", progress=False
-            )
-            middle = time.perf_counter()
-            dynamics.run(n_teacher)
-            ended = time.perf_counter()
-            if turn:  # the first compiles
-                found["model"].append(units.ns_per_day(steps * TIME_STEP_FS, middle - began))
-                found["teacher"].append(units.ns_per_day(n_teacher * STEP_FS, ended - middle))
-        medians = {name: float(np.median(values)) for name, values in found.items()}
+
+        def ours() -> None:
+            bath = ffmd.NVT(600.0, TAU_FS)
+            ffmd.simulate(model, start, steps=steps, every=20, ensemble=bath, on_alarm="warn", progress=False)
+
+        sides = {
+            "model": (ours, steps * TIME_STEP_FS),
+            "teacher": (lambda: dynamics.run(n_teacher), n_teacher * STEP_FS),
+        }
+        medians = {name: float(np.median(values)) for name, values in stages.speeds(sides, 4).items()}
         ratio = round(medians["model"] / medians["teacher"])
         return {"ns_per_day": {name: round(x, 1) for name, x in medians.items()}, "times_faster": ratio}
 

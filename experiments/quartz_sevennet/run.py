@@ -15,7 +15,6 @@ when it is started again.
 import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -254,16 +253,15 @@ class Stages(stages.Folder):
         moving.rattle(0.05, seed=0)
         dynamics = VelocityVerlet(moving, STEP_FS * ase_units.fs)
         warm = ffmd.simulate(model, start, steps=100, ensemble=bath, on_alarm="warn", progress=False)
-        n_steps, found = 100 if self.smoke else 500, {"model": [], "teacher": []}
-        for turn in range(2 if self.smoke else 4):
-            began = time.perf_counter()
+        n_steps = 100 if self.smoke else 500
+
+        def ours() -> None:
             ffmd.simulate(model, warm, steps=n_steps, every=20, ensemble=bath, on_alarm="warn", progress=False)
-            between = time.perf_counter()
-            dynamics.run(N_FORCES)
-            ended = time.perf_counter()
-            if turn:  # the first compiles
-                found["model"].append(units.ns_per_day(n_steps * TIME_STEP_FS, between - began))
-                found["teacher"].append(units.ns_per_day(N_FORCES * STEP_FS, ended - between))
+
+        sides = {
+            "model": (ours, n_steps * TIME_STEP_FS), "teacher": (lambda: dynamics.run(N_FORCES), N_FORCES * STEP_FS)
+        }  # fmt: skip
+        found = stages.speeds(sides, 1 if self.smoke else 3)
         ratios = np.divide(found["model"], found["teacher"])
         medians = {name: round(float(np.median(values)), 4) for name, values in found.items()}
         return {"atoms": len(start), "ns_per_day": medians, "times_faster": round(float(np.median(ratios))),

@@ -1,0 +1,190 @@
+"""Peptides of alanine with AMBER ff99SB-ILDN, in implicit water (OBC) or among SPC/Fw molecules, by OpenMM.
+
+Lengths are Å, times fs, energies eV, as in all of ffmd_jax.  Atoms have OpenMM's order, in which those of a residue
+follow each other.
+"""
+
+import functools
+import io
+from typing import Any, NamedTuple
+
+import ase
+import numpy as np
+import openmm
+from ase import units as ase_units
+from ase.md.velocitydistribution import Stationary, ZeroRotation
+from openmm import app
+from rdkit import Chem
+from rdkit.Chem import AllChem, rdMolTransforms
+
+from ffmd_jax.core import units
+from ffmd_jax.core.state import State
+from ffmd_jax.data.dataset_file import Run
+from ffmd_jax.reference_md import amber, water
+
+NM, KJ_PER_MOL = amber.NM, amber.KJ_PER_MOL  # Å; eV
+RESIDUE = Chem.MolFromSmarts("C(=O)[NH]C([CH3])C(=O)[NH]")
+PHI, PSI = (0, 2, 3, 5), (2, 3, 5, 7)  # numbers in the pattern
+HELIX, EXTENDED = (-60.0, -45.0), (-140.0, 140.0)  # φ and ψ, degrees
+CUTOFF = 9.0  # Å, of Lennard-Jones and of the real-space part of PME
+
+# Wu, Tepper & Voth 2006: what `ffmd_jax.reference_md.water` computes, in OpenMM's units.
+SPC_FW = f"""<ForceField>
+ <AtomTypes>
+  <Type name="spcfw-O" class="OSF" element="O" mass="{water.MASSES[8]}"/>
+  <Type name="spcfw-H" class="HSF" element="H" mass="{water.MASSES[1]}"/>
+ </AtomTypes>
+ <Residues>
+  <Residue name="HOH">
+   <Atom name="O" type="spcfw-O"/> <Atom name="H1" type="spcfw-H"/> <Atom name="H2" type="spcfw-H"/>
+   <Bond from="0" to="1"/> <Bond from="0" to="2"/>
+  </Residue>
+ </Residues>
+ <HarmonicBondForce>
+  <Bond class1="OSF" class2="HSF" length="{water.BOND_LENGTH / NM}" k="{2 * water.BOND_K / KJ_PER_MOL * NM**2}"/>
+ </HarmonicBondForce>
+ <HarmonicAngleForce>
+  <Angle class1="HSF" class2="OSF" class3="HSF" angle="{water.ANGLE}" k="{2 * water.ANGLE_K / KJ_PER_MOL}"/>
+ </HarmonicAngleForce>
+ <NonbondedForce coulomb14scale="0.833333" lj14scale="0.5">
+  <Atom type="spcfw-O" charge="{water.CHARGES[8]}" sigma="{water.SIGMA / NM}" epsilon="{water.EPSILON / KJ_PER_MOL}"/>
+  <Atom type="spcfw-H" charge="{water.CHARGES[1]}" sigma="1" epsilon="0"/>
+ </NonbondedForce>
+</ForceField>"""
+
+
+class Peptide(NamedTuple):
+    """What the dynamics need.
+
+    Attributes:
+        atoms: elements and places, Å; for a peptide among water, with its cell, and the peptide first.
+        phi, psi: indices of four atoms for each residue, ``[n_residues, 4]``.
+        system: OpenMM's, flexible.
+    """
+
+    atoms: ase.Atoms
+    phi: np.ndarray
+    psi: np.ndarray
+    system: openmm.System
+
+
+@functools.cache
+def alone(n_residues: int, shape: tuple[float, float] = EXTENDED) -> Peptide:
+    """ACE-(ALA)ₙ-NME in implicit water, without cutoff, with φ and ψ of all residues as given, degrees."""
+    found = Chem.AddHs(Chem.MolFromSmiles("CC(=O)" + n_residues * "N[C@@H](C)C(=O)" + "NC"))
+    AllChem.EmbedMolecule(found, randomSeed=1, useRandomCoords=n_residues > 5)
+    places = found.GetConformer()
+    matches = sorted(found.GetSubstructMatches(RESIDUE))
+    for match in matches:
+        for four, degrees in ((PHI, shape[0]), (PSI, shape[1])):
+            rdMolTransforms.SetDihedralDeg(places, *(match[i] for i in four), degrees)
+        rdMolTransforms.SetDihedralDeg(places, *match[3::2][:3], _carbon_after(found, match), 180.0)
+    atoms = ase.Atoms([a.GetAtomicNum() for a in found.GetAtoms()], places.GetPositions())
+    system, order = amber.system(atoms)
+    phi, psi = ([[order.tolist().index(match[i]) for i in four] for match in matches] for four in (PHI, PSI))
+    return Peptide(atoms[order], np.array(phi), np.array(psi), system)
+
+
+def _carbon_after(found: Chem.Mol, match: tuple[int, ...]) -> int:
+    """The carbon that follows the last nitrogen of a residue's pattern."""
+    near = found.GetAtomWithIdx(match[7]).GetNeighbors()
+    return next(a.GetIdx() for a in near if a.GetAtomicNum() == 6 and a.GetIdx() != match[5])
+
+
+@functools.cache
+def in_water(n_residues: int, edge: float, shape: tuple[float, float] = EXTENDED) -> Peptide:
+    """The peptide among SPC/Fw molecules in a cube of ``edge`` Å, with PME, relaxed as by `relaxed`."""
+    dry = alone(n_residues, shape)
+    dry.atoms.positions = relaxed(dry)
+    topology, order = amber.topology(dry.atoms)
+    made = app.Modeller(topology, dry.atoms.positions[order] / NM)
+    field = app.ForceField("amber99sbildn.xml", io.StringIO(SPC_FW))
+    made.addSolvent(field, model="spce", boxSize=openmm.Vec3(edge, edge, edge) / NM, neutralize=False)
+    numbers = [atom.element.atomic_number for atom in made.topology.atoms()]
+    atoms = ase.Atoms(numbers, np.array(made.positions._value) * NM, cell=[edge] * 3, pbc=True)
+    system = field.createSystem(
+        made.topology, nonbondedMethod=app.PME, nonbondedCutoff=CUTOFF / NM, constraints=None, rigidWater=False,
+        removeCMMotion=False, ewaldErrorTolerance=1e-5,
+    )  # fmt: skip
+    for i, mass in enumerate(atoms.get_masses()):
+        system.setParticleMass(i, mass)
+    found = Peptide(atoms, dry.phi, dry.psi, system)
+    atoms.positions = relaxed(found)
+    return found
+
+
+def relaxed(of: Peptide) -> np.ndarray:
+    """Positions, Å, at a minimum of the energy near those of the peptide."""
+    at = context(of, openmm.VerletIntegrator(0.001))
+    openmm.LocalEnergyMinimizer.minimize(at, 10.0)
+    return positions(at)
+
+
+def velocity_verlet(dt_fs: float) -> openmm.CustomIntegrator:
+    """Positions and velocities of the same time, which VerletIntegrator does not give."""
+    made = openmm.CustomIntegrator(dt_fs / units.PS)
+    made.addComputePerDof("v", "v+0.5*dt*f/m")
+    made.addComputePerDof("x", "x+dt*v")
+    made.addComputePerDof("v", "v+0.5*dt*f/m")
+    return made
+
+
+def langevin(kelvin: float, tau_fs: float, dt_fs: float, seed: int) -> openmm.LangevinMiddleIntegrator:
+    made = openmm.LangevinMiddleIntegrator(kelvin, units.PS / tau_fs, dt_fs / units.PS)
+    made.setRandomNumberSeed(seed)
+    return made
+
+
+def context(of: Peptide, integrator: openmm.Integrator, platform: str = "") -> openmm.Context:
+    """Ready to run.  The Reference platform is the fastest for 22 atoms, four times CPU, which water needs."""
+    name = platform or ("CPU" if len(of.atoms) > 80 else "Reference")
+    made = openmm.Context(of.system, integrator, openmm.Platform.getPlatformByName(name))
+    made.setPositions(of.atoms.positions / NM)
+    return made
+
+
+def positions(of: openmm.Context) -> np.ndarray:
+    """Å, ``[n_atoms, 3]``; molecules are not folded back into the cell."""
+    return of.getState(positions=True).getPositions(asNumpy=True)._value * NM
+
+
+def frame(of: openmm.Context) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Positions, Å, velocities, Å/fs, forces, eV/Å, and potential energy, eV."""
+    state: Any = of.getState(positions=True, velocities=True, forces=True, energy=True)
+    return (
+        state.getPositions(asNumpy=True)._value * NM,
+        state.getVelocities(asNumpy=True)._value * NM / units.PS,
+        state.getForces(asNumpy=True)._value * KJ_PER_MOL / NM,
+        state.getPotentialEnergy()._value * KJ_PER_MOL,
+    )
+
+
+def cell(of: openmm.Context) -> np.ndarray:
+    """Å, ``[3, 3]``."""
+    return np.array(of.getState().getPeriodicBoxVectors()._value) * NM
+
+
+def nve_run(
+    peptide: Peptide, warm: openmm.Context, free: openmm.Context, step_fs: float, frame_fs: float, n_frames: int,
+    split: str, name: str,
+) -> Run:  # fmt: skip
+    """A run at constant energy in one context from the state of another, without the motion of the whole."""
+    atoms, edges = peptide.atoms.copy(), np.eye(3)
+    atoms.positions, velocities, *_ = frame(warm)
+    atoms.set_velocities(velocities / ase_units.fs)
+    Stationary(atoms, preserve_temperature=False)
+    if atoms.pbc.any():
+        edges = cell(warm)
+        free.setPeriodicBoxVectors(*(edges / NM))
+    else:
+        atoms.positions -= atoms.get_center_of_mass()
+        ZeroRotation(atoms, preserve_temperature=False)
+    free.setPositions(atoms.positions / NM)
+    free.setVelocities(atoms.get_velocities() * ase_units.fs * units.PS / NM)
+    seen = [frame(free)]
+    for _ in range(n_frames):
+        free.getIntegrator().step(round(frame_fs / step_fs))
+        seen.append(frame(free))
+    r, v, f, e = (np.array(values) for values in zip(*seen, strict=True))
+    r, v, f = (np.asarray(x, np.float32).astype(np.float64) for x in (r, v, f))  # half the size in the file
+    return Run(State(r, v, np.broadcast_to(edges, (len(r), 3, 3))), frame_fs, split, 0, name, e, f)
