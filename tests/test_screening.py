@@ -10,12 +10,17 @@ import time
 import types
 
 import ase
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import fails, ffmd
 
 from ffmd_jax.analysis import torsions
-from ffmd_jax.core.state import make_system
+from ffmd_jax.core import mechanics, units
+from ffmd_jax.core.state import State, make_system
+from ffmd_jax.dynamics import ensemble as ensembles
+from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import model_files
 from ffmd_jax.reference_md import teachers
@@ -137,11 +142,11 @@ def test_conformers_have_their_populations_and_free_energies(model):
         angles = np.concatenate([rng.normal(np.pi, 0.15, n_trans), rng.normal(1.1, 0.15, 200 - n_trans)])
         system, frames, whole = butane(angles, model)
         starts.append(frames)
-    listed, found, changes = conformers.found_in(system, starts, 300.0)
+    listed, found, changes = conformers.found_in(system, starts, 300.0, np.ones(800))
     assert changes == 4  # each start once: too few for errors
     assert found[0].population_error is None and found[1].free_energy_error_kJ_mol is None
     starts = [frames[rng.permutation(200)] for frames in starts]
-    listed, found, changes = conformers.found_in(system, starts, 300.0)
+    listed, found, changes = conformers.found_in(system, starts, 300.0, np.ones(800))
     assert changes > 100
     central = next(torsion for torsion in listed if torsion.atoms[1:3] == (1, 2))
     assert len(listed) == 3 and len(central.centres) == 2
@@ -172,13 +177,74 @@ def test_shapes_do_not_depend_on_where_a_molecule_is(model):
         ]
     )
     turned = moved @ Rotation.from_rotvec([1.0, 0.3, 2.0]).as_matrix()
-    assert shapes.flexibility(system, moved) == pytest.approx(shapes.flexibility(system, turned), rel=1e-6)
-    assert 0.05 < shapes.flexibility(system, moved) < 0.4
+    weights = shapes.rotational_weights(system, moved)
+    np.testing.assert_allclose(weights, shapes.rotational_weights(system, turned))
+    flexibility = shapes.flexibility(system, moved, weights)
+    assert flexibility == pytest.approx(shapes.flexibility(system, turned, weights), rel=1e-6)
+    assert 0.05 < flexibility < 0.4
     by_hand = [
         np.sqrt(system.masses @ np.sum((x - system.masses @ x / system.masses.sum()) ** 2, -1) / system.masses.sum())
         for x in moved
     ]
     np.testing.assert_allclose(shapes.radius_of_gyration(system, moved), by_hand)
+
+
+@pytest.mark.slow
+def test_weights_make_up_for_the_rotation_that_runs_do_not_have():
+    """Four atoms in a chain that turns freely: with rotation, all angles are equally likely."""
+    masses, lengths = [12.0, 1.0, 1.0, 12.0], jnp.array([2.0, 1.0, 2.0])
+    system = make_system([6, 1, 1, 6], masses)
+    start = State(jnp.array([[-0.35, 1.97, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.35, 0.0, 1.97]]),
+                  jnp.zeros((4, 3)), jnp.eye(3))  # fmt: skip
+    bath, dt, kelvin = NVT(300.0, 200.0, "langevin"), 1.0, 300.0
+
+    def energy(x):
+        bonds = jnp.linalg.norm(x[1:] - x[:-1], axis=-1)
+        ends = jnp.linalg.norm(x[2:] - x[:-2], axis=-1)
+        return 5.0 * jnp.sum((bonds - lengths) ** 2) + 5.0 * jnp.sum((ends - 2.386) ** 2)
+
+    def acceleration(x):
+        return -jax.grad(energy)(x) * units.EV / jnp.array(masses)[:, None]
+
+    def step(state, key):
+        v = state.velocities + 0.5 * dt * acceleration(state.positions)
+        x = state.positions + dt * v
+        state = State(x, v + 0.5 * dt * acceleration(x), state.cell)
+        return ensembles.apply(bath, key, system, state, kelvin, dt, ())[0], None
+
+    def keep(state, key):
+        state = jax.lax.scan(step, state, jax.random.split(key, 100))[0]
+        return state, state.positions
+
+    def run(key):
+        key_start, key = jax.random.split(key)
+        state = mechanics.maxwell_boltzmann(key_start, system, start, kelvin)
+        return jax.lax.scan(keep, state, jax.random.split(key, 30))[1][10:]
+
+    chains = np.asarray(jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 300)))
+    positions = chains.reshape(-1, 4, 3)
+    angles = np.abs(conformers.torsions.angles(positions, (0, 1, 2, 3)))
+    weights = shapes.rotational_weights(system, positions)
+
+    def shares(weights):
+        """Parts of a turn, and their standard errors from the spread of the chains, which are independent."""
+        bins = np.clip((angles / np.pi * 6).astype(int), 0, 5)
+        each = np.stack([(weights * (bins == i)).reshape(len(chains), -1).mean(axis=1) for i in range(6)], axis=1)
+        return each.mean(axis=0), each.std(axis=0, ddof=1) / np.sqrt(len(chains))
+
+    found, errors = shares(weights)
+    assert np.all(np.abs(found - 1 / 6) < 4 * errors) and np.all(errors < 0.012)
+    found, errors = shares(np.ones(len(positions)))
+    assert np.abs((found - 1 / 6) / errors).max() > 7
+
+
+def test_rotational_weights_of_linear_molecules_are_those_of_two_rotations():
+    pair = make_system([8, 8], [15.999, 15.999])
+    apart = np.array([1.0, 2.0, 4.0])
+    positions = np.zeros((3, 2, 3))
+    positions[:, 1, 0] = apart
+    np.testing.assert_allclose(shapes.rotational_weights(pair, positions), apart**2 / np.mean(apart**2))
+    assert shapes.rotational_weights(make_system([2], [4.0]), np.zeros((2, 1, 3))).tolist() == [1.0, 1.0]
 
 
 def test_contacts_are_counted_in_time():

@@ -7,8 +7,8 @@
 
 data: NVE runs to learn from; two thirds start with φ and ψ at the points of a grid, so that barriers and rare basins
 are among them.  train: the model.  reference: Langevin runs of the teacher at 300 K.  evaluate: errors of a step.
-rollout: copies of the model's molecule beside the teacher's runs.  same_bath: the same with the teacher's friction
-alone.  speed: model and teacher in turn.  What was stopped goes on when it is started again.
+rollout: copies of the model's molecule beside the teacher's runs in the same bath.  same_bath: the same with Langevin
+friction alone.  speed: model and teacher in turn.  What was stopped goes on when it is started again.
 """
 
 import copy
@@ -50,8 +50,9 @@ RUN_FS, SPACING_FS, STRIDE_FS = 100.0, 1000.0, 2.0
 SETS = [(300.0, False, 300), (500.0, False, 200), (300.0, True, 700), (500.0, True, 300)]
 GRID, HIGHEST_EV = 24, 0.47  # points a turn; those whose relaxed energy is so far above the lowest are left out
 BATCH = 4
-# Of the teacher and of the model: runs side by side, length of each, and what is left out at its beginning, ps.
-N_WALKERS, WALKER_PS, N_COPIES, COPY_PS, LEFT_OUT_PS = 8, 3000.0, 32, 751.0, 50.0
+# Runs side by side of the teacher and of the model, length of the latter, ps, and what is left out at their beginning.
+N_WALKERS, N_COPIES, COPY_PS, LEFT_OUT_PS = 8, 32, 751.0, 50.0
+WALKERS_PS = {"walker": 1800.0, "fast_walker": 3000.0}  # with Langevin friction alone, and in the bath of the model
 KEPT_PS, PIECE_PS = 0.1, 50.0  # between angles that are kept; a piece of a run of the teacher is written at once
 SAME_BATH_PS = 110.0  # of the runs of the model in the bath of the teacher
 STATES = 10  # pieces of each walker hold so many of their states, for temperatures
@@ -138,29 +139,27 @@ class Stages(stages.Folder):
         return {"core_minutes": round(minutes)}
 
     def reference(self) -> None:
-        """Langevin runs of the teacher, in pieces, from states of the runs to learn from."""
-        pieces = 2 if self.smoke else round(WALKER_PS / PIECE_PS)
-        self._run_teacher(self._starts(N_WALKERS), pieces)
+        """Runs of the teacher in each bath, in pieces, from states of the runs to learn from."""
+        starts = self._starts(N_WALKERS)
+        for walker, length_ps in WALKERS_PS.items():
+            pieces = 2 if self.smoke else round(length_ps / PIECE_PS)
+            # Another seed when the stage goes on.
+            context = teacher(walker, 1 + len(list(self.data_folder.glob(f"{walker}_*.npz"))))
+            with progress.progress(pieces * len(starts), f"teacher, {walker}", "pieces") as bar:
+                for piece in range(pieces):
+                    for i, start in enumerate(starts):
+                        if not self._path(walker, i, piece).exists():
+                            self._piece(context, walker, i, piece, start)
+                        bar.update(1)
 
-    def _run_teacher(self, starts: list[State], pieces: int) -> None:
-        """Runs of the teacher from each start; pieces that are there are not made again."""
-        seed = 1 + len(list(self.data_folder.glob("walker_*.npz")))  # another one when the stage goes on
-        context = peptides.context(MOLECULE, peptides.langevin(KELVIN, FRICTION_TAU_FS, STEP_FS, seed))
-        with progress.progress(pieces * len(starts), "teacher", "pieces") as bar:
-            for piece in range(pieces):
-                for i, start in enumerate(starts):
-                    if not self._path(i, piece).exists():
-                        self._piece(context, i, piece, start)
-                    bar.update(1)
+    def _path(self, walker: str, i: int, piece: int) -> Path:
+        return self.data_folder / f"{walker}_{i}_{piece:04d}.npz"
 
-    def _path(self, i: int, piece: int) -> Path:
-        return self.data_folder / f"walker_{i}_{piece:04d}.npz"
-
-    def _piece(self, context: openmm.Context, i: int, piece: int, start: State) -> None:
+    def _piece(self, context: openmm.Context, walker: str, i: int, piece: int, start: State) -> None:
         """A piece of a run of the teacher, from the end of the one before."""
         steps, n_frames = round(KEPT_PS * units.PS / STEP_FS), 12 if self.smoke else round(PIECE_PS / KEPT_PS)
         if piece:
-            with np.load(self._path(i, piece - 1)) as before:
+            with np.load(self._path(walker, i, piece - 1)) as before:
                 start = State(before["positions"][-1], before["velocities"][-1], np.eye(3))
         context.setPositions(start.positions / peptides.NM)
         context.setVelocities(start.velocities * units.PS / peptides.NM)
@@ -173,7 +172,7 @@ class Stages(stages.Folder):
         phi, psi = angles(np.array(places))
         r, v = (np.array(values) for values in zip(*moving, strict=True))
         found = {"phi": phi.astype(np.float32), "psi": psi.astype(np.float32), "positions": r, "velocities": v}
-        path = self._path(i, piece)
+        path = self._path(walker, i, piece)
         np.savez(path.with_suffix(".part.npz"), **found)
         path.with_suffix(".part.npz").rename(path)
 
@@ -195,7 +194,7 @@ class Stages(stages.Folder):
         frames, alarms = self._run_model("copies", self._starts(n_copies), steps, bath())
         left_out = 0 if self.smoke else round(LEFT_OUT_PS / KEPT_PS)
         ours = self._angles(frames)
-        theirs, states = self._walkers()
+        theirs, states = self._walkers("fast_walker")
         sides = {
             side: (phi[:, left_out:], psi[:, left_out:]) for side, (phi, psi) in (("model", ours), ("teacher", theirs))
         }
@@ -231,9 +230,9 @@ class Stages(stages.Folder):
         phi, psi = zip(*(angles(np.asarray(one.positions)) for one in frames), strict=True)
         return np.stack(phi), np.stack(psi)
 
-    def _walkers(self) -> tuple[tuple[np.ndarray, np.ndarray], list[State]]:
+    def _walkers(self, walker: str) -> tuple[tuple[np.ndarray, np.ndarray], list[State]]:
         """Angles, rad, of the teacher's runs, ``[n_runs, n_frames]``, and some states of each."""
-        pieces = [sorted(self.data_folder.glob(f"walker_{i}_????.npz")) for i in range(N_WALKERS)]
+        pieces = [sorted(self.data_folder.glob(f"{walker}_{i}_????.npz")) for i in range(N_WALKERS)]
         n_pieces = min(map(len, pieces))
         each = [[dict(np.load(path)) for path in of[:n_pieces]] for of in pieces]
         joined = [{key: np.concatenate([one[key] for one in of]) for key in of[0]} for of in each]
@@ -248,7 +247,7 @@ class Stages(stages.Folder):
         frames, alarms = self._run_model("same_bath", self._starts(n_copies), steps, langevin)
         left_out = 0 if self.smoke else round(LEFT_OUT_PS / KEPT_PS)
         phi, psi = self._angles(frames)
-        ours, theirs = ((of[0][:, left_out:], of[1][:, left_out:]) for of in ((phi, psi), self._walkers()[0]))
+        ours, theirs = ((of[0][:, left_out:], of[1][:, left_out:]) for of in ((phi, psi), self._walkers("walker")[0]))
         model, system = self._model(), ase_files.from_atoms(MOLECULE.atoms)[0]
         return {
             "alarms": alarms,
@@ -260,7 +259,7 @@ class Stages(stages.Folder):
     def speed(self) -> dict[str, Any]:
         """ns/day of the model, one copy and many, and of the teacher at 0.5 fs, in turn, on one core."""
         model, system = self._model(), ase_files.from_atoms(MOLECULE.atoms)[0]
-        context = peptides.context(MOLECULE, peptides.langevin(KELVIN, FRICTION_TAU_FS, STEP_FS, 1))
+        context = teacher("walker", 1)
         n_steps, many = 200 if self.smoke else 4000, 2 if self.smoke else 32
 
         def ours(number: int, steps: int) -> None:
@@ -281,8 +280,18 @@ class Stages(stages.Folder):
         return ffmd.load(trained if (trained / "weights.npz").exists() else "alanine-dipeptide")
 
 
+def teacher(walker: str, seed: int) -> openmm.Context:
+    """Langevin dynamics of the teacher; for a "fast_walker" with the model's friction on fast vibrations."""
+    if walker == "walker":
+        return peptides.context(MOLECULE, peptides.langevin(KELVIN, FRICTION_TAU_FS, STEP_FS, seed))
+    both = peptides.fast_langevin(KELVIN, FRICTION_TAU_FS, FAST_TAU_FS, FAST_ABOVE_PER_CM, STEP_FS, seed)
+    context = peptides.context(MOLECULE, both)
+    peptides.set_partners(context, KELVIN, MOLECULE.atoms.get_masses(), seed)
+    return context
+
+
 def bath() -> ffmd.NVT:
-    """The teacher's Langevin friction, and for the model's runs friction on the fast vibrations that it feeds."""
+    """Langevin friction, and friction on the fast vibrations that the model feeds."""
     return ffmd.NVT(
         KELVIN, FRICTION_TAU_FS, "langevin", friction_tau_fs=FAST_TAU_FS, friction_above_per_cm=FAST_ABOVE_PER_CM
     )

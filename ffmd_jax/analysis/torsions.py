@@ -95,14 +95,22 @@ def angles(positions: np.ndarray, dihedral: tuple[int, int, int, int]) -> np.nda
     return np.arctan2(sine, np.sum(one * two, axis=-1))
 
 
-def profile(series: np.ndarray, temperature_K: float, n_bins: int = 36, n_blocks: int = 5) -> Profile:
+def profile(
+    series: np.ndarray, temperature_K: float, n_bins: int = 36, n_blocks: int = 5, weights: np.ndarray | None = None
+) -> Profile:
     """Free energy F(φ) = −k_B T ln p(φ) of angles, rad ``[n_frames]`` or ``[n_frames, n_equivalent]``.
 
     The error is that of ln p, k_B T δp/p, with δp the standard error of p over the blocks of the run.
+
+    Args:
+        weights: of the frames, ``[n_frames]`` (default: all equal).
     """
     edges = np.linspace(-np.pi, np.pi, n_bins + 1)
-    density = np.histogram(series, edges)[0] / series.size
-    blocks = [np.histogram(part, edges)[0] / max(1, part.size) for part in np.array_split(series, n_blocks)]
+    counted = np.ones(len(series)) if weights is None else weights
+    counted = np.broadcast_to(counted.reshape(-1, *[1] * (series.ndim - 1)), series.shape)
+    density = np.histogram(series, edges, weights=counted)[0] / counted.sum()
+    parts = zip(np.array_split(series, n_blocks), np.array_split(counted, n_blocks), strict=True)
+    blocks = [np.histogram(part, edges, weights=own)[0] / max(own.sum(), 1e-300) for part, own in parts]
     spread = np.std(blocks, axis=0, ddof=1) / np.sqrt(n_blocks)
     kT = 1000 * units.BOLTZMANN * temperature_K
     known = np.where(density > 0, density, np.nan)

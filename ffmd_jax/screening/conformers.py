@@ -43,8 +43,8 @@ class Conformer(NamedTuple):
 
     Attributes:
         label: centre of the basin of each torsion, degrees.
-        population: its share of the frames, and the standard error over the starts; None where it is not known: of a
-            single start, and where conformers changed less than ten times.
+        population: its share, and the standard error over the starts; None where it is not known: of a single start,
+            and where conformers changed less than ten times.
         free_energy_kJ_mol: relative to the most frequent one, and its standard error.
         frame: start and frame that is closest to the centres.
     """
@@ -119,8 +119,15 @@ class Conformations(NamedTuple):
     changes: int | None
 
 
-def found_in(system: System, starts: list[np.ndarray], temperature_K: float) -> Conformations:
-    """Torsions and conformers of a molecule in its frames, Å, of every start ``[n_frames, n_atoms, 3]``."""
+def found_in(
+    system: System, starts: list[np.ndarray], temperature_K: float, weights: np.ndarray
+) -> Conformations:  # fmt: skip
+    """Torsions and conformers of a molecule.
+
+    Args:
+        starts: frames, Å, of every start ``[n_frames, n_atoms, 3]``.
+        weights: of all frames, one start after the other, as `shapes.rotational_weights` has them.
+    """
     n_frames = [len(frames) for frames in starts]
     positions = np.concatenate(starts)
     listed, labels, chosen = [], [], []
@@ -128,10 +135,11 @@ def found_in(system: System, starts: list[np.ndarray], temperature_K: float) -> 
     for equivalent in torsions.dihedrals(system, positions[0]):
         series = np.stack([torsions.angles(positions, dihedral) for dihedral in equivalent], axis=-1)
         parts, first = basins(series.ravel()), equivalent[0]
-        profile = torsions.profile(series, temperature_K)
+        profile = torsions.profile(series, temperature_K, weights=weights)
         name = "-".join(f"{torsions.chemical_symbols[species[atom]]}{atom}" for atom in first)
         which = np.sort(parts.of(series), axis=-1)
-        share = np.bincount(which.ravel(), minlength=len(parts.centres)) / which.size
+        each = np.repeat(weights, which.shape[1])
+        share = np.bincount(which.ravel(), each, len(parts.centres)) / each.sum()
         listed.append(
             Torsion(
                 name, first, len(equivalent) > 1, np.degrees(parts.centres).round().tolist(), share.round(4).tolist(),
@@ -142,7 +150,7 @@ def found_in(system: System, starts: list[np.ndarray], temperature_K: float) -> 
             labels.append(which)
             off = np.min(np.abs(_turn(series[..., None] - parts.centres)), axis=-1).mean(axis=-1)
             chosen.append((parts, off))
-    return Conformations(listed, *_conformers(labels, chosen, n_frames, temperature_K))
+    return Conformations(listed, *_conformers(labels, chosen, n_frames, weights, temperature_K))
 
 
 def _turn(angles: np.ndarray) -> np.ndarray:
@@ -150,7 +158,7 @@ def _turn(angles: np.ndarray) -> np.ndarray:
 
 
 def _conformers(
-    labels: list[np.ndarray], chosen: list[Any], n_frames: list[int], kelvin: float
+    labels: list[np.ndarray], chosen: list[Any], n_frames: list[int], weights: np.ndarray, kelvin: float
 ) -> tuple[list[Conformer], int | None]:
     total = sum(n_frames)
     joined = np.concatenate(labels, axis=-1) if labels else np.zeros((total, 1), int)
@@ -160,10 +168,11 @@ def _conformers(
     runs = np.repeat(np.arange(len(n_frames)), n_frames)
     places = np.concatenate([np.arange(n) for n in n_frames])
     kT = units.BOLTZMANN * kelvin * _KJ_PER_EV
-    shares = np.bincount(which, minlength=len(kinds)) / total
+    shares = np.bincount(which, weights, len(kinds)) / weights.sum()
     of_runs = np.stack(
-        [np.bincount(which[runs == i], minlength=len(kinds)) / max(1, n) for i, n in enumerate(n_frames)]
-    )
+        [np.bincount(which[runs == i], weights[runs == i], len(kinds)) / weights[runs == i].sum()
+         for i in range(len(n_frames))]
+    )  # fmt: skip
     changes = int(np.sum((which[1:] != which[:-1]) & (runs[1:] == runs[:-1]))) if chosen else None
     known = len(n_frames) > 1 and (changes is None or changes >= ENOUGH_CHANGES)
     errors = of_runs.std(axis=0, ddof=1) / np.sqrt(len(n_frames)) if known else None

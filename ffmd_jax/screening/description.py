@@ -32,8 +32,11 @@ def describe(
         raise ValueError(f"no frame: {alarms[0] if alarms else 'it ended at once'}")
     own, n_own = [x[:, : molecule.n_own] for x in starts], molecule.n_own
     alone = dataclasses.replace(system, species=system.species[:n_own], masses=system.masses[:n_own])
-    found = conformers.found_in(alone, own, given.temperature_K)
     joined = np.concatenate(own)
+    # Beside a partner the weights would be those of their distance, which has no canonical distribution in free space.
+    pair = n_own < len(system.species)
+    weights = np.ones(len(joined)) if pair else shapes.rotational_weights(alone, joined)
+    found = conformers.found_in(alone, own, given.temperature_K, weights)
     kelvins = np.concatenate(frames.temperatures_K)
     symbols = conformers.torsions.chemical_symbols
     known = [i for i, z in enumerate(model.config.elements) if np.any(system.species == z)]
@@ -41,8 +44,10 @@ def describe(
     error = _expected_error(system, given, len(kelvins) * frames.interval_fs)
     if abs(mean - kelvin) > max(_OFF * kelvin, _ERRORS * error):
         alarms.append(f"it was at {mean:.0f} K, not at {kelvin:g}: its populations are of that temperature")
-    flexibility = shapes.flexibility(alone, joined)
+    flexibility = shapes.flexibility(alone, joined, weights)
     gyration = shapes.radius_of_gyration(alone, joined)
+    mean_gyration = np.average(gyration, weights=weights)
+    spread_of_gyration = np.sqrt(np.average((gyration - mean_gyration) ** 2, weights=weights))
     values = {
         **head,
         "length_ps": round(sum(len(x) for x in starts) * frames.interval_fs / 1000, 3),
@@ -51,15 +56,15 @@ def describe(
         "temperature_by_element_K": {
             symbols[model.config.elements[i]]: round(float(np.nanmean(kelvins[:, i])), 1) for i in known
         },
-        "radius_of_gyration_A": round(float(gyration.mean()), 4),
-        "radius_of_gyration_sd_A": round(float(gyration.std()), 4),
+        "radius_of_gyration_A": round(float(mean_gyration), 4),
+        "radius_of_gyration_sd_A": round(float(spread_of_gyration), 4),
         "flexibility_A": None if flexibility is None else round(flexibility, 4),
-        "polar_surface_A2": round(shapes.polar_surface(molecule.block, joined), 2),
+        "polar_surface_A2": round(shapes.polar_surface(molecule.block, joined, weights), 2),
         "torsions": [torsion._asdict() for torsion in found.torsions],
         "conformers": [one._asdict() for one in found.conformers],
         "conformer_changes": found.changes,
     }
-    if n_own < len(system.species):
+    if pair:
         values["contacts"] = shapes.contacts(system, n_own, starts, frames.interval_fs)._asdict()
     text = conformers.write_structures(molecule.block, molecule.smiles, own, found.conformers, molecule.name)
     return values, {f"{molecule.name}.sdf": text.encode()}

@@ -1,4 +1,7 @@
-"""What the frames of a molecule say of its shape, its surface, and its contacts with a partner."""
+"""What the frames of a molecule say of its shape, its surface, and its contacts with a partner.
+
+Averages are of a canonical ensemble, to which frames contribute with their `rotational_weights`.
+"""
 
 from typing import NamedTuple
 
@@ -12,6 +15,25 @@ _POLAR = (7, 8, 15, 16)  # elements; with the hydrogens on them
 _CONTACT_A = 4.0  # between heavy atoms
 
 
+def rotational_weights(system: System, positions: np.ndarray) -> np.ndarray:
+    """What each frame of a run without rotation counts for in the canonical ensemble, over the mean; ``[n_frames]``.
+
+    Runs have no angular momentum J.  At fixed positions, J is normally distributed with the covariance k_B T I, I the
+    tensor of inertia, so that J = 0 has the density (2π k_B T)^(−3/2) det(I)^(−1/2): such runs visit a shape by this
+    factor too often, compact ones above all.  The weights are √det I; of linear molecules and pairs of atoms, which
+    have two rotations, without the moment about the axis.
+    """
+    masses = np.asarray(system.masses)
+    relative = positions - (masses @ positions)[:, None] / masses.sum()
+    squares = np.einsum("i,tia,tib->tab", masses, relative, relative)
+    moments = np.linalg.eigvalsh(np.trace(squares, axis1=1, axis2=2)[:, None, None] * np.eye(3) - squares)
+    if len(masses) == 1:
+        return np.ones(len(positions))
+    about = moments[:, 1:] if system.linear or len(masses) == 2 else moments
+    weights = np.sqrt(np.prod(about, axis=1))
+    return weights / weights.mean()
+
+
 def radius_of_gyration(system: System, positions: np.ndarray) -> np.ndarray:
     """√(Σ m |r − R|²/M), Å, ``[n_frames]``."""
     masses = np.asarray(system.masses)
@@ -19,7 +41,7 @@ def radius_of_gyration(system: System, positions: np.ndarray) -> np.ndarray:
     return np.sqrt((masses * np.sum(relative**2, axis=-1)).sum(axis=1) / masses.sum())
 
 
-def flexibility(system: System, positions: np.ndarray) -> float | None:
+def flexibility(system: System, positions: np.ndarray, weights: np.ndarray) -> float | None:
     """Root mean square fluctuation of the heavy atoms about their mean structure, Å, after superposition.
 
     None for fewer than three heavy atoms: with equivalent hydrogens alone, starts are each other's mirror images.
@@ -34,11 +56,12 @@ def flexibility(system: System, positions: np.ndarray) -> float | None:
         sign = np.ones((len(own), 3))
         sign[:, 2] = np.sign(np.linalg.det(left @ right))
         turned = np.einsum("tia,tab->tib", own, (left * sign[:, None]) @ right)
-        mean = turned.mean(axis=0)
-    return float(np.sqrt(np.mean(np.sum((turned - mean) ** 2, axis=-1))))
+        mean = np.average(turned, axis=0, weights=weights)
+    squares = np.mean(np.sum((turned - mean) ** 2, axis=-1), axis=1)
+    return float(np.sqrt(np.average(squares, weights=weights)))
 
 
-def polar_surface(block: str, positions: np.ndarray) -> float:
+def polar_surface(block: str, positions: np.ndarray, weights: np.ndarray) -> float:
     """Mean solvent-accessible surface of N, O, P, S and the hydrogens on them, Å², probe 1.4 Å; by RDKit."""
     from rdkit import Chem
     from rdkit.Chem import rdFreeSASA
@@ -55,13 +78,14 @@ def polar_surface(block: str, positions: np.ndarray) -> float:
         for atom in molecule.GetAtoms()
     ]
     conformer, areas = molecule.GetConformer(), []
-    for frame in positions[np.linspace(0, len(positions) - 1, min(_SURFACE_FRAMES, len(positions))).astype(int)]:
+    chosen = np.linspace(0, len(positions) - 1, min(_SURFACE_FRAMES, len(positions))).astype(int)
+    for frame in positions[chosen]:
         for i, place in enumerate(frame):
             conformer.SetAtomPosition(i, Point3D(*map(float, place)))
         rdFreeSASA.CalcSASA(molecule, radii)
         own = [float(atom.GetProp("SASA")) for atom in molecule.GetAtoms()]
         areas.append(sum(area for area, of in zip(own, polar, strict=True) if of))
-    return float(np.mean(areas))
+    return float(np.average(areas, weights=weights[chosen]))
 
 
 class Contacts(NamedTuple):
