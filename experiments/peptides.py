@@ -1,4 +1,4 @@
-"""Peptides of alanine with AMBER ff99SB-ILDN, in implicit water (OBC) or among SPC/Fw molecules, by OpenMM.
+"""Capped peptides with AMBER ff99SB-ILDN, in implicit water (OBC) or among SPC/Fw molecules, by OpenMM.
 
 Lengths are Å, times fs, energies eV, as in all of ffmd_jax.  Atoms have OpenMM's order, in which those of a residue
 follow each other.
@@ -23,8 +23,8 @@ from ffmd_jax.data.dataset_file import Run
 from ffmd_jax.reference_md import amber, water
 
 NM, KJ_PER_MOL = amber.NM, amber.KJ_PER_MOL  # Å; eV
-RESIDUE = Chem.MolFromSmarts("C(=O)[NH]C([CH3])C(=O)[NH]")
-PHI, PSI = (0, 2, 3, 5), (2, 3, 5, 7)  # numbers in the pattern
+RESIDUE = Chem.MolFromSmarts("[CX3](=O)[NX3][CX4][CX3](=O)[NX3]")
+PHI, PSI, OMEGA = (0, 2, 3, 4), (2, 3, 4, 6), (3, 4, 6)  # numbers in the pattern; of OMEGA, the carbon that follows
 HELIX, EXTENDED = (-60.0, -45.0), (-140.0, 140.0)  # φ and ψ, degrees
 CUTOFF = 9.0  # Å, of Lennard-Jones and of the real-space part of PME
 
@@ -68,17 +68,24 @@ class Peptide(NamedTuple):
     system: openmm.System
 
 
+def alanines(n: int) -> str:
+    """The SMILES of ACE-(ALA)ₙ-NME."""
+    return "CC(=O)" + n * "N[C@@H](C)C(=O)" + "NC"
+
+
 @functools.cache
-def alone(n_residues: int, shape: tuple[float, float] = EXTENDED) -> Peptide:
-    """ACE-(ALA)ₙ-NME in implicit water, without cutoff, with φ and ψ of all residues as given, degrees."""
-    found = Chem.AddHs(Chem.MolFromSmiles("CC(=O)" + n_residues * "N[C@@H](C)C(=O)" + "NC"))
-    AllChem.EmbedMolecule(found, randomSeed=1, useRandomCoords=n_residues > 5)
+def alone(smiles: str, shape: tuple[float, float] = EXTENDED) -> Peptide:
+    """A peptide in implicit water, without cutoff, with φ and ψ of all residues as given, degrees."""
+    found = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    AllChem.EmbedMolecule(found, randomSeed=1, useRandomCoords=found.GetNumAtoms() > 60)
     places = found.GetConformer()
     matches = sorted(found.GetSubstructMatches(RESIDUE))
     for match in matches:
         for four, degrees in ((PHI, shape[0]), (PSI, shape[1])):
-            rdMolTransforms.SetDihedralDeg(places, *(match[i] for i in four), degrees)
-        rdMolTransforms.SetDihedralDeg(places, *match[3::2][:3], _carbon_after(found, match), 180.0)
+            i, j, k, l = (match[at] for at in four)
+            if not found.GetBondBetweenAtoms(j, k).IsInRing():  # φ of proline is as it is
+                rdMolTransforms.SetDihedralDeg(places, i, j, k, l, degrees)
+        rdMolTransforms.SetDihedralDeg(places, *(match[i] for i in OMEGA), _carbon_after(found, match), 180.0)
     atoms = ase.Atoms([a.GetAtomicNum() for a in found.GetAtoms()], places.GetPositions())
     system, order = amber.system(atoms)
     phi, psi = ([[order.tolist().index(match[i]) for i in four] for match in matches] for four in (PHI, PSI))
@@ -87,14 +94,14 @@ def alone(n_residues: int, shape: tuple[float, float] = EXTENDED) -> Peptide:
 
 def _carbon_after(found: Chem.Mol, match: tuple[int, ...]) -> int:
     """The carbon that follows the last nitrogen of a residue's pattern."""
-    near = found.GetAtomWithIdx(match[7]).GetNeighbors()
-    return next(a.GetIdx() for a in near if a.GetAtomicNum() == 6 and a.GetIdx() != match[5])
+    near = found.GetAtomWithIdx(match[6]).GetNeighbors()
+    return next(a.GetIdx() for a in near if a.GetAtomicNum() == 6 and a.GetIdx() != match[4])
 
 
 @functools.cache
-def in_water(n_residues: int, edge: float, shape: tuple[float, float] = EXTENDED) -> Peptide:
+def in_water(smiles: str, edge: float, shape: tuple[float, float] = EXTENDED) -> Peptide:
     """The peptide among SPC/Fw molecules in a cube of ``edge`` Å, with PME, relaxed as by `relaxed`."""
-    dry = alone(n_residues, shape)
+    dry = alone(smiles, shape)
     dry.atoms.positions = relaxed(dry)
     topology, order = amber.topology(dry.atoms)
     made = app.Modeller(topology, dry.atoms.positions[order] / NM)

@@ -40,7 +40,7 @@ import peptides  # noqa: E402
 import stages  # noqa: E402
 from peptides import Peptide  # noqa: E402
 
-MOLECULE = peptides.alone(1)
+MOLECULE = peptides.alone(peptides.alanines(1))
 
 KELVIN, FRICTION_TAU_FS = 300.0, 1000.0
 FAST_TAU_FS, FAST_ABOVE_PER_CM = 200.0, 1500.0

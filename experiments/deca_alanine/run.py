@@ -9,11 +9,13 @@ In implicit water (OBC).  data: NVE runs of two lengths of the peptide, from a h
 train: from the weights of alanine-dipeptide.  reference, rollout: the teacher and the model from both shapes.
 Among SPC/Fw molecules.  water_data: NVE runs of shorter peptides in boxes of some 500 atoms.  water_train: one model of
 these, from the weights of water.  water_reference, water_rollout: the helix of ten residues among 1,000 atoms.
-evaluate: errors of a step of both.  What was stopped goes on when it is started again.
+evaluate: errors of a step of both.  speed: ns/day of models and teacher in turn.  What was
+stopped goes on when it is started again.
 """
 
 import copy
 import dataclasses
+import functools
 import os
 import sys
 from pathlib import Path
@@ -151,7 +153,7 @@ class Stages(stages.Folder):
 
     def water_train(self) -> dict[str, Any]:
         """The model of the peptide among water molecules."""
-        return self._train("water", "water", ffmd.Training(batch_size=1, learning_rate=0.03, epochs=2))
+        return self._train("water", "water", ffmd.Training(batch_size=1, learning_rate=0.03, epochs=1))
 
     def _train(self, name: str, init: str, training: ffmd.Training) -> dict[str, Any]:
         out, data = self.runs / name, self.data_folder / f"{name}.h5"
@@ -327,6 +329,24 @@ class Stages(stages.Folder):
                 }
         return found
 
+    def speed(self) -> dict[str, Any]:
+        """ns/day of the models and of the teacher, in turn, on one core."""
+        found = {}
+        for solvent, name, bath, n_steps, n_teacher in (
+            ("implicit", "folded", peptide_bath(), 2000, 400), ("water", "water", water_bath(), 100, 100)
+        ):  # fmt: skip
+            start, peptide = self._starts(solvent, name, HELIX, 1)[0], self._peptide(solvent, HELIX)
+            context = peptides.context(peptide, peptides.langevin(KELVIN, FRICTION_TAU_FS, STEP_FS, 1))
+            given, model = (ase_files.from_atoms(peptide.atoms)[0], start), self._model(solvent)
+            ours = functools.partial(
+                ffmd.simulate, model, given, steps=n_steps, every=20, ensemble=bath, on_alarm="warn", progress=False
+            )
+            theirs = functools.partial(context.getIntegrator().step, n_teacher)
+            sides = {"model": (ours, n_steps * TIME_STEP_FS), "teacher": (theirs, n_teacher * STEP_FS)}
+            each = stages.speeds(sides, 1 if self.smoke else 3).items()
+            found[solvent] = {"atoms": len(peptide.atoms)} | {side: round(float(np.median(x)), 2) for side, x in each}
+        return {"ns_per_day": found}
+
     def _model(self, name: str) -> Any:
         trained = self.runs / name
         return ffmd.load(trained if (trained / "weights.npz").exists() else SHIPPED[name])
@@ -355,7 +375,7 @@ def quantities(peptide: Peptide, places: np.ndarray) -> dict[str, np.ndarray]:
 
 STAGES = [
     "data", "train", "reference", "rollout",
-    "water_data", "water_train", "water_reference", "water_rollout", "evaluate",
+    "water_data", "water_train", "water_reference", "water_rollout", "evaluate", "speed",
 ]  # fmt: skip
 
 
