@@ -38,7 +38,7 @@ from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import radial_tables, trajcast
 from ffmd_jax.models.config import Architecture
 from ffmd_jax.reference_md import systems
-from ffmd_jax.training import batches, loop, losses, optimizer, parallel, tasks
+from ffmd_jax.training import batches, loop, optimizer, parallel, scales, tasks
 from ffmd_jax.training.settings import Training
 
 NETWORKS = {"small": Architecture.small(cutoff=5.0), "paper": Architecture(cutoff=4.5)}
@@ -63,7 +63,7 @@ def training_program(topology_name: str, network: str, pairs_per_chip: int, n_st
     mesh = Mesh(np.array(chips), (parallel.AXIS,), axis_types=(AxisType.Auto,))
     training = Training(epochs=1, batch_size=pairs_per_chip * len(chips))
     groups = pair_sets.form(data(training.batch_size))
-    config = losses.configure(groups, NETWORKS[network])
+    config = scales.configure(groups, NETWORKS[network])
     train = tasks.buckets(config, groups, "train")
     rule = optimizer.make(training, n_steps)
     # Blocks that hold all atoms: in a loop the compiler would count one turn.
@@ -98,7 +98,7 @@ def replicas_program(topology_name: str, network: str, per_chip: int, n_steps: i
     """One line."""
     chips = topologies.get_topology_desc(platform="tpu", topology_name=topology_name).devices
     groups = pair_sets.form(data(2))
-    config = losses.configure(groups, NETWORKS[network])
+    config = scales.configure(groups, NETWORKS[network])
     params = radial_tables.tabulate(config, trajcast.init(jax.random.key(0), config))
     prepared, n = systems.quartz((2, 2, 2)), per_chip * len(chips)
     states = jax.tree.map(lambda x: np.repeat(np.asarray(x, np.float32)[None], n, axis=0), prepared.state)

@@ -63,19 +63,19 @@ def measure(name: str, network: str, formulation: str, seconds: float) -> dict:
 
     from ffmd_jax.data import pairs
     from ffmd_jax.models import config, convolution, trajcast
-    from ffmd_jax.training import batches, loop, losses, optimizer, parallel, settings
+    from ffmd_jax.training import batches, loop, losses, optimizer, parallel, scales, settings
 
     devices = parallel.mesh()
     batch, cutoff = SYSTEMS[name][2] * devices.size, SYSTEMS[name][3]
     data = pairs_of(name, batch * BLOCK_STEPS)
-    model_config = losses.configure(
+    model_config = scales.configure(
         [data], config.Architecture(cutoff=cutoff, radial_intervals=128 * (formulation == "fast"), **NETWORKS[network])
     )
     training = settings.Training(batch_size=batch, optimizer="adam", learning_rate=1e-4)
     together = formulation == "e3nn" or trajcast.batches_together(model_config)
     (bucket,) = batches.buckets([data.system], [data.train], pairs.padded)
     search, product = batches.pair_search(bucket, cutoff), getattr(convolution, FORMULATIONS[formulation])
-    loss = losses.make_loss(model_config, search, product, losses.mean_inverse_mass([data]))
+    loss = losses.make_loss(model_config, search, product, scales.mean_inverse_mass([data]))
     step = loop.make_train_step([loss], training, optimizer.make(training, 10_000), devices, together)
     state = loop.initial(model_config, training, 10_000)
     block = next(batches.blocks([bucket], training, 0, BLOCK_STEPS, devices))

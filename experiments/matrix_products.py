@@ -34,7 +34,7 @@ from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.models import config, model_files, trajcast
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.reference_md import systems
-from ffmd_jax.training import loop, losses, settings, tasks
+from ffmd_jax.training import loop, scales, settings, tasks
 
 BITS = {"float32": None, "TF32": 10, "bfloat16": 7}
 SIZES = config.Architecture(cutoff=3.6, lmax=1, harmonics_lmax=2, channels=16, layers=3, radial_hidden=(32, 32),
@@ -74,7 +74,7 @@ def train(data: tuple[pair_sets.PairSets, ...], precision: str, seed: int, n_ste
     """One line."""
     per_epoch = sum(len(sets.train.displacements) for sets in data) // 2
     training = settings.Training(epochs=max(1, round(n_steps / per_epoch)), batch_size=2, ema_decay=0.99, seed=seed)
-    model_config, began = losses.configure(data, SIZES), time.perf_counter()
+    model_config, began = scales.configure(data, SIZES), time.perf_counter()
     round_products(BITS[precision])
     last = list(loop.fit(model_config, data, training, convolution=convolutions.by_blocks))[-1]
     params = jax.tree.map(np.asarray, last.state.average)

@@ -18,7 +18,7 @@ from ffmd_jax.core.state import take
 from ffmd_jax.data import dataset_file
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.models import model, model_files
-from ffmd_jax.training import batches, losses
+from ffmd_jax.training import batches, scales
 
 N_PAIRS, N_BLOCKS = 1000, 10
 
@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     used = model_files.load(options.model)
     (data,) = pair_sets.form(dataset_file.read(options.data), used.config.time_step_fs)
-    losses.check_fits(used.config, data)
+    scales.check_fits(used.config, data)
     pairs = take(data.validation, slice(N_PAIRS))
     (bucket,) = batches.buckets([data.system], [pairs], pair_sets.padded)
     search = batches.pair_search(bucket, used.config.architecture.cutoff)

@@ -17,7 +17,7 @@ from ffmd_jax.dynamics.engine import Engine
 from ffmd_jax.dynamics.ensemble import NVE, NVT
 from ffmd_jax.models import config, trajcast
 from ffmd_jax.reference_md import integrator, systems
-from ffmd_jax.training import calibration, losses
+from ffmd_jax.training import calibration, scales
 
 DT = 4.0
 CALIBRATION = config.Calibration(
@@ -223,7 +223,7 @@ def test_a_calibration_looks_at_each_state_in_its_own_cell():
     (sets,) = pair_sets.form(data)
     sizes = config.Architecture(cutoff=4.5, lmax=1, channels=4, layers=1, radial_hidden=(4,), speed_hidden=(4,))
     with jax.enable_x64(False):
-        model_config = losses.configure([sets], sizes)
+        model_config = scales.configure([sets], sizes)
         params = trajcast.init(jax.random.key(0), model_config)
 
         def calibrated(states):

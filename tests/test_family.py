@@ -21,7 +21,7 @@ from ffmd_jax.models.config import Architecture, Calibration, Carried, FamilyCal
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import systems
 from ffmd_jax.simulation.simulate import simulate
-from ffmd_jax.training import batches, family_losses, loop, losses, optimizer, parallel, settings, tasks
+from ffmd_jax.training import batches, family_losses, loop, losses, optimizer, parallel, scales, settings, tasks
 
 SIZES = Architecture(
     cutoff=4.0, lmax=1, channels=4, layers=1, radial_hidden=(4,), speed_hidden=(4,), radial_intervals=8,
@@ -108,7 +108,7 @@ def test_what_is_carried_is_the_linear_fit_of_each_element(molecule):
     v, other = rng.normal(size=(2, n, 4, 3))
     part = np.where(np.asarray(system.species) == 14, 0.8, 0.3)[:, None]
     pairs = pair_sets.Pairs(State(v, v, np.broadcast_to(np.eye(3), (n, 3, 3))), 7 * part * v, part * v + 0.5 * other)
-    found = losses.carried([pair_sets.PairSets(system, 10.0, pairs, pairs, pairs)], (8, 14))
+    found = scales.carried([pair_sets.PairSets(system, 10.0, pairs, pairs, pairs)], (8, 14))
     np.testing.assert_allclose(found.displacements_fs, [7 * 0.3, 7 * 0.8], rtol=1e-6)
     np.testing.assert_allclose(found.velocities, [0.3, 0.8], atol=0.02)
     assert found.displacement_unit < 1e-6 and found.velocity_unit == pytest.approx(0.5, rel=0.02)

@@ -23,7 +23,7 @@ from ffmd_jax.dynamics import alarms, rollout, thermostat
 from ffmd_jax.dynamics import monitors as monitor_limits
 from ffmd_jax.models import elements, potential, trajcast
 from ffmd_jax.models.config import Architecture, PotentialConfig
-from ffmd_jax.training import batches, calibration, loop, losses, parallel, runs, settings, tasks
+from ffmd_jax.training import batches, calibration, loop, parallel, runs, scales, settings, tasks
 
 CUTOFF = 4.0
 SIZES = Architecture(
@@ -223,7 +223,7 @@ def test_a_system_trained_alone_gives_the_same_weights_padded_or_not(data, monke
     """And a system without training pairs beside it changes nothing."""
     training = settings.Training(epochs=2, batch_size=2, optimizer="adam", learning_rate=1e-3, warmup_steps=1)
     alone = pair_sets.form(Dataset(data.groups[:1], 10.0))
-    config = losses.configure(alone, SIZES)
+    config = scales.configure(alone, SIZES)
     large = pair_sets.form(data)[1]
     idle = large._replace(**{split: take(large.train, slice(0, 0)) for split in ("train", "validation", "test")})
     ends = [list(loop.fit(config, groups, training))[-1].state for groups in (alone, (*alone, idle))]
@@ -238,7 +238,7 @@ def test_a_system_trained_alone_gives_the_same_weights_padded_or_not(data, monke
 def test_systems_are_learned_together_and_judged_each(data, monkeypatch):
     monkeypatch.setattr(batches, "_WASTE", 1.0)  # several buckets
     groups, training = pair_sets.form(data), settings.Training(epochs=30, batch_size=3, learning_rate=0.02)
-    config = losses.configure(groups, SIZES)
+    config = scales.configure(groups, SIZES)
     assert config.elements == (8, 14) and config.isolated
     *_, last = loop.fit(config, groups, training)
     errors = tasks.evaluate(config, last.state.average, groups)
@@ -258,10 +258,10 @@ def test_what_cannot_be_learned_together_is_named(data):
     small, large, _ = pair_sets.form(data)
     periodic = large._replace(system=state.System(large.system.species, large.system.masses, (True,) * 3))
     with pytest.raises(ValueError, match="large: periodic and isolated systems need a model each"):
-        losses.elements_of([small, periodic])
+        scales.elements_of([small, periodic])
     heavy = large._replace(system=state.System(large.system.species, 2 * np.asarray(large.system.masses)))
     with pytest.raises(ValueError, match=r"large: O has a mass of 31\.998 u, elsewhere 15\.999 u"):
-        losses.elements_of([small, heavy])
+        scales.elements_of([small, heavy])
 
 
 @pytest.mark.slow
@@ -293,14 +293,14 @@ def test_fine_tuning_rehearses_what_the_model_knows(data, tmp_path, monkeypatch)
 
 
 def test_fine_tuning_to_another_time_step_scales_the_outputs_to_the_data(data):
-    config, said = losses.configure(pair_sets.form(data), SIZES), []
+    config, said = scales.configure(pair_sets.form(data), SIZES), []
     first = data.groups[0]
     runs_of = [run._replace(frames=take(run.frames, slice(0, 6)), segment=0) for run in first.runs]
     doubled = pair_sets.form(dataclasses.replace(data, groups=(first._replace(runs=tuple(runs_of)),)), 20.0)
     found = runs._with_time_step(config, doubled, 20.0, said.append)
-    scales = pair_sets.statistics(doubled)
-    assert (found.time_step_fs, found.displacement_rms) == (20.0, scales.displacement_rms)
-    assert found.velocity_rms == scales.velocity_rms and "not the 10 fs of `init`" in said[0]
+    of_pairs = pair_sets.statistics(doubled)
+    assert (found.time_step_fs, found.displacement_rms) == (20.0, of_pairs.displacement_rms)
+    assert found.velocity_rms == of_pairs.velocity_rms and "not the 10 fs of `init`" in said[0]
     assert runs._with_time_step(config, doubled, None, said.append) is config
 
 
@@ -311,7 +311,7 @@ import test_groups as tests
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import Dataset
 from jax.sharding import AxisType
-from ffmd_jax.training import batches, loop, losses, parallel, settings
+from ffmd_jax.training import batches, loop, parallel, scales, settings
 batches._WASTE = 1.0  # a bucket for each size
 groups = pair_sets.form(Dataset((tests.group("small", (6, 4)), tests.group("large", (3, 4))), 10.0))
 how = settings.Training(epochs=1, batch_size=3, optimizer="adam", learning_rate=1e-2, warmup_steps=1)
@@ -319,7 +319,7 @@ assert jax.device_count() == 4
 for devices in (jax.devices()[:1], jax.devices()):
     mesh = jax.make_mesh((len(devices),), (parallel.AXIS,), devices=devices, axis_types=(AxisType.Auto,))
     parallel.mesh = lambda mesh=mesh: mesh
-    *_, last = loop.fit(losses.configure(groups, dataclasses.replace(tests.SIZES, layers=1)), groups, how)
+    *_, last = loop.fit(scales.configure(groups, dataclasses.replace(tests.SIZES, layers=1)), groups, how)
     print(repr(last.validation.velocity_percent))
 """
 

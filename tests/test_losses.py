@@ -12,7 +12,7 @@ from ffmd_jax.core import neighbors
 from ffmd_jax.core.state import take
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.models import config, trajcast
-from ffmd_jax.training import batches, loop, losses, settings
+from ffmd_jax.training import batches, loop, losses, scales, settings
 
 CUTOFF = 4.5
 SIZES = config.Architecture(cutoff=CUTOFF, lmax=1, channels=4, layers=1, radial_hidden=(8,), speed_hidden=(8,))
@@ -56,7 +56,7 @@ def bucket_of(sets, pairs):
 def test_pairs_of_different_cells_are_learned_each_in_its_own(sets):
     pairs, wider = take(sets.train, slice(4)), np.float32([1.0, 1.1, 1.0, 1.2])[:, None, None]
     pairs = pairs._replace(state=pairs.state._replace(cell=pairs.state.cell * wider))
-    model_config, bucket = losses.configure([sets], SIZES), bucket_of(sets, pairs)
+    model_config, bucket = scales.configure([sets], SIZES), bucket_of(sets, pairs)
     system = take(bucket.systems, 0)
     params = jax.tree.map(lambda x: 5 * x, trajcast.init(jax.random.key(0), model_config))  # messages matter
     loss = losses.make_loss(model_config, batches.pair_search(bucket, CUTOFF))
@@ -71,14 +71,14 @@ def test_pairs_of_different_cells_are_learned_each_in_its_own(sets):
 @pytest.mark.slow
 def test_squared_errors_count_by_the_masses_of_the_atoms(sets):
     masses = np.tile(np.float32([1.0, 16.0, 4.0]), len(sets.system.masses))[: len(sets.system.masses)]
-    model_config = dataclasses.replace(losses.configure([sets], SIZES), masses=(4.0,))
+    model_config = dataclasses.replace(scales.configure([sets], SIZES), masses=(4.0,))
     sets = sets._replace(system=dataclasses.replace(sets.system, masses=masses))
     bucket = bucket_of(sets, sets.validation)
     system = take(bucket.systems, 0)
     pair = jax.tree.map(jnp.asarray, take(sets.validation, 0))
     params = loop.initial(model_config, settings.Training(optimizer="adam"), 10).params
     search = batches.pair_search(bucket, CUTOFF)
-    mean = losses.mean_inverse_mass([sets])
+    mean = scales.mean_inverse_mass([sets])
     np.testing.assert_allclose(mean, np.mean(1 / masses), rtol=1e-6)
     for inverse_mass, weights in ((mean, masses * np.mean(1 / masses)), (None, np.ones_like(masses))):
         loss = jax.jit(losses.make_loss(model_config, search, inverse_mass=inverse_mass))

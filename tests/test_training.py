@@ -17,7 +17,7 @@ from ffmd_jax.models import config, model_files, trajcast
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import systems
-from ffmd_jax.training import batches, loop, losses, optimizer, parallel, settings, tasks
+from ffmd_jax.training import batches, loop, losses, optimizer, parallel, scales, settings, tasks
 from ffmd_jax.training import states as states_module
 
 ARGON = systems.argon((2, 2, 2))
@@ -35,7 +35,7 @@ def data(argon_run):
 
 
 def fit(data, training, state=None, **options):
-    model_config = losses.configure(data, SIZES)
+    model_config = scales.configure(data, SIZES)
     return model_config, list(loop.fit(model_config, data, training, state, **options))
 
 
@@ -75,7 +75,7 @@ def test_training_resumes_bit_for_bit(data, tmp_path, options, monkeypatch):
     worse = itertools.chain([1.0, 2.0], itertools.repeat(3.0))
     monkeypatch.setattr(losses.Errors, "mean_percent", property(lambda _: next(worse)))
     _, whole = fit(data, training, block_steps=6)
-    model_config = losses.configure(data, SIZES)
+    model_config = scales.configure(data, SIZES)
     worse = itertools.chain([1.0, 2.0], itertools.repeat(3.0))
     stopped = list(itertools.islice(loop.fit(model_config, data, training, block_steps=6), 3))[-1].state
     with states_module.TrainingStates(tmp_path / "states") as states:
@@ -112,7 +112,7 @@ def test_the_rate_falls_at_a_plateau_and_not_before(data, monkeypatch):
 def test_all_blocks_of_all_epochs_are_one_program_that_reuses_its_memory(data, monkeypatch, schedule):
     # 17 steps an epoch in blocks of 5: the last of each epoch has 2.
     training = settings.Training(epochs=3, batch_size=9, optimizer="adam", schedule=schedule)
-    model_config, traces, compiled = losses.configure(data, SIZES), [], []
+    model_config, traces, compiled = scales.configure(data, SIZES), [], []
 
     def convolution(*arguments):
         traces.append(1)
@@ -139,7 +139,7 @@ def test_all_blocks_of_all_epochs_are_one_program_that_reuses_its_memory(data, m
 
 @pytest.mark.slow
 def test_newest_and_best_states_are_both_kept(data, tmp_path):
-    state, step = loop.initial(losses.configure(data, SIZES), settings.Training(optimizer="adam"), 10), 0
+    state, step = loop.initial(scales.configure(data, SIZES), settings.Training(optimizer="adam"), 10), 0
     for kept, errors in (([2, 4], (3.0, 1.0, 2.0, 2.5)), ([2, 6], (4.0, 1.5)), ([7, 8], (0.5, None))):
         # A resumed training knows the errors of what an earlier one has saved; 8 was not validated.
         with states_module.TrainingStates(tmp_path / "states") as states:
@@ -161,7 +161,7 @@ def test_a_state_with_other_parts_is_refused_in_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_a_step_without_finite_gradient_changes_nothing(data):
-    model_config, training = losses.configure(data, SIZES), settings.Training(batch_size=1, optimizer="adam")
+    model_config, training = scales.configure(data, SIZES), settings.Training(batch_size=1, optimizer="adam")
     few = jax.tree.map(lambda x: x[:1], data[0].validation)
     batch = as_batch(data[0], few, [False], [1.0])
     state, rule = loop.initial(model_config, training, 10), optimizer.make(training, 10)
@@ -191,7 +191,7 @@ def test_the_decay_of_weights_fades_with_the_rate():
 
 @pytest.mark.slow
 def test_pairs_together_and_one_by_one_give_the_same_step(data):
-    model_config, training = losses.configure(data, SIZES), settings.Training(optimizer="adam", warmup_steps=0)
+    model_config, training = scales.configure(data, SIZES), settings.Training(optimizer="adam", warmup_steps=0)
     few, devices = jax.tree.map(lambda x: x[:3], data[0].validation), parallel.mesh()
     loss = loss_of(model_config, data[0], few)
     batch = as_batch(data[0], few, [True, False, True], [0.5, 0.3, 0.2])

@@ -51,8 +51,8 @@ SETS = [(300.0, False, 300), (500.0, False, 200), (300.0, True, 700), (500.0, Tr
 GRID, HIGHEST_EV = 24, 0.47  # points a turn; those whose relaxed energy is so far above the lowest are left out
 BATCH = 4
 # Runs side by side of the teacher and of the model, length of the latter, ps, and what is left out at their beginning.
-N_WALKERS, N_COPIES, COPY_PS, LEFT_OUT_PS = 8, 32, 751.0, 50.0
-WALKERS_PS = {"walker": 1800.0, "fast_walker": 3000.0}  # with Langevin friction alone, and in the bath of the model
+N_WALKERS, N_COPIES, COPY_PS, LEFT_OUT_PS = 8, 32, 451.0, 50.0
+WALKERS_PS = {"walker": 1800.0, "fast_walker": 1500.0}  # with Langevin friction alone, and in the bath of the model
 KEPT_PS, PIECE_PS = 0.1, 50.0  # between angles that are kept; a piece of a run of the teacher is written at once
 SAME_BATH_PS = 110.0  # of the runs of the model in the bath of the teacher
 STATES = 10  # pieces of each walker hold so many of their states, for temperatures

@@ -18,7 +18,7 @@ from ffmd_jax.data import dataset_file
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.models import trajcast
 from ffmd_jax.models.config import SMALL
-from ffmd_jax.training import batches, losses, tasks
+from ffmd_jax.training import batches, scales, tasks
 
 N, REPEATS = 24, 20
 
@@ -37,7 +37,7 @@ def timed(function, *arguments) -> float:
 def main() -> None:
     data = dataset_file.read(sys.argv[1])
     groups = pair_sets.form(data, 4.0)
-    config = losses.configure(groups, SMALL)
+    config = scales.configure(groups, SMALL)
     rng = np.random.default_rng(0)
     chosen = [groups[i] for i in rng.choice(len(groups), N, replace=False)]
     one = [sets._replace(train=jax.tree.map(lambda x: x[:1], sets.train)) for sets in chosen]

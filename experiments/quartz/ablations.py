@@ -34,7 +34,7 @@ from ffmd_jax.dynamics import records, stepping
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory as trajectories
 from ffmd_jax.models import config, model
-from ffmd_jax.training import loop, losses, tasks
+from ffmd_jax.training import loop, scales, tasks
 from ffmd_jax.training import settings as settings_module
 
 HERE = Path(__file__).parent
@@ -118,7 +118,7 @@ def run_one(
     n_steps = n_steps * TRAINING["batch_size"] // settings["batch_size"]
     per_epoch = len(data[0].train.displacements) // settings["batch_size"]
     training = settings_module.Training(epochs=max(1, round(n_steps / per_epoch)), seed=seed, **settings)
-    model_config = losses.configure(data, config.Architecture(**{**SIZES, **sizes}))
+    model_config = scales.configure(data, config.Architecture(**{**SIZES, **sizes}))
     last = None
     with tqdm(total=training.epochs, desc=f"{name}, seed {seed}", unit="epoch") as bar:
         for last in loop.fit(model_config, data, training):

@@ -15,7 +15,7 @@ from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import family, trajcast
 from ffmd_jax.models import model as models
 from ffmd_jax.models.config import Architecture, FamilyConfig
-from ffmd_jax.training import losses
+from ffmd_jax.training import losses, scales
 from ffmd_jax.training.losses import Loss
 from ffmd_jax.training.settings import Training
 
@@ -45,13 +45,13 @@ def configure(groups: Sequence[PairSets], architecture: Architecture) -> FamilyC
     """The configuration of a family for pairs at several Δt.
 
     Raises:
-        ValueError: as `losses.configure`.
+        ValueError: as `scales.configure`.
     """
     steps = sorted({sets.time_step_fs for sets in groups})
     own = [[sets for sets in groups if sets.time_step_fs == step] for step in steps]
     units = tuple(pair_sets.statistics(of_step).displacement_rms for of_step in own)
-    member = losses.configure(own[-1], architecture)
-    kept = tuple(losses.carried(of_step, member.elements) for of_step in own)
+    member = scales.configure(own[-1], architecture)
+    kept = tuple(scales.carried(of_step, member.elements) for of_step in own)
     return FamilyConfig(tuple(steps), units, kept, min(len(steps), _TERMS), member)
 
 
@@ -81,15 +81,15 @@ def make_loss(
 
     def loss(member: family.Member, system: System, pair: Pairs) -> tuple[Array, Array]:
         make = functools.partial(family.make_propagate, config, convolution=convolution, reversible=reversible)
-        scales = (member.displacement_rms, config.member.velocity_rms)
+        rms = (member.displacement_rms, config.member.velocity_rms)
         predicted = losses.step_of(make(member), search, system, pair.state)
-        value, errors = losses.errors_of(predicted, pair, scales, inverse_mass, system)
+        value, errors = losses.errors_of(predicted, pair, rms, inverse_mass, system)
         if member.half:
             (half, weight), twice = member.half, pair.state
             for _ in range(2):
                 twice = losses.step_of(make(half), search, system, twice)
             target = pair._replace(displacements=twice.positions - pair.state.positions, velocities=twice.velocities)
-            value += weight * losses.errors_of(predicted, target, scales, inverse_mass, system)[0]
+            value += weight * losses.errors_of(predicted, target, rms, inverse_mass, system)[0]
         return value, errors
 
     return loss

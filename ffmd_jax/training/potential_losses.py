@@ -15,7 +15,7 @@ from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import model, potential
 from ffmd_jax.models.config import Architecture, PotentialConfig
 from ffmd_jax.models.trajcast import Convolution, Params
-from ffmd_jax.training import batches, losses
+from ffmd_jax.training import batches, losses, scales
 from ffmd_jax.training.losses import Loss
 from ffmd_jax.training.settings import Training
 
@@ -94,9 +94,9 @@ def configure(groups: Sequence[FrameSets], architecture: Architecture) -> Potent
     Raises:
         ValueError: no atom has a neighbour within the cutoff, or all energies are the same.
     """
-    few = [losses.few(sets.train, len(groups)) for sets in groups]
+    few = [scales.few(sets.train, len(groups)) for sets in groups]
     buckets = batches.buckets([sets.system for sets in groups], few, labelled.padded)
-    mean, shortest = losses.neighborhood(buckets, architecture.cutoff)
+    mean, shortest = scales.neighborhood(buckets, architecture.cutoff)
     squares, n = 0.0, 0
     for sets in groups:
         own = sets.train.forces if "forces" in sets.known else sets.train.energies / np.sqrt(len(sets.system.species))
@@ -105,7 +105,7 @@ def configure(groups: Sequence[FrameSets], architecture: Architecture) -> Potent
     if not scale > 0:
         raise ValueError("the energies and forces of all training frames are zero")
     return PotentialConfig(
-        elements=losses.elements_of(groups)[0],
+        elements=scales.elements_of(groups)[0],
         atomic_energies_eV=groups[0].atomic_energies_eV,
         energy_scale_eV=scale,
         average_neighbors=mean,

@@ -13,7 +13,7 @@ from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import family, potential, trajcast
 from ffmd_jax.models.config import FamilyConfig, ModelConfig, PotentialConfig
 from ffmd_jax.models.trajcast import Convolution
-from ffmd_jax.training import batches, family_losses, losses, parallel, potential_losses
+from ffmd_jax.training import batches, family_losses, losses, parallel, potential_losses, scales
 from ffmd_jax.training.batches import Bucket
 from ffmd_jax.training.losses import Loss
 from ffmd_jax.training.settings import Training
@@ -65,12 +65,12 @@ def _form_pairs(data: Dataset, time_step_fs: float | None, config: ModelConfig |
 
 
 def _propagator_loss(config, groups, search, training, convolution, reversible) -> Loss:
-    inverse_mass = losses.mean_inverse_mass(groups) if training.mass_weighting else None
+    inverse_mass = scales.mean_inverse_mass(groups) if training.mass_weighting else None
     return losses.make_loss(config, search, convolution, inverse_mass, reversible)
 
 
 def _family_loss(config, groups, search, training, convolution, reversible) -> Loss:
-    inverse_mass = losses.mean_inverse_mass(groups) if training.mass_weighting else None
+    inverse_mass = scales.mean_inverse_mass(groups) if training.mass_weighting else None
     return family_losses.make_loss(config, search, convolution, inverse_mass, reversible)
 
 
@@ -88,7 +88,7 @@ def _potential_loss(config, groups, search, training, convolution, reversible) -
 
 TASKS = {
     "propagator": Task(
-        _form_pairs, losses.configure, losses.check_fits, trajcast.init, pair_sets.padded, batches.pair_search,
+        _form_pairs, scales.configure, scales.check_fits, trajcast.init, pair_sets.padded, batches.pair_search,
         _propagator_loss, losses.summarize, batches.reverse,
     ),
     "family": Task(
