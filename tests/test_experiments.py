@@ -322,6 +322,28 @@ def test_maps_are_compared_in_bits_and_a_transition_counts_where_it_arrives(monk
     assert sum(shares) == pytest.approx(1, abs=1e-4) and shares[0] == pytest.approx(220 * 165 / 360**2, abs=0.02)
 
 
+def test_hydrogen_bonds_of_helix_and_water_are_counted(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS / "deca_alanine")
+    observables = importlib.import_module("observables")
+    # Five groups of O, N and H, in this order; each hydrogen belongs to the nearest nitrogen.
+    numbers = np.tile([8, 7, 1], 5)
+    places = np.zeros((15, 3))
+    places[:, 0] = 10.0 * np.repeat(np.arange(5), 3)
+    places[1::3, 1], places[2::3, 1] = 3.0, 4.0
+    oxygens, hydrogens = observables.backbone(numbers, places)
+    assert oxygens.tolist() == [0, 3, 6, 9, 12] and hydrogens.tolist() == [2, 5, 8, 11, 14]
+    places[hydrogens[3]] = places[oxygens[0]] + [0.0, 0.0, 2.4]  # of residue 4, to the oxygen of residue 0
+    places[hydrogens[4]] = places[oxygens[1]] + [0.0, 0.0, 2.6]
+    assert observables.turns(places[None, None], oxygens, hydrogens).tolist() == [[1]]
+    phi, psi = np.radians([[[-60.0, -60.0, -120.0, 60.0]]]), np.radians([[[-45.0, 140.0, -45.0, -45.0]]])
+    assert observables.helical(phi, psi).tolist() == [[0.25]]
+
+    edge, near = 12.0, [0.0, 2.4, 2.6]
+    water = np.array([[[[11.9, 0.5, 0.5], *([11.9 + d - edge, 0.5, 0.5] for d in near), [11.9, 0.5, 11.0]]]])
+    found = observables.bonds_with_water(water, np.array([edge]), np.array([8, 8, 1, 1, 1]), 1)
+    assert found.tolist() == [[2.0]]  # one through the wall, one through another; an oxygen of water does not count
+
+
 def test_diffusion_is_that_of_random_walks_and_the_activation_energy_that_of_the_line(monkeypatch):
     monkeypatch.syspath_prepend(EXPERIMENTS / "copper_iodide")
     conduction = importlib.import_module("conduction")
