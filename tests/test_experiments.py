@@ -10,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase.units import kB
 from conftest import fails, ffmd, make_trajectory, perturbed, random_params, small_config
 
+from ffmd_jax.core import units
 from ffmd_jax.core.state import State, make_system
 from ffmd_jax.dynamics import restart
 from ffmd_jax.formats import trajectory
@@ -342,6 +344,23 @@ def test_hydrogen_bonds_of_helix_and_water_are_counted(monkeypatch):
     water = np.array([[[[11.9, 0.5, 0.5], *([11.9 + d - edge, 0.5, 0.5] for d in near), [11.9, 0.5, 11.0]]]])
     found = observables.bonds_with_water(water, np.array([edge]), np.array([8, 8, 1, 1, 1]), 1)
     assert found.tolist() == [[2.0]]  # one through the wall, one through another; an oxygen of water does not count
+
+
+def test_the_mean_force_of_a_torsion_is_that_which_was_put_in(monkeypatch, restore_precision):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    tool = importlib.import_module("mean_force")
+    system = make_system([6, 7, 8, 1], [12.0, 14.0, 16.0, 1.0])
+    rng, chain = np.random.default_rng(0), np.array([[-0.5, 1.4, 0.0], [0.0, 0.0, 0.0], [1.5, 0.0, 0.0]])
+    turns = rng.uniform(-np.pi, np.pi, 4000)
+    last = np.stack([np.full(4000, 2.0), 1.2 * np.cos(turns), 1.2 * np.sin(turns)], axis=-1)
+    positions = np.concatenate([np.broadcast_to(chain, (4000, 3, 3)), last[:, None]], axis=1)
+    with jax.enable_x64(True):
+        slopes = np.asarray(jax.vmap(jax.grad(lambda x: tool.angle(x, (0, 1, 2, 3))))(jnp.asarray(positions)))
+        force, noise = 0.3 * np.cos(turns), rng.normal(size=4000)  # eV/rad
+        kick = ((force + noise) * 5.0 * units.EV)[:, None, None] * slopes / system.masses[:, None]
+        at, mean, error, counts = tool.mean_force(system, positions, kick, 5.0, (0, 1, 2, 3), 12)
+    assert counts.sum() == 4000 and np.all(np.abs(mean - 0.3 * np.cos(at)) < 0.02 + 4 * error / np.sqrt(10))
+    np.testing.assert_allclose(error, np.sqrt(10 / counts), rtol=0.15)
 
 
 def test_diffusion_is_that_of_random_walks_and_the_activation_energy_that_of_the_line(monkeypatch):

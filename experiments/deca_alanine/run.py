@@ -99,22 +99,13 @@ class Stages(stages.Folder):
             part = self.data_folder / f"{name}_{i}.h5"
             if not part.exists():
                 starts = starts._replace(n_residues=1, number=10) if self.smoke else starts
-                made = (starts.n_residues, starts.shape)
-                peptide = (
-                    peptides.alone(*made) if name == "implicit" else peptides.in_water(made[0], SMALL_EDGE, made[1])
-                )
+                peptide = _peptide(name, starts.n_residues, starts.shape, SMALL_EDGE)
                 system = ase_files.from_atoms(peptide.atoms)[0]
                 found = Dataset((Group(system, self._runs_of(peptide, starts, i + 1)),), TIME_STEP_FS)
                 dataset_file.write(part, found, {})
             groups += dataset_file.read(part).groups
         sources = ["AMBER ff99SB-ILDN, " + ("OBC" if name == "implicit" else "SPC/Fw")]
         dataset.write(path, Dataset(tuple(groups), TIME_STEP_FS, n_test=1000, metadata={"sources": sources}))
-
-    def _peptide(self, solvent: str, shape: tuple[float, float]) -> Peptide:
-        """The peptide of the runs that are compared."""
-        return (
-            peptides.alone(N_RESIDUES, shape) if solvent == "implicit" else peptides.in_water(N_RESIDUES, EDGE, shape)
-        )
 
     def _runs_of(self, peptide: Peptide, starts: Starts, seed: int) -> tuple[Run, ...]:
         """Runs from states of Langevin dynamics, each `SPACING_FS` after the one before."""
@@ -178,7 +169,10 @@ class Stages(stages.Folder):
         found: dict[str, Any] = {}
         curves: dict[str, dict[str, np.ndarray]] = {}
         for name, shape in SHAPES.items():
-            peptide, starts = self._peptide("implicit", shape), self._starts("implicit", name, shape, COPIES[name])
+            peptide, starts = (
+                _peptide("implicit", N_RESIDUES, shape, EDGE),
+                self._starts("implicit", name, shape, COPIES[name]),
+            )
             ours, alarms = self._run_model("implicit", name, peptide, starts, COPY_PS, peptide_bath())
             found[name] = {"alarms": alarms}
             for side, states in (("model", ours), ("teacher", self._of_teacher(name))):
@@ -193,7 +187,7 @@ class Stages(stages.Folder):
     def water_rollout(self) -> dict[str, Any]:
         """A run of the model among water molecules beside that of the teacher."""
         starts = self._starts("water", "water", HELIX, COPIES["water"])
-        peptide, found = self._peptide("water", HELIX), {}
+        peptide, found = _peptide("water", N_RESIDUES, HELIX, EDGE), {}
         ours, alarms = self._run_model("water", "water", peptide, starts, WATER_PS, water_bath())
         cell = np.asarray(starts[0].cell)
         found = {"alarms": alarms, "n_atoms": len(peptide.atoms), "edge_A": round(float(cell[0, 0]), 3)}
@@ -237,7 +231,7 @@ class Stages(stages.Folder):
         """States soon after a start from the shape, the same for the teacher and the model, kept in a file."""
         path = self.data_folder / f"starts_{name}.npz"
         if not path.exists():
-            peptide = self._peptide(solvent, shape)
+            peptide = _peptide(solvent, N_RESIDUES, shape, EDGE)
             found = [self._start(peptide, 100 + i) for i in range(2 if self.smoke and number > 1 else number)]
             arrays = {key: np.array([getattr(one, key) for one in found]) for key in State._fields}
             np.savez(path, **arrays)
@@ -257,7 +251,7 @@ class Stages(stages.Folder):
     def _run_teacher(self, name: str, starts: list[State], length_ps: float) -> None:
         """Langevin runs of the teacher from each start, in pieces; pieces that are there are not made again."""
         pieces, seed = 2 if self.smoke else round(length_ps / PIECE_PS), 1 + len(list(self.data_folder.glob("run_*")))
-        peptide = self._peptide("water" if name == "water" else "implicit", SHAPES.get(name, HELIX))
+        peptide = _peptide("water" if name == "water" else "implicit", N_RESIDUES, SHAPES.get(name, HELIX), EDGE)
         context = peptides.context(peptide, peptides.langevin(KELVIN, FRICTION_TAU_FS, STEP_FS, seed))
         with progress.progress(pieces * len(starts), f"teacher, {name}", "pieces") as bar:
             for i, start in enumerate(starts):
@@ -335,7 +329,7 @@ class Stages(stages.Folder):
         for solvent, name, bath, n_steps, n_teacher in (
             ("implicit", "folded", peptide_bath(), 2000, 400), ("water", "water", water_bath(), 100, 100)
         ):  # fmt: skip
-            start, peptide = self._starts(solvent, name, HELIX, 1)[0], self._peptide(solvent, HELIX)
+            start, peptide = self._starts(solvent, name, HELIX, 1)[0], _peptide(solvent, N_RESIDUES, HELIX, EDGE)
             context = peptides.context(peptide, peptides.langevin(KELVIN, FRICTION_TAU_FS, STEP_FS, 1))
             given, model = (ase_files.from_atoms(peptide.atoms)[0], start), self._model(solvent)
             ours = functools.partial(
@@ -350,6 +344,12 @@ class Stages(stages.Folder):
     def _model(self, name: str) -> Any:
         trained = self.runs / name
         return ffmd.load(trained if (trained / "weights.npz").exists() else SHIPPED[name])
+
+
+def _peptide(solvent: str, n_residues: int, shape: tuple[float, float], edge: float) -> Peptide:
+    """Alanines in implicit water, or in a cube of ``edge`` Å of water molecules."""
+    smiles = peptides.alanines(n_residues)
+    return peptides.alone(smiles, shape) if solvent == "implicit" else peptides.in_water(smiles, edge, shape)
 
 
 def peptide_bath() -> ffmd.NVT:
