@@ -9,7 +9,7 @@ import pytest
 from conftest import springs
 
 from ffmd_jax.core import neighbors
-from ffmd_jax.core.state import State, make_system, take
+from ffmd_jax.core.state import take
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.models import config, trajcast
 from ffmd_jax.training import batches, loop, losses, scales, settings
@@ -84,52 +84,6 @@ def test_squared_errors_count_by_the_masses_of_the_atoms(sets):
         loss = jax.jit(losses.make_loss(model_config, search, inverse_mass=inverse_mass))
         expected, _ = expected_loss(model_config, params, system, pair, weights)
         np.testing.assert_allclose(loss(params, system, pair)[0], expected, rtol=1e-4)
-
-
-def test_averages_around_atoms_keep_what_moves_together_and_lose_what_vibrates(sets):
-    rng, state = np.random.default_rng(0), jax.tree.map(jnp.asarray, take(sets.train.state, 0))
-    masses = rng.uniform(1.0, 16.0, len(sets.system.masses)).astype(np.float32)
-    system = dataclasses.replace(sets.system, masses=masses)
-    graph = neighbors.build(neighbors.plan(system, state, CUTOFF), system, state).graph
-    given = rng.normal(size=(len(masses), 3)).astype(np.float32)
-    found = losses.averaged(system, state, graph, jnp.asarray(given))
-    for i in range(len(masses)):
-        near = np.asarray(graph.mask[i])
-        vectors, j = np.asarray(neighbors.vectors(state, graph))[i, near], np.asarray(graph.senders)[i, near]
-        weights = masses[j] * np.exp(-np.sum(vectors**2, axis=-1) / (2 * 1.5**2))
-        expected = (masses[i] * given[i] + weights @ given[j]) / (masses[i] + weights.sum())
-        np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-6)
-    together = jnp.broadcast_to(jnp.array([1.0, -2.0, 0.5], jnp.float32), given.shape)
-    np.testing.assert_allclose(losses.averaged(system, state, graph, together), together, rtol=1e-5)
-
-    pair = make_system([6, 1], [12.0, 1.0])
-    close = State(jnp.array([[0.0, 0, 0], [1.0, 0, 0]]), jnp.zeros((2, 3)), jnp.eye(3))
-    graph = neighbors.build(neighbors.plan(pair, close, CUTOFF), pair, close).graph
-    stretch = jnp.array([[1.0, 0, 0], [-12.0, 0, 0]])
-    left = np.abs(losses.averaged(pair, close, graph, stretch)[:, 0]) / np.abs(stretch[:, 0])
-    assert left.max() < 0.2
-
-
-@pytest.mark.slow
-def test_slow_errors_are_added_to_the_loss(sets):
-    model_config, pair = scales.configure([sets], SIZES), jax.tree.map(jnp.asarray, take(sets.validation, 0))
-    bucket = bucket_of(sets, sets.validation)
-    system, search = take(bucket.systems, 0), batches.pair_search(bucket, CUTOFF)
-    params = trajcast.init(jax.random.key(0), model_config)
-    mean = scales.mean_inverse_mass([sets])
-    plain, both = (
-        jax.jit(losses.make_loss(model_config, search, inverse_mass=mean, slow_weight=weight))(params, system, pair)
-        for weight in (0.0, 3.0)
-    )
-    graph = neighbors.build(search, system, pair.state).graph
-    after = jax.jit(trajcast.make_propagate(model_config, params))(system, pair.state, graph)
-    wrong = (after.positions - pair.state.positions - pair.displacements, after.velocities - pair.velocities)
-    around = [losses.averaged(system, pair.state, graph, error) for error in wrong]
-    rms = (model_config.displacement_rms, model_config.velocity_rms)
-    squares = sum(np.sum((np.asarray(x) / scale) ** 2, axis=-1) for x, scale in zip(around, rms, strict=True))
-    slow = 0.5 * np.mean(np.asarray(system.masses) * mean * squares) / 3
-    np.testing.assert_allclose(both[0] - plain[0], 3 * slow, rtol=2e-3)
-    np.testing.assert_array_equal(both[1], plain[1])
 
 
 def test_the_search_of_a_training_has_room_for_every_state_that_may_come(sets):

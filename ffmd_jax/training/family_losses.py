@@ -73,7 +73,6 @@ def make_loss(
     convolution: trajcast.Convolution = convolutions.edge_convolution,
     inverse_mass: float | None = None,
     reversible: bool = False,
-    slow_weight: float = 0.0,
 ) -> Loss:
     """Returns ``(member, system, pair) -> (loss, absolute errors)`` as `losses.make_loss`, for any member of a family.
 
@@ -85,8 +84,6 @@ def make_loss(
         rms = (member.displacement_rms, config.member.velocity_rms)
         predicted = losses.step_of(make(member), search, system, pair.state)
         value, errors = losses.errors_of(predicted, pair, rms, inverse_mass, system)
-        if slow_weight:
-            value += slow_weight * losses.slow_errors_of(predicted, pair, rms, inverse_mass, system, search)
         if member.half:
             (half, weight), twice = member.half, pair.state
             for _ in range(2):

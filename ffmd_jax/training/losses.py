@@ -1,6 +1,5 @@
 """What a training minimises, and what validation and test measure."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,15 +10,13 @@ from ase.data import chemical_symbols
 from jax.sharding import Mesh
 
 from ffmd_jax.core import display, neighbors
-from ffmd_jax.core.state import Array, Graph, Propagate, State, System
+from ffmd_jax.core.state import Array, Propagate, State, System
 from ffmd_jax.data.pairs import Pairs, PairSets
 from ffmd_jax.models import convolution as convolutions
 from ffmd_jax.models import trajcast
 from ffmd_jax.models.config import ModelConfig
 from ffmd_jax.training import batches, parallel
 from ffmd_jax.training.batches import Bucket
-
-_AROUND = 1.5  # Å
 
 # (params, system, pair or frame) -> loss, absolute errors; of one, which may be padded
 Loss = Callable[[trajcast.Params, System, Any], tuple[Array, Array]]
@@ -116,7 +113,6 @@ def make_loss(
     convolution: trajcast.Convolution = convolutions.edge_convolution,
     inverse_mass: float | None = None,
     reversible: bool = False,
-    slow_weight: float = 0.0,
 ) -> Loss:
     """Returns ``(params, system, pair) -> (loss, absolute errors)`` for one pair.
 
@@ -128,49 +124,14 @@ def make_loss(
         search: with room for the neighbours of all pairs that will come (`batches.pair_search`).
         inverse_mass: mean of 1/m over the atoms of the training pairs, 1/u, which multiplies squares together with the
             atoms' masses: with it and without, to predict zeros is a loss of 1 at equilibrium.  None: no weights.
-        slow_weight: of `slow_errors_of`, which are added.
     """
 
     def loss(params: trajcast.Params, system: System, pair: Pairs) -> tuple[Array, Array]:
         propagate = trajcast.make_propagate(config, params, convolution, reversible=reversible)
-        predicted, rms = step_of(propagate, search, system, pair.state), (config.displacement_rms, config.velocity_rms)
-        value, errors = errors_of(predicted, pair, rms, inverse_mass, system)
-        if slow_weight:
-            value += slow_weight * slow_errors_of(predicted, pair, rms, inverse_mass, system, search)
-        return value, errors
+        predicted = step_of(propagate, search, system, pair.state)
+        return errors_of(predicted, pair, (config.displacement_rms, config.velocity_rms), inverse_mass, system)
 
     return loss
-
-
-def slow_errors_of(
-    predicted: State, pair: Pairs, scales: tuple[Any, Any], inverse_mass: float | None, system: System,
-    search: neighbors.Search,
-) -> Array:  # fmt: skip
-    """The loss of a step of errors that are `averaged` around each atom.
-
-    What turns about a bond, or moves as a whole, takes errors of forces of k_B T, which are small beside those of a
-    vibration, but decide about barriers and populations.
-    """
-    graph = neighbors.build(search, system, pair.state).graph
-    mean = functools.partial(averaged, system, pair.state, graph)
-    around = predicted._replace(
-        positions=pair.state.positions + mean(predicted.positions - pair.state.positions),
-        velocities=mean(predicted.velocities),
-    )
-    true = pair._replace(displacements=mean(pair.displacements), velocities=mean(pair.velocities))
-    return errors_of(around, true, scales, inverse_mass, system)[0]
-
-
-def averaged(system: System, state: State, graph: Graph, vectors: Array) -> Array:
-    """Means of the atoms' vectors, ``[n_atoms, 3]``, around each atom, weighted by mass and exp(−r²/2σ²), σ = 1.5 Å.
-
-    Stretching and bending cancel in them; what is left is slow: turning about bonds, motions of whole molecules.
-    """
-    squares = jnp.sum(neighbors.vectors(state, graph) ** 2, axis=-1)
-    weights = jnp.where(graph.mask, jnp.exp(-squares / (2 * _AROUND**2)), 0) * system.masses[graph.senders]
-    total = system.masses + jnp.sum(weights, axis=1)
-    mean = system.masses[:, None] * vectors + jnp.einsum("ij,ijx->ix", weights, vectors[graph.senders])
-    return mean / jnp.where(total > 0, total, 1)[:, None]
 
 
 def step_of(propagate: Propagate, search: neighbors.Search, system: System, state: State) -> State:

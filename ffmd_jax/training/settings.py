@@ -29,8 +29,6 @@ class Training:
         mass_weighting: Weigh squared errors by the atoms' masses, as kinetic energy does, so that heavy atoms count as
             much as light, fast ones.  Without it, as in the paper, the loss is that of hydrogen, where there is any.
         time_reversal: Train half of the steps on the reversed pair, (r', −v') → (r, −v).
-        slow_weight: Of propagators: of squared errors averaged over the atoms around each one, in which vibrations
-            cancel; what is left turns about bonds, or moves as a whole.
         energy_weight: Of potentials: of squared errors of the energy, per atom and times the atoms of a frame.
         force_weight: Of potentials: of squared errors of the forces, where the data have them.
         stress_weight: Of potentials: of squared errors of the virial, as the energy's, where the data have stresses.
@@ -52,7 +50,6 @@ class Training:
     ema_decay: float = 0.999
     mass_weighting: bool = True
     time_reversal: bool = True
-    slow_weight: float = 0.0
     energy_weight: float = 1.0
     force_weight: float = 1.0
     stress_weight: float = 1.0
@@ -70,8 +67,8 @@ class Training:
             raise ValueError("plateau_factor must lie between 0 and 1, plateau_patience be at least 1")
         if not min(self.energy_weight, self.force_weight, self.stress_weight) >= 0:
             raise ValueError("energy_weight, force_weight and stress_weight must not be negative")
-        if not min(self.weight_decay, self.semigroup_weight, self.slow_weight) >= 0:
-            raise ValueError("weight_decay, semigroup_weight and slow_weight must not be negative")
+        if not min(self.weight_decay, self.semigroup_weight) >= 0:
+            raise ValueError("weight_decay and semigroup_weight must not be negative")
 
     @property
     def peak_rate(self) -> float:

@@ -66,12 +66,12 @@ def _form_pairs(data: Dataset, time_step_fs: float | None, config: ModelConfig |
 
 def _propagator_loss(config, groups, search, training, convolution, reversible) -> Loss:
     inverse_mass = scales.mean_inverse_mass(groups) if training.mass_weighting else None
-    return losses.make_loss(config, search, convolution, inverse_mass, reversible, training.slow_weight)
+    return losses.make_loss(config, search, convolution, inverse_mass, reversible)
 
 
 def _family_loss(config, groups, search, training, convolution, reversible) -> Loss:
     inverse_mass = scales.mean_inverse_mass(groups) if training.mass_weighting else None
-    return family_losses.make_loss(config, search, convolution, inverse_mass, reversible, training.slow_weight)
+    return family_losses.make_loss(config, search, convolution, inverse_mass, reversible)
 
 
 def _form_frames(data: Dataset, time_step_fs: float | None, config: PotentialConfig | None) -> Any:
