@@ -6,13 +6,13 @@
     python experiments/alanine_dipeptide/run.py --smoke DIR       # small, of no meaning
 
 data: NVE runs to learn from; two thirds start with φ and ψ at the points of a grid, so that barriers and rare basins
-are among them.  train: the model.  reference: Langevin runs of the teacher at 300 K.  evaluate: errors of a step.
-rollout: copies of the model's molecule beside the teacher's runs in the same bath.  same_bath: the same with Langevin
-friction alone.  speed: model and teacher in turn.  What was stopped goes on when it is started again.
+are among them.  train: the model.  reference: runs of the teacher at 300 K in two baths.  baths: rates of these.
+evaluate: errors of a step.  rollout: copies of the model's molecule beside the teacher's runs in the same bath.
+same_bath: the same with Langevin friction alone.  speed: model and teacher in turn.  What was stopped goes on when it
+is started again.
 """
 
 import copy
-import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -51,7 +51,7 @@ SETS = [(300.0, False, 300), (500.0, False, 200), (300.0, True, 700), (500.0, Tr
 GRID, HIGHEST_EV = 24, 0.47  # points a turn; those whose relaxed energy is so far above the lowest are left out
 BATCH = 4
 # Runs side by side of the teacher and of the model, length of the latter, ps, and what is left out at their beginning.
-N_WALKERS, N_COPIES, COPY_PS, LEFT_OUT_PS = 8, 32, 451.0, 50.0
+N_WALKERS, N_COPIES, COPY_PS, LEFT_OUT_PS = 8, 32, 251.0, 50.0
 WALKERS_PS = {"walker": 1800.0, "fast_walker": 1500.0}  # with Langevin friction alone, and in the bath of the model
 KEPT_PS, PIECE_PS = 0.1, 50.0  # between angles that are kept; a piece of a run of the teacher is written at once
 SAME_BATH_PS = 110.0  # of the runs of the model in the bath of the teacher
@@ -124,19 +124,15 @@ class Stages(stages.Folder):
         return [(at, places) for at, places, energy in found if energy < lowest + HIGHEST_EV]
 
     def train(self) -> dict[str, Any]:
-        """The model, in two trainings, the second at a smaller rate."""
+        """The model."""
         small = ffmd.Architecture.small(cutoff=4.0, layers=3, channels=8 if self.smoke else 16)
-        first = ffmd.Training(batch_size=BATCH, learning_rate=0.06, epochs=1 if self.smoke else 8)
-        second = dataclasses.replace(first, learning_rate=0.03, weight_decay=0.0, epochs=1 if self.smoke else 6)
-        minutes, init = 0.0, None
-        for name, training in (("before", first), ("model", second)):
-            out = self.runs / name
-            begun = (out / "training.json").exists()
-            ffmd.train(self.data_folder / "nve.h5", out, training=training, architecture=small, init=init, resume=begun)
-            lines, init = training_log.read(out / training_log.METRICS), str(out)
-            speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
-            minutes += lines[-1]["step"] * BATCH / float(np.median(speeds)) / 60
-        return {"core_minutes": round(minutes)}
+        training = ffmd.Training(batch_size=BATCH, learning_rate=0.06, epochs=1 if self.smoke else 8)
+        out = self.runs / "model"
+        begun = (out / "training.json").exists()
+        ffmd.train(self.data_folder / "nve.h5", out, training=training, architecture=small, resume=begun)
+        lines = training_log.read(out / training_log.METRICS)
+        speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
+        return {"core_minutes": round(lines[-1]["step"] * BATCH / float(np.median(speeds)) / 60)}
 
     def reference(self) -> None:
         """Runs of the teacher in each bath, in pieces, from states of the runs to learn from."""
@@ -181,6 +177,17 @@ class Stages(stages.Folder):
         runs = dataset_file.read(self.data_folder / f"nve_{1 if self.smoke else 0}.h5").groups[0].runs
         chosen = [runs[i] for i in np.linspace(0, len(runs) - 1, number).astype(int)]
         return [State(run.frames.positions[-1], run.frames.velocities[-1], np.eye(3)) for run in chosen]
+
+    def baths(self) -> dict[str, Any]:
+        """Populations and rates of the teacher with Langevin friction alone, and in the bath of the model."""
+        left_out, found = 0 if self.smoke else round(LEFT_OUT_PS / KEPT_PS), {}
+        for walker in WALKERS_PS:
+            phi, psi = (of[:, left_out:] for of in self._walkers(walker)[0])
+            halves = [
+                ramachandran.observed(phi[part], psi[part], KEPT_PS) for part in (slice(0, None, 2), slice(1, None, 2))
+            ]
+            found[walker] = {**ramachandran.observed(phi, psi, KEPT_PS), "halves": halves}
+        return found
 
     def evaluate(self) -> dict[str, Any]:
         """Errors of one step on the test runs, of each set of starts."""
@@ -313,7 +320,7 @@ def angles(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return torsions.angles(positions, tuple(MOLECULE.phi[0])), torsions.angles(positions, tuple(MOLECULE.psi[0]))
 
 
-STAGES = ["data", "train", "reference", "evaluate", "rollout", "same_bath", "speed"]
+STAGES = ["data", "train", "reference", "baths", "evaluate", "rollout", "same_bath", "speed"]
 
 
 if __name__ == "__main__":
