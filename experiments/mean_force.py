@@ -18,6 +18,7 @@ from ffmd_jax.core import neighbors, units
 from ffmd_jax.core.state import Array, System, take
 from ffmd_jax.data import dataset_file
 from ffmd_jax.data import pairs as pair_sets
+from ffmd_jax.data.dataset_file import Dataset
 from ffmd_jax.models import model, model_files
 from ffmd_jax.training import batches, scales
 
@@ -66,7 +67,11 @@ def main() -> None:
     used, data = model_files.load(options.model), dataset_file.read(options.data)
     (group,) = data.groups
     runs = tuple(run for run in group.runs if run.source.startswith(options.sources))
-    (sets,) = pair_sets.form(data.__class__((group._replace(runs=runs),), data.time_step_fs, data.stride_fs))
+    if not runs:
+        parser.error(
+            f"no runs whose name begins with {options.sources}; there are {sorted({r.source for r in group.runs})}"
+        )
+    (sets,) = pair_sets.form(Dataset((group._replace(runs=runs),), data.time_step_fs, data.stride_fs))
     scales.check_fits(used.config, sets)
     positions, errors = [], []
     for pairs in (sets.train, sets.validation, sets.test):

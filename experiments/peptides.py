@@ -102,9 +102,8 @@ def _carbon_after(found: Chem.Mol, match: tuple[int, ...]) -> int:
 def in_water(smiles: str, edge: float, shape: tuple[float, float] = EXTENDED) -> Peptide:
     """The peptide among SPC/Fw molecules in a cube of ``edge`` Å, with PME, relaxed as by `relaxed`."""
     dry = alone(smiles, shape)
-    dry.atoms.positions = relaxed(dry)
     topology, order = amber.topology(dry.atoms)
-    made = app.Modeller(topology, dry.atoms.positions[order] / NM)
+    made = app.Modeller(topology, relaxed(dry)[order] / NM)
     field = app.ForceField("amber99sbildn.xml", io.StringIO(SPC_FW))
     made.addSolvent(field, model="spce", boxSize=openmm.Vec3(edge, edge, edge) / NM, neutralize=False)
     numbers = [atom.element.atomic_number for atom in made.topology.atoms()]
@@ -184,9 +183,9 @@ def set_partners(of: openmm.Context, kelvin: float, masses: np.ndarray, seed: in
     of.getIntegrator().setPerDofVariableByName("s", [openmm.Vec3(*row) for row in drawn])
 
 
-def context(of: Peptide, integrator: openmm.Integrator, platform: str = "") -> openmm.Context:
+def context(of: Peptide, integrator: openmm.Integrator) -> openmm.Context:
     """Ready to run.  The Reference platform is faster than CPU up to some 110 atoms; for 22, four times."""
-    name = platform or ("CPU" if len(of.atoms) > 150 else "Reference")
+    name = "CPU" if len(of.atoms) > 150 else "Reference"
     made = openmm.Context(of.system, integrator, openmm.Platform.getPlatformByName(name))
     made.setPositions(of.atoms.positions / NM)
     return made

@@ -26,13 +26,6 @@ def helical(phi: np.ndarray, psi: np.ndarray) -> np.ndarray:
     return np.mean(within[0] & within[1], axis=-1)
 
 
-def radius_of_gyration(positions: np.ndarray, masses: np.ndarray) -> np.ndarray:
-    """Å, ``[n_runs, n_frames]``."""
-    weights = masses[:, None] / masses.sum()
-    centre = np.sum(weights * positions, axis=-2, keepdims=True)
-    return np.sqrt(np.sum(weights * (positions - centre) ** 2, axis=(-2, -1)))
-
-
 def backbone(numbers: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the carbonyl oxygens and of the amide hydrogens along the chain, of the peptide's atoms alone."""
     oxygens = np.flatnonzero(numbers == 8)

@@ -35,6 +35,7 @@ from ffmd_jax.data import dataset, dataset_file
 from ffmd_jax.data.dataset_file import Dataset, Group, Run
 from ffmd_jax.formats import ase_files, trajectory
 from ffmd_jax.formats.trajectory import Trajectory
+from ffmd_jax.screening import shapes
 from ffmd_jax.training import training_log
 
 HERE = Path(__file__).resolve().parent
@@ -365,11 +366,12 @@ def water_bath() -> ffmd.NVT:
 def quantities(peptide: Peptide, places: np.ndarray) -> dict[str, np.ndarray]:
     """What is compared of the peptide, each ``[n_runs, n_frames]``; places are Å, of the peptide's atoms alone."""
     atoms = peptide.atoms[: places.shape[-2]]
+    system = ase_files.from_atoms(atoms)[0]
     phi, psi = observables.angles(places, peptide.phi), observables.angles(places, peptide.psi)
     return {
         "part of residues in a helix": observables.helical(phi, psi),
         "hydrogen bonds of the helix": observables.turns(places, *observables.backbone(atoms.numbers, places[0, 0])),
-        "radius of gyration / Å": observables.radius_of_gyration(places, atoms.get_masses()),
+        "radius of gyration / Å": np.stack([shapes.radius_of_gyration(system, run) for run in places]),
     }
 
 
