@@ -68,9 +68,8 @@ def main() -> None:
     (group,) = data.groups
     runs = tuple(run for run in group.runs if run.source.startswith(options.sources))
     if not runs:
-        parser.error(
-            f"no runs whose name begins with {options.sources}; there are {sorted({r.source for r in group.runs})}"
-        )
+        names = "; ".join(sorted({run.source for run in group.runs}))
+        parser.error(f"no runs whose name begins with {options.sources}; there are {names}")
     (sets,) = pair_sets.form(Dataset((group._replace(runs=runs),), data.time_step_fs, data.stride_fs))
     scales.check_fits(used.config, sets)
     positions, errors = [], []
