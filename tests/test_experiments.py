@@ -314,6 +314,10 @@ def test_maps_are_compared_in_bits_and_a_transition_counts_where_it_arrives(monk
     one, other = (ramachandran.distribution(phi[:, i], psi[:, i]) for i in (1, 3))
     assert ramachandran.jensen_shannon(one, one) == 0
     assert ramachandran.jensen_shannon(one, other) == pytest.approx(0.5 * (np.log2(4 / 3) + 0.5 * np.log2(2 / 3) + 0.5))
+    visit = np.array([beta, left, alpha, left]), np.array([beta, beta, alpha, alpha])
+    seen, unseen = (tuple(np.radians(of.T.reshape(2, 2, 2).astype(float))) for of in visit)
+    two = ramachandran.compared(seen, unseen)
+    assert two["without_alpha_L_and_C7ax"]["model_and_teacher"] == 0 < two["jensen_shannon_bits"]["model_and_teacher"]
     found = ramachandran.rates(phi, psi, frame_ps=1.0)
     counted = {name: of["transitions"] for name, of in found.items()}
     to_left = {"beta to alpha_L or C7ax": 1, "alpha_L or C7ax to beta": 1}

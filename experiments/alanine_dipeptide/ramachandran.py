@@ -102,20 +102,35 @@ def observed(phi: np.ndarray, psi: np.ndarray, frame_ps: float) -> dict[str, Any
 
 
 def compared(model: tuple[np.ndarray, np.ndarray], teacher: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
-    """Divergence of the maps of the model and of the teacher, and of halves of the runs of each."""
-    p, q = distribution(*model), distribution(*teacher)
+    """Divergence of the maps of the model and of the teacher, and of halves of the runs of each.
 
-    def halves(angles: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
-        return [distribution(angles[0][part], angles[1][part]) for part in (slice(0, None, 2), slice(1, None, 2))]
+    Also of the part of the maps with φ outside 0–140°: αL and C7ax are visited so rarely that a single visit decides.
+    """
 
+    def maps(angles: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+        parts = (slice(None), slice(0, None, 2), slice(1, None, 2))
+        return [distribution(angles[0][part], angles[1][part]) for part in parts]
+
+    def divergences(ours: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str, float]:
+        return {
+            "model_and_teacher": round(jensen_shannon(ours[0], theirs[0]), 5),
+            "halves_of_the_teacher": round(jensen_shannon(*theirs[1:]), 5),
+            "halves_of_the_model": round(jensen_shannon(*ours[1:]), 5),
+        }
+
+    ours, theirs = maps(model), maps(teacher)
     return {
-        "jensen_shannon_bits": {
-            "model_and_teacher": round(jensen_shannon(p, q), 5),
-            "halves_of_the_teacher": round(jensen_shannon(*halves(teacher)), 5),
-            "halves_of_the_model": round(jensen_shannon(*halves(model)), 5),
-        },
+        "jensen_shannon_bits": divergences(ours, theirs),
+        "without_alpha_L_and_C7ax": divergences([*map(_of_negative_phi, ours)], [*map(_of_negative_phi, theirs)]),
         "bins": f"{BINS} x {BINS}",
     }
+
+
+def _of_negative_phi(probabilities: np.ndarray) -> np.ndarray:
+    """The part of a map that is in `BASINS` beta and alpha_R, normalized."""
+    middles = np.radians(-180 + (np.arange(BINS) + 0.5) * 360 / BINS)
+    part = np.where(_within(middles, BASINS["beta"][0])[:, None], probabilities, 0)
+    return part / part.sum()
 
 
 def figure(sides: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:

@@ -6,10 +6,10 @@
     python experiments/alanine_dipeptide/run.py --smoke DIR       # small, of no meaning
 
 data: NVE runs to learn from; two thirds start with φ and ψ at the points of a grid, so that barriers and rare basins
-are among them.  train: the model.  reference: runs of the teacher at 300 K in two baths.  baths: rates of these.
-evaluate: errors of a step.  rollout: copies of the model's molecule beside the teacher's runs in the same bath.
-same_bath: the same with Langevin friction alone.  speed: model and teacher in turn.  What was stopped goes on when it
-is started again.
+are among them.  train: the model, in two trainings.  reference: runs of the teacher at 300 K in two baths.  baths:
+rates of these.  evaluate: errors of a step.  rollout: copies of the model's molecule beside the teacher's runs in the
+same bath, their map beside that of both baths, too.  same_bath: the same with Langevin friction alone.  speed: model
+and teacher in turn.  What was stopped goes on when it is started again.
 """
 
 import copy
@@ -124,15 +124,20 @@ class Stages(stages.Folder):
         return [(at, places) for at, places, energy in found if energy < lowest + HIGHEST_EV]
 
     def train(self) -> dict[str, Any]:
-        """The model."""
-        small = ffmd.Architecture.small(cutoff=4.0, layers=3, channels=8 if self.smoke else 16)
-        training = ffmd.Training(batch_size=BATCH, learning_rate=0.06, epochs=1 if self.smoke else 8)
-        out = self.runs / "model"
-        begun = (out / "training.json").exists()
-        ffmd.train(self.data_folder / "nve.h5", out, training=training, architecture=small, resume=begun)
-        lines = training_log.read(out / training_log.METRICS)
-        speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
-        return {"core_minutes": round(lines[-1]["step"] * BATCH / float(np.median(speeds)) / 60)}
+        """Two trainings, the second from the end of the first."""
+        architecture = ffmd.Architecture.small(cutoff=4.0, lmax=3, layers=3, channels=8 if self.smoke else 16)
+        minutes, init = 0.0, None
+        for name, rate, decay in (("before", 0.06, 0.003), ("model", 0.03, 0.0)):
+            epochs, out = 1 if self.smoke else 4, self.runs / name
+            training = ffmd.Training(batch_size=BATCH, learning_rate=rate, weight_decay=decay, epochs=epochs)
+            ffmd.train(
+                self.data_folder / "nve.h5", out, training=training, architecture=architecture, init=init,
+                resume=(out / "training.json").exists(),
+            )  # fmt: skip
+            lines, init = training_log.read(out / training_log.METRICS), str(out)
+            speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
+            minutes += lines[-1]["step"] * BATCH / float(np.median(speeds)) / 60
+        return {"core_minutes": round(minutes)}
 
     def reference(self) -> None:
         """Runs of the teacher in each bath, in pieces, from states of the runs to learn from."""
@@ -207,9 +212,14 @@ class Stages(stages.Folder):
         }
         first, second = ((phi[part], psi[part]) for part in (slice(0, None, 2), slice(1, None, 2))
                          for phi, psi in [sides["teacher"]])  # fmt: skip
+        # The map does not depend on the bath, so that the runs of both together are the better reference of it.
+        baths = [self._walkers(walker)[0] for walker in WALKERS_PS]
+        last = min(of[0].shape[1] for of in baths)
+        both = tuple(np.concatenate([of[i][:, left_out:last] for of in baths]) for i in (0, 1))
         found: dict[str, Any] = {
             "alarms": alarms,
             **ramachandran.compared(sides["model"], sides["teacher"]),
+            "both_baths": {**ramachandran.compared(sides["model"], both), **ramachandran.observed(*both, KEPT_PS)},
             **{side: ramachandran.observed(*own, KEPT_PS) for side, own in sides.items()},
             "halves_of_the_teacher": [ramachandran.observed(*own, KEPT_PS) for own in (first, second)],
         }

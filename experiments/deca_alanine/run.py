@@ -46,7 +46,8 @@ import stages  # noqa: E402
 from peptides import EXTENDED, HELIX, Peptide  # noqa: E402
 
 KELVIN, BAR, TIME_STEP_FS, STEP_FS, WARM_STEP_FS = 300.0, 1.0, 5.0, 0.5, 1.0
-RUN_FS, FRAME_FS, SPACING_FS, EQUILIBRATE_PS = 100.0, 5.0, 1000.0, 20.0
+RUN_FS, FRAME_FS, EQUILIBRATE_PS = 100.0, 5.0, 20.0
+SPACING_FS = {"implicit": 300.0, "water": 1000.0}  # between the starts of runs to learn from
 POLYPROLINE = (-75.0, 145.0)  # φ and ψ, degrees
 EDGE, SMALL_EDGE = 23.5, 20.5  # Å, of cubes that water fills; a barostat makes them smaller
 N_RESIDUES, FRICTION_TAU_FS = 10, 1000.0  # of the peptide and of the runs that are compared
@@ -71,8 +72,8 @@ class Starts(NamedTuple):
 
 
 IMPLICIT = [
-    Starts(10, HELIX, 300.0, 100), Starts(10, EXTENDED, 300.0, 100), Starts(10, HELIX, 500.0, 100),
-    Starts(10, EXTENDED, 500.0, 150), Starts(5, EXTENDED, 500.0, 100),
+    Starts(10, HELIX, 300.0, 300), Starts(10, EXTENDED, 300.0, 300), Starts(10, HELIX, 500.0, 300),
+    Starts(10, EXTENDED, 500.0, 500), Starts(5, EXTENDED, 500.0, 200),
 ]  # fmt: skip
 WATER = [
     Starts(5, HELIX, 300.0, 80), Starts(5, HELIX, 350.0, 80), Starts(3, EXTENDED, 300.0, 60),
@@ -102,17 +103,17 @@ class Stages(stages.Folder):
                 starts = starts._replace(n_residues=1, number=10) if self.smoke else starts
                 peptide = _peptide(name, starts.n_residues, starts.shape, SMALL_EDGE)
                 system = ase_files.from_atoms(peptide.atoms)[0]
-                found = Dataset((Group(system, self._runs_of(peptide, starts, i + 1)),), TIME_STEP_FS)
+                found = Dataset((Group(system, self._runs_of(peptide, starts, SPACING_FS[name], i + 1)),), TIME_STEP_FS)
                 dataset_file.write(part, found, {})
             groups += dataset_file.read(part).groups
         sources = ["AMBER ff99SB-ILDN, " + ("OBC" if name == "implicit" else "SPC/Fw")]
         dataset.write(path, Dataset(tuple(groups), TIME_STEP_FS, n_test=1000, metadata={"sources": sources}))
 
-    def _runs_of(self, peptide: Peptide, starts: Starts, seed: int) -> tuple[Run, ...]:
-        """Runs from states of Langevin dynamics, each `SPACING_FS` after the one before."""
+    def _runs_of(self, peptide: Peptide, starts: Starts, spacing_fs: float, seed: int) -> tuple[Run, ...]:
+        """Runs from states of Langevin dynamics, each ``spacing_fs`` after the one before."""
         free = peptides.context(peptide, peptides.velocity_verlet(STEP_FS))
         warm = self._warm(peptide, starts.kelvin, seed)
-        between = round((20 if self.smoke else SPACING_FS) / WARM_STEP_FS)
+        between = round((20 if self.smoke else spacing_fs) / WARM_STEP_FS)
         n_frames = round((20 if self.smoke else RUN_FS) / FRAME_FS)
         name, found = f"{starts.n_residues} residues, {starts.shape[0]:g}°, {starts.kelvin:g} K", []
         with progress.progress(starts.number, name, "runs") as bar:
