@@ -23,7 +23,7 @@ from ffmd_jax.formats.common import NoTimes
 from ffmd_jax.formats.trajectory import Trajectory
 from ffmd_jax.models import model as models
 from ffmd_jax.models import model_files
-from ffmd_jax.models.config import SMALL, Architecture
+from ffmd_jax.models.config import Architecture
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import production, sets, systems
 from ffmd_jax.reference_md.settings import Settings
@@ -193,7 +193,7 @@ def train(
     out: str | Path,
     *,
     training: Training = Training(),
-    architecture: Architecture = SMALL,
+    architecture: Architecture | None = None,
     kind: Literal["propagator", "potential"] = "propagator",
     time_step_fs: float | Sequence[float] | None = None,
     init: str | Path | None = None,
@@ -209,7 +209,8 @@ def train(
     Args:
         data: a dataset, of one system or many, or its file.
         training: epochs, batch size, learning rate ….
-        architecture: sizes of the network; first of all try other cutoffs.
+        architecture: sizes of the network (default: those of ``init``, or the small ones); first of all try
+            other cutoffs.
         kind: "propagator", or "potential" for frames with energies.
         time_step_fs: Δt of the model, fs (default: that of ``init``, or the dataset's).  Several make a family, a model
             for any Δt from the first to the last; ``model.at(20.0)`` is its propagator for one.

@@ -955,6 +955,7 @@ def of_models(run: Run, model: Path, data: Path) -> Iterator[Case]:
         "no channels": train("--config.channels", 0),
         "another Δt that frames cannot give": train("--time-step", 15),
         "no such start model": train("--init", "nowhere"),
+        "sizes that the start model does not have": train("--init", model, "--config.channels", 5),
         "nothing to resume": train("--resume"),
         "data cut": train(damage=lambda path: path.write_bytes(path.read_bytes()[:20_000])),
         "data empty": train(damage=lambda path: path.write_bytes(b"")),

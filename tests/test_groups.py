@@ -289,7 +289,13 @@ def test_fine_tuning_rehearses_what_the_model_knows(data, tmp_path, monkeypatch)
         api.train(new, tmp_path / "x", rehearse=data, progress=False)
     with pytest.raises(ValueError, match="must lie between 0 and 1"):
         api.train(new, tmp_path / "x", init=tmp_path / "first", rehearse=data, rehearse_share=1.0, progress=False)
+    with pytest.raises(ValueError, match=r"channels = 5, but .*first has 4"):
+        api.train(
+            new, tmp_path / "x", init=tmp_path / "first", progress=False,
+            architecture=dataclasses.replace(sizes, channels=5),
+        )  # fmt: skip
     assert not (tmp_path / "x").exists()
+    assert json.loads((tmp_path / "tuned" / "architecture.json").read_text())["channels"] == 4
 
 
 def test_fine_tuning_to_another_time_step_scales_the_outputs_to_the_data(data):

@@ -71,8 +71,8 @@ class Stages:
         data = dataclasses.replace(dataset_file.read(self.data / "nve.h5"), n_train=n_pairs, time_step_fs=STEP_FS)
         training = training or (FROM_NOTHING if init is None else TUNED)
         model = ffmd.train(
-            data, out, training=dataclasses.replace(training, epochs=passes), architecture=ARCHITECTURE,
-            time_step_fs=STEP_FS, init=init, resume=(out / "training.json").exists(),
+            data, out, training=dataclasses.replace(training, epochs=passes), time_step_fs=STEP_FS, init=init,
+            architecture=ARCHITECTURE if init is None else None, resume=(out / "training.json").exists(),
         )  # fmt: skip
         errors = ffmd.evaluate(model, data)
         lines = training_log.read(out / training_log.METRICS)

@@ -157,8 +157,9 @@ class Stages(stages.Folder):
         training = ffmd.Training(epochs=epochs, batch_size=1, learning_rate=rate)
         small = ffmd.Architecture.small(cutoff=5.0, channels=4 if self.smoke else 32)
         model = ffmd.train(
-            data, out, training=training, architecture=small, init=init, resume=(out / "training.json").exists()
-        )
+            data, out, training=training, architecture=small if init is None else None, init=init,
+            resume=(out / "training.json").exists(),
+        )  # fmt: skip
         lines = training_log.read(out / training_log.METRICS)
         speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
         found = {"steps": lines[-1]["step"], **self._errors(model)}

@@ -47,7 +47,7 @@ def train(
         data: Dataset made by `ffmd dataset`, of one system or many, which one model learns together.
         out: Model folder to write.
         training: How to train.
-        config: Sizes of the network; first of all try other cutoffs.
+        config: Sizes of the network; first of all try other cutoffs.  With --init, those of its model.
         kind: propagator: a step of Δt, learned from pairs of frames.  potential: energy, forces and stress, learned
             from frames with energies and, if known, forces and stresses (`ffmd reference --forces`), for runs at
             constant pressure and constant energy; start from --config.layers 3 --batch-size 1.
@@ -55,8 +55,8 @@ def train(
         time_step: Δt of the model, fs; a multiple of the frame interval (None: that of --init, or the dataset's).
         time_steps: Several Δt, fs, instead: one model for any Δt from the smallest to the largest, of which
             `ffmd rollout --time-step` takes one.  Each is a multiple of the frame interval.
-        init: Model to start from, folder or name of a shipped one: its weights, scales and sizes (then --config is not
-            used).  Fine-tuning: a thousand pairs of a new teacher, or of a new molecule, are enough.
+        init: Model to start from, folder or name of a shipped one: its weights, scales and sizes.
+            Fine-tuning: a thousand pairs of a new teacher, or of a new molecule, are enough.
         rehearse: Dataset that --init was trained on: some of it is learned again, so that it is not forgotten.
         rehearse_share: Share of these in the pairs of an epoch.
         tensorboard: Also write metrics for TensorBoard (needs tensorboardX).
@@ -74,9 +74,11 @@ def train(
         from ffmd_jax.data import dataset_file
         from ffmd_jax.training import runs
 
-        runs.check_folder(out, training, config, resume, overwrite, data, init, rehearse)
+        architecture = None if init is not None and config == configs.SMALL else config
+        runs.check_folder(out, training, architecture, resume, overwrite, data, init, rehearse)
         runs.run(
-            dataset_file.read(data), out, training, config, kind=kind, init=init, time_step_fs=time_steps or time_step,
-            rehearse=None if rehearse is None else dataset_file.read(rehearse), rehearse_share=rehearse_share,
-            tensorboard=tensorboard, resume=resume, overwrite=overwrite, source=str(data), say=common.say,
+            dataset_file.read(data), out, training, architecture, kind=kind, init=init,
+            time_step_fs=time_steps or time_step, rehearse=None if rehearse is None else dataset_file.read(rehearse),
+            rehearse_share=rehearse_share, tensorboard=tensorboard, resume=resume, overwrite=overwrite,
+            source=str(data), say=common.say,
         )  # fmt: skip

@@ -38,7 +38,7 @@ def run(
     data: Dataset,
     out: Path,
     training: Training = Training(),
-    architecture: Architecture = SMALL,
+    architecture: Architecture | None = None,
     *,
     kind: str = "propagator",
     time_step_fs: Any = None,
@@ -56,9 +56,10 @@ def run(
 
     Args:
         data: of one system or many.
+        architecture: sizes of the network (default: those of ``init``, or the small ones).
         kind: "propagator", or "potential" for frames with energies.
         time_step_fs: Δt of the model, fs (default: the dataset's); several: of the members of a family.
-        init: model to start from: its weights, scales and sizes (then ``architecture`` is not used).
+        init: model to start from: its weights, scales and sizes.
         rehearse: data that ``init`` was trained on: some of their training pairs are learned again, so that they are
             not forgotten.
         rehearse_share: of them in the training pairs, at most.
@@ -80,7 +81,7 @@ def run(
     if before is not None and before.kind != kind:
         raise ValueError(f"{init} is a {before.kind}: `kind` {kind} cannot start from it")
     task, weights = tasks.TASKS[kind], None
-    old = None if before is None else before.config
+    old: Any = None if before is None else before.config
     if resume:
         old = model_files.read_config((out / _MODEL).read_text())[1]
         if tasks.kind_of(old) != kind:
@@ -98,12 +99,13 @@ def run(
         config = old
     elif before is not None:
         config, weights = before.config, before.params
+        _check_same_sizes(config.architecture, architecture, init)
         if kind == "propagator":
             config, weights = _with_new_elements(config, weights, groups, say)
             config = _with_time_step(config, groups, time_step_fs, say)
         tasks.check_fits(config, groups)
     else:
-        config = task.configure(groups, architecture)
+        config = task.configure(groups, architecture or SMALL)
     if init is not None:
         training = training.fine_tuning()
     n_steps = training.epochs * batches.n_batches(tasks.buckets(config, groups, "train"), training)
@@ -111,7 +113,7 @@ def run(
     n_weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     say(f"{n_weights} weights, {n_steps} steps on {_devices()}; compiling, a minute or more")
     if not resume:
-        texts = {_TRAINING: json_records.to_json(training), _ARCHITECTURE: json_records.to_json(architecture)}
+        texts = {_TRAINING: json_records.to_json(training), _ARCHITECTURE: json_records.to_json(config.architecture)}
         texts |= {_MODEL: model_files.config_json(config, kind), _DATA: json.dumps(origin, indent=2) + "\n"}
         _make_folder(out, texts)
     with TrainingStates(out / "checkpoints") as states:
@@ -193,7 +195,7 @@ def _to_rehearse(old: Sequence[Any], new: Sequence[Any], share: float) -> tuple[
 
 
 def check_folder(
-    out: Path, training: Training, architecture: Architecture, resume: bool, overwrite: bool, *inputs: Any
+    out: Path, training: Training, architecture: Architecture | None, resume: bool, overwrite: bool, *inputs: Any
 ) -> None:
     """Raises what is wrong with ``out`` as the folder of this training; it must not hold the inputs."""
     if resume:
@@ -300,11 +302,13 @@ class _StopRequest:
         self.made = True
 
 
-def _check_same_settings(out: Path, training: Training, architecture: Architecture) -> None:
+def _check_same_settings(out: Path, training: Training, architecture: Architecture | None) -> None:
     """Raises ValueError unless ``out`` holds a training with these settings."""
     if not all((out / name).is_file() for name in (_TRAINING, _ARCHITECTURE, _MODEL, _DATA)):
         raise FileNotFoundError(f"{out} holds no training to resume")
     for name, now in ((_TRAINING, training), (_ARCHITECTURE, architecture)):
+        if now is None:
+            continue
         before = json_records.from_json((out / name).read_text(), type(now))
         for field in vars(now):
             if getattr(now, field) is not None and getattr(before, field) != getattr(now, field):
@@ -312,6 +316,16 @@ def _check_same_settings(out: Path, training: Training, architecture: Architectu
                     f"cannot resume with {field} = {getattr(now, field)}: the training in {out} has "
                     f"{getattr(before, field)}"
                 )
+
+
+def _check_same_sizes(own: Architecture, wanted: Architecture | None, init: Any) -> None:
+    """Raises ValueError where other sizes are wanted than those of the model to start from."""
+    for field, value in vars(own).items():
+        if wanted is not None and getattr(wanted, field) != value:
+            raise ValueError(
+                f"{field} = {getattr(wanted, field)}, but {init} has {value}: a training that starts from its weights "
+                "takes its sizes; leave them out"
+            )
 
 
 def _check_same_data(out: Path, source: dict[str, str]) -> None:
