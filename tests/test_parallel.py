@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import springs
 
+from ffmd_jax.core import launch
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.training import batches, parallel, settings
 
@@ -45,7 +46,7 @@ def test_an_epoch_sees_every_pair_once_in_any_blocks():
 )
 def test_processes_that_do_not_fit_together_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
-        settings.Processes(**given)
+        launch.Processes(**given)
 
 
 SLURM_TASK = dict.fromkeys(("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"), "0")
@@ -70,7 +71,7 @@ def test_only_one_of_several_processes_joins_others(environment, several, monkey
         monkeypatch.setenv(name, value)
     joined = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **options: joined.append(given))
-    parallel.start(settings.Processes())
+    launch.start(launch.Processes())
     assert bool(joined) == several
 
 
@@ -78,4 +79,4 @@ def test_an_unknown_mpi_does_not_start_trainings_beside_each_other(monkeypatch):
     monkeypatch.delenv("OMPI_MCA_orte_hnp_uri", raising=False)
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match=r"`coordinator`"):
-        parallel.start(settings.Processes())
+        launch.start(launch.Processes())

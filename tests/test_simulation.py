@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import fails, ffmd
+from conftest import fails, ffmd, start_ffmd
 
 from ffmd_jax.cli import rollout as rollout_command
-from ffmd_jax.core import mechanics, units
+from ffmd_jax.core import mechanics, processes, units
 from ffmd_jax.core.state import State, make_system
 from ffmd_jax.data import dataset_file, pairs
-from ffmd_jax.dynamics import alarms, monitors, rollout
+from ffmd_jax.dynamics import alarms, monitors, replicas, rollout
 from ffmd_jax.dynamics.engine import Engine
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory
@@ -263,6 +264,75 @@ def test_runs_over_devices_are_those_on_one(script, devices, said):
         env={**os.environ, **cache, "XLA_FLAGS": flags}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0 and said in done.stdout, done.stderr[-2000:]
+
+
+def two_processes(*commands):
+    """What two processes of two devices print that run these commands together, and their exit codes."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        together = ["--coordinator", f"localhost:{probe.getsockname()[1]}", "--num-processes", 2, "--process-id"]
+    started = [start_ffmd(*command, *together, i, devices=2) for i, command in enumerate(commands)]
+    printed = [process.communicate()[0] for process, _ in started]
+    said = []
+    for (process, errors), out in zip(started, printed, strict=True):
+        with errors:
+            errors.seek(0)
+            said.append((process.returncode, out, errors.read()))
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_two_processes_run_replicas_as_one(folder, tmp_path):
+    """Replicas on the devices of both, one of which an alarm ends; stopped and resumed; the file is that of one."""
+    kelvins = ["--replica-temperatures", 60, 60, 200, 60]
+    options = ["--replicas", 4, *kelvins, "--tau-fs", 45]
+    arguments = command(folder, tmp_path / "two.h5", *options)
+    del arguments[(of_all := arguments.index("--temperature")) : of_all + 2]
+    for steps, more in ((20, []), (60, ["--resume"])):
+        found = two_processes(*[[*arguments, "--steps", steps, *more]] * 2)
+        assert [code for code, _, _ in found] == [0, 0], found[0][2][-2000:]
+        assert "ended by an alarm: replica 2" in found[0][1] and "replica 2: " in found[0][2]
+        assert "frames" not in found[1][1] and "replica 2: " not in found[1][2]
+    arguments[arguments.index(tmp_path / "two.h5")] = tmp_path / "one.h5"
+    process, errors = start_ffmd(*arguments, "--steps", 60, devices=4)
+    with errors:
+        process.communicate()
+        assert process.returncode == 0
+    for i in range(4):
+        one, two = (trajectory.read(f"{tmp_path / name}.h5:{i}") for name in ("one", "two"))
+        assert len(two.times) == 60 if i != 2 else 0 < len(two.times) < 20
+        jax.tree.map(np.testing.assert_array_equal, one.frames, two.frames)
+        assert one.metadata["alarms"] == two.metadata["alarms"]
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_two_processes_run_one_large_system_as_one(folder, tmp_path):
+    options = ["--devices", 4, "--steps", 30, "--every", 5]
+    found = two_processes(*[command(folder, tmp_path / "two.h5", *options)] * 2)
+    assert [code for code, _, _ in found] == [0, 0], found[0][2][-2000:]
+    process, errors = start_ffmd(*command(folder, tmp_path / "one.h5", *options), devices=4)
+    with errors:
+        process.communicate()
+        assert process.returncode == 0
+    one, two = (trajectory.read(tmp_path / name) for name in ("one.h5", "two.h5"))
+    assert len(two.times) == 6
+    jax.tree.map(np.testing.assert_array_equal, one.frames, two.frames)
+
+
+def test_processes_that_were_asked_for_different_runs_write_nothing(folder, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run.h5"
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "agree", lambda own, *others: (own + 1, *others))
+    assert "2 processes of this run were asked for different ones" in fails(capsys, *command(folder, out, "--steps", 4))
+    assert not out.exists()
+    share = "cannot be shared by 2 processes equally"
+    with pytest.raises(ValueError, match=share):
+        replicas.over(3)
+    assert "share --replicas" in fails(
+        capsys, *command(folder, out, "--steps", 4, "--coordinator", "here:1", "--num-processes", 2, "--process-id", 0)
+    )
 
 
 def test_a_ramp_is_linear_in_time_and_cannot_be_lengthened(folder, tmp_path, capsys):

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from ffmd_jax.core import launch
+from ffmd_jax.core.launch import Processes
 from ffmd_jax.formats import Hints
 
 
@@ -118,6 +120,7 @@ def rollout(
     out: Path,
     settings: Annotated[Settings, arg(name="")],
     hints: Annotated[Hints, arg(name="")] = Hints(),
+    processes: Annotated[Processes, arg(name="")] = Processes(),
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -141,17 +144,24 @@ def rollout(
         out: H5MD file to write.
         settings: How to run.
         hints: What the start file leaves unstated.
+        processes: Several processes that share --replicas or --devices, started by hand.
         resume: Continue the run in --out; begin it if there is none.
         overwrite: Replace an existing file.
     """
     from ffmd_jax.core import files, progress
 
+    shared = bool(settings.replicas or settings.devices)
+    if processes.coordinator is not None and not shared:
+        raise ValueError("several processes share --replicas, or one system with --devices: say one")
     if resume and overwrite:
         raise ValueError("--resume continues a file and --overwrite replaces it: say one")
     if out.exists() and not (resume or overwrite):
         raise FileExistsError(f"{out} exists already; choose another --out, or say --resume or --overwrite")
     files.check_output(out, True, start, model)
     _check(settings)
+    if shared:
+        launch.start(processes)
+    from ffmd_jax.core.processes import only_first_prints
     from ffmd_jax.dynamics.monitors import EndedByAlarm
     from ffmd_jax.reference_md import ase_engine
     from ffmd_jax.simulation.simulate import simulate
@@ -159,7 +169,7 @@ def rollout(
     arguments = ase_engine.parse_arguments(settings.fallback_args) if settings.fallback_args else None
     heated = settings.temperature is not None or bool(settings.replica_temperatures)
     options: dict[str, Any] = {name: getattr(settings, name) for name in _SAME}
-    with progress.asked_to_stop() as asked, _advice(), warnings.catch_warnings():
+    with progress.asked_to_stop() as asked, _advice(), warnings.catch_warnings(), only_first_prints():
         warnings.simplefilter("ignore", EndedByAlarm)  # the exit code and the error say it
         run = simulate(
             model, start, ensemble=_ensemble(settings), out=out, resume=resume, overwrite=overwrite,
@@ -167,7 +177,7 @@ def rollout(
             draw_temperature_K=_drawn_at(settings), fallback_args=arguments, stop=asked, hints=hints,
             time_step_fs=settings.time_step, **options,
         )  # fmt: skip
-    _report(run, out, settings.steps)
+        _report(run, out, settings.steps)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,5 @@
 """``ffmd train``."""
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,8 +7,10 @@ import tyro
 from tyro.conf import Positional
 
 from ffmd_jax.cli import common
+from ffmd_jax.core import launch
+from ffmd_jax.core.launch import Processes
 from ffmd_jax.models import config as configs
-from ffmd_jax.training.settings import Processes, Training
+from ffmd_jax.training.settings import Training
 
 
 def train(
@@ -65,13 +65,11 @@ def train(
     """
     if time_steps and time_step is not None:
         raise ValueError("say --time-step for one Δt or --time-steps for several")
-    from ffmd_jax.training import parallel
+    launch.start(processes)
+    from ffmd_jax.core.processes import only_first_prints
+    from ffmd_jax.data import dataset_file
 
-    parallel.start(processes)
-    with contextlib.ExitStack() as stack:
-        if not parallel.is_first():
-            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        from ffmd_jax.data import dataset_file
+    with only_first_prints():
         from ffmd_jax.training import runs
 
         architecture = None if init is not None and config == configs.SMALL else config

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
+from ffmd_jax.core import processes
 from ffmd_jax.core.state import Array, Domain, Graph
 
 AXIS = "domains"
@@ -24,9 +25,9 @@ GRAPH = Graph(ROWS, ROWS, ROWS, Domain(receivers=ROWS, rows=SAME, offsets=SAME))
 
 
 def devices_of(n_domains: int) -> Mesh:
-    """The devices of this process that so many domains are on."""
-    known = jax.local_devices()[:n_domains]
-    return jax.make_mesh((n_domains,), (AXIS,), devices=known, axis_types=(AxisType.Auto,))
+    """The devices that so many domains are on, equally many of each process."""
+    devices = processes.devices(n_domains)
+    return jax.make_mesh((n_domains,), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
 
 
 def over(devices: Mesh, function: Callable, arguments: tuple, out: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from ffmd_jax.core import domains
+from ffmd_jax.core import domains, processes
 from ffmd_jax.core.domains import GRAPH, SAME
 from ffmd_jax.core.neighbors import Neighbors
 from ffmd_jax.dynamics import replicas as side_by_side
@@ -64,7 +64,7 @@ def over(n_atoms: int, n_replicas: int, n_devices: int | None) -> Division:
     if n_replicas:
         return Division(side_by_side.over(n_replicas, n_devices))
     if n_devices is not None:
-        side_by_side.check_devices(n_devices)
+        processes.devices(n_devices)
         if n_devices > n_atoms:
             raise ValueError(f"a system of {n_atoms} atoms cannot be divided over {n_devices} devices")
     return Division() if n_devices in (None, 1) else Division(domains=domains.devices_of(n_devices))

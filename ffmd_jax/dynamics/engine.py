@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import neighbors
+from ffmd_jax.core import neighbors, processes
 from ffmd_jax.core.state import Array, Graph, Propagate, State, System, cast
 from ffmd_jax.dynamics import barostat as barostats
 from ffmd_jax.dynamics import division as divisions
@@ -206,7 +206,7 @@ class Engine:
             if overflow:
                 repeats += 1
                 smaller = barostats.SMALLEST**repeats if isinstance(self._run.ensemble, NPT) else 1
-                cells = after.state.cell * smaller  # it may have been a trial that was too small
+                cells = processes.whole(after.state.cell) * smaller  # it may have been a trial that was too small
                 grown = (None if each is None else neighbors.grow(each, self.system, cells) for each in self.searches)
                 self._shape = self._shape.with_search(*grown)
                 after = after._replace(table=self._build(self._shape.search, after.state))
@@ -217,7 +217,7 @@ class Engine:
             if made or not overflow:
                 break
             carry = after
-        frames, seen, images, halted = (_first(x, made) for x in (states, seen, images, halted))
+        frames, seen, images, halted = _first(processes.whole((states, seen, images, halted)), made)
         times = (int(carry.step) // self.every + 1 + np.arange(made)) * self.every * self.time_step_fs
         return Block(_unwrapped(frames, images), times, seen, after, ~halted if self._replicas else None)
 
@@ -226,7 +226,8 @@ class Engine:
 
     def state(self, carry: Carry) -> State:
         """The state of a carry on the host, positions unwrapped."""
-        return _unwrapped(jax.tree.map(np.asarray, carry.state), carry.images)
+        state, images = processes.whole((carry.state, carry.images))
+        return _unwrapped(jax.tree.map(np.asarray, state), images)
 
 
 def as_partial(function: Callable) -> Any:

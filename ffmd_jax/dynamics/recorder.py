@@ -1,6 +1,7 @@
 """What a rollout leaves behind: frames in a file or in memory, and the restart file that it can be continued from.
 
-Frames are compressed and written by a thread, in order, while the devices compute the next ones.
+Frames are compressed and written by a thread, in order, while the devices compute the next ones.  Of several processes,
+the first writes, and the others only count.
 """
 
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ffmd_jax.core import files
+from ffmd_jax.core import files, processes
 from ffmd_jax.core.state import State, System, take
 from ffmd_jax.dynamics import restart
 from ffmd_jax.dynamics.engine import Block
@@ -31,7 +32,7 @@ def find(out: Path, facts: dict[str, Any]) -> restart.Saved | None:
     """
     path = restart.path_of(out)
     if out.exists() and not out.stat().st_size and not journal.journal_of(out).exists():
-        out.unlink()  # killed before the first block was in it
+        return None  # killed before the first block was in it
     if out.exists():
         restart.check_same(str(out), _stored_facts(out), facts)
     if not (path.exists() and out.exists()):
@@ -85,7 +86,8 @@ class Recorder:
         self._last: tuple[Carry, Any] | None = None  # after the last block that was written
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ffmd-writer")
         self._writer = None
-        if out is not None:
+        self._first = processes.is_first()
+        if out is not None and self._first:
             if saved is None and not out.exists():
                 files.remove(restart.path_of(out))
             how: dict[str, Any] = {"keep_frames": self.n_frames} if saved is not None else {"overwrite": overwrite}
@@ -114,6 +116,7 @@ class Recorder:
             by_fallback: the reference made the frames; they are counted, and saved at once.
         """
         self.wait()
+        block = block._replace(carry=processes.whole(block.carry))
         self._pending = self._thread.submit(self._write, block, searches, by_fallback)
 
     def wait(self) -> None:
@@ -129,13 +132,13 @@ class Recorder:
             good = len(block.times) if not self._replicas else int(np.sum(np.asarray(block.valid)[:, i]))
             if not good:
                 continue
+            counts[i] += good
             own = (block.frames, block.observables)
             frames, seen = take(own, (slice(good), i) if self._replicas else slice(good))
-            if self._writer is None:
-                self._kept[i].append(block._replace(frames=frames, times=block.times[:good], observables=seen))
-            else:
+            if self._writer is not None:
                 self._writer.append(frames, block.times[:good], seen, replica=i)
-            counts[i] += good
+            elif self._out is None:
+                self._kept[i].append(block._replace(frames=frames, times=block.times[:good], observables=seen))
         self.n_frames, self._last = tuple(counts), (block.carry, searches)
         self.notes["fallback_frames"] += by_fallback * len(block.times)
         if by_fallback or time.monotonic() - self._saved_at > _SAVE_EVERY_S:
@@ -147,7 +150,7 @@ class Recorder:
         self._save()
 
     def _save(self) -> None:
-        if self._out is not None and self._last is not None and any(self.n_frames):
+        if self._out is not None and self._first and self._last is not None and any(self.n_frames):
             carry, searches = self._last
             path = restart.path_of(self._out)
             restart.save(path, carry, searches, self._facts, self.notes, self.n_frames)
@@ -161,7 +164,7 @@ class Recorder:
 
     def discard(self) -> None:
         """Removes what a run without a single frame leaves."""
-        if self._out is not None:
+        if self._out is not None and self._first:
             files.remove(self._out)
 
     def trajectories(self) -> list[Trajectory]:

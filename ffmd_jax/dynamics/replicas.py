@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
+from ffmd_jax.core import processes
 from ffmd_jax.core.state import Array
 from ffmd_jax.dynamics.records import Carry, Monitor, Run
 
@@ -33,25 +34,20 @@ class Replicas(NamedTuple):
 
 
 def over(n_replicas: int, n_devices: int | None = None) -> Replicas:
-    """Replicas divided over at most ``n_devices`` of this process (None: all), as many as get equal shares.
+    """Replicas divided over at most ``n_devices`` of all processes (None: all), as many as get equal shares.
 
     Raises:
-        ValueError: there are fewer devices.
+        ValueError: there are fewer devices, or no equal share for each process.
     """
-    known = jax.local_devices()
-    at_most = len(known) if n_devices is None else n_devices
-    check_devices(at_most)
-    used = max(n for n in range(1, at_most + 1) if n_replicas % n == 0)
-    if used == 1:
+    each = processes.count()
+    at_most = len(processes.devices(n_devices)) if n_devices is not None else jax.device_count()
+    shares = [n for n in range(each, at_most + 1, each) if n_replicas % n == 0]
+    if not shares:
+        raise ValueError(f"{n_replicas} replicas cannot be shared by {each} processes equally")
+    if shares[-1] == 1:
         return Replicas()
-    return Replicas(jax.make_mesh((used,), (AXIS,), devices=known[:used], axis_types=(AxisType.Auto,)))
-
-
-def check_devices(n_devices: int) -> None:
-    """Raises ValueError unless this process has so many devices."""
-    known = jax.local_devices()
-    if not 1 <= n_devices <= len(known):
-        raise ValueError(f"{n_devices} devices: there are {len(known)} ({known[0].platform})")
+    devices = processes.devices(shares[-1])
+    return Replicas(jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,)))
 
 
 def any_of(replicas: Replicas | None, flags: Array) -> Array:

@@ -1,5 +1,6 @@
 """The loop of a rollout: blocks of steps, alarms and what is done about them, a stop at any time."""
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -10,8 +11,8 @@ import jax
 import numpy as np
 
 from ffmd_jax.analysis import bonds
+from ffmd_jax.core import processes, units
 from ffmd_jax.core import progress as bars
-from ffmd_jax.core import units
 from ffmd_jax.core.state import Array, State, cast, take
 from ffmd_jax.dynamics import alarms as alarm_limits
 from ffmd_jax.dynamics import ensemble as ensembles
@@ -111,13 +112,19 @@ class _Progress:
     ):
         self.plan, self.recorder, self.watch = plan, recorder, watch
         self.engine = _make_engine(plan, None if saved is None else saved.searches)
-        self.carry = self.engine.start(cast(plan.begin.state, plan.dtype), plan.begin.key)
+        self.go_on(self.engine.start(cast(plan.begin.state, plan.dtype), plan.begin.key))
         if saved is not None:
-            self.carry = restart.restore(saved, self.carry)
+            self.go_on(restart.restore(saved, self.carry))
             if not plan.begin.replicas and bool(self.carry.halted):
                 self.begin_anew(self.engine.state(self.carry), self.carry.key, self.step)
         self.step_before = self.step
         self.windows = None if watch is None else _make_windows(plan, out, saved is None)
+
+    def go_on(self, carry: Carry) -> None:
+        """Continues from here; what the monitors have seen comes to the host."""
+        self.carry = carry
+        record = getattr(carry.memory, "record", ())
+        self.halted, self._record = jax.tree.map(np.asarray, processes.whole((carry.halted, record)))
 
     @property
     def step(self) -> int:
@@ -129,7 +136,7 @@ class _Progress:
 
     def begin_anew(self, state: State, key: Array, step: int) -> None:
         """Continues from a state after a break, with the alarms so far."""
-        self.carry = self.engine.begin_anew(self.carry, state, key, step)
+        self.go_on(self.engine.begin_anew(self.carry, state, key, step))
 
     def note_halving(self, time_step_fs: float, n_steps: int) -> None:
         """Notes and logs that the next Δt are made of shorter ones."""
@@ -143,8 +150,8 @@ class _Progress:
         plan = self.plan
         if plan.limits is None:
             return [[] for _ in self.recorder.n_frames]
-        record = jax.tree.map(np.asarray, self.carry.memory.record)
-        rows = [take(record, i) for i in range(plan.begin.replicas)] if plan.begin.replicas else [record]
+        record, n_replicas = self._record, plan.begin.replicas
+        rows = [take(record, i) for i in range(n_replicas)] if n_replicas else [record]
         return [monitor_limits.describe(row, plan.model.config, plan.begin.system) for row in rows]
 
     def summary(self) -> dict[str, Any]:
@@ -172,7 +179,7 @@ class _Progress:
     def result(self, out: Path | None) -> Run:
         """The run so far."""
         plan, found = self.plan, self.alarms()
-        n_replicas, halted = plan.begin.replicas, np.atleast_1d(np.asarray(self.carry.halted))
+        n_replicas, halted = plan.begin.replicas, np.atleast_1d(self.halted)
         alarms: Any = found if n_replicas else found[0]
         return Run(
             out, self.step, plan.model.config.time_step_fs, self.recorder.n_frames,
@@ -208,12 +215,14 @@ def produce(
     if watch is not None and saved is not None and out is not None:
         before = trajectory.part(trajectory.read(out), slice(saved.n_frames[0]))
         watch.see(before.frames, before.times)
+    _check_same_command(out, facts)
     recorder = recorders.Recorder(
         out, plan.begin.system, metadata, facts, replicas=plan.begin.replicas, options=writing, saved=saved,
         overwrite=overwrite,
     )  # fmt: skip
     with recorder:
         now = _Progress(plan, saved, recorder, watch, out)
+        show = show if processes.is_first() else False
         if now.step < plan.n_steps:
             blocks = _shown(_blocks(now, until), plan, now.step, show)
             try:
@@ -230,9 +239,21 @@ def produce(
                 recorder.annotate(now.summary())
         else:  # opening the file has taken its alarms off
             recorder.annotate(now.summary())
-        if np.all(now.carry.halted) and not any(recorder.n_frames):
+        if np.all(now.halted) and not any(recorder.n_frames):
             recorder.discard()
-        return now.result(out)
+    processes.wait_for_all("the run is in the file")
+    return now.result(out)
+
+
+def _check_same_command(out: Path | None, facts: dict[str, Any]) -> None:
+    """Raises ValueError where processes that run together were asked for different runs; returns when all are here."""
+    said = restart.fingerprint(np.frombuffer(json.dumps([str(out), facts]).encode(), np.uint8))
+    own = int(said[:7], 16)
+    if processes.agree(own, -own) != (own, -own):
+        raise ValueError(
+            f"the {processes.count()} processes of this run were asked for different ones: give all the same command, "
+            "or start each run by itself"
+        )
 
 
 def _shown(blocks: Iterator[Block], plan: Plan, begin_step: int, show) -> Any:
@@ -259,20 +280,21 @@ def _blocks(now: _Progress, until: Until) -> Iterator[Block]:
         started = time.monotonic()
         left = (plan.n_steps - now.step) // plan.every
         before, block = now.carry, now.engine.advance(now.carry, min(left, size))
-        now.carry = block.carry
+        now.go_on(block.carry)
         now.recorder.write(block, now.engine.searches)
         _watch(now, block, before)
         if len(block.times):
             yield block
         _log_alarms(now, warned)
-        if np.all(now.carry.halted):
+        if np.all(now.halted):
             which = _next_fallback(now)
             if which is None:
                 break
             yield from _fall_back(now, which)
         took = time.monotonic() - started
         size = int(np.clip(size * _BLOCK_S / max(took, 1e-3), 1, min(2 * size, now.engine.block_frames)))
-        if until.over(took):
+        size, over = processes.agree(size, until.over(took))
+        if over:
             break
     now.recorder.save()
 
@@ -333,6 +355,8 @@ def _watch(now: _Progress, block: Block, before: Carry | None = None) -> None:
 
 def _log_alarms(now: _Progress, warned: set) -> None:
     """Logs each kind of alarm once, where the run continues."""
+    if not processes.is_first():
+        return
     for i, found in enumerate(now.alarms()):
         name = f"replica {i}: " if now.plan.begin.replicas else ""
         for alarm in found:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ffmd_jax.core import files
+from ffmd_jax.core import files, processes
 from ffmd_jax.core.state import take
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics import monitors as monitor_limits
@@ -140,6 +140,8 @@ def simulate(
         config = used.config
         ensemble = ensembles.complete(ensemble, config.time_step_fs)
         begin = starts.begin(used, start, ensemble, seed, replicas, velocities, draw_temperature_K, hints)
+        if processes.count() > 1 and (watch_bonds or on_alarm in ("fallback", "halve")):
+            raise ValueError("several processes neither watch bonds nor take other steps after an alarm: use one")
         if watch_bonds and begin.replicas:
             raise ValueError("bonds are watched in one run: no replicas")
         dtype = jnp.float64 if float64 else jnp.float32

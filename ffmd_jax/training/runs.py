@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ffmd_jax.core import files, json_records
+from ffmd_jax.core import files, json_records, processes
 from ffmd_jax.core import progress as bars
 from ffmd_jax.core.state import take
 from ffmd_jax.data import pairs as pair_sets
@@ -23,7 +23,7 @@ from ffmd_jax.models import elements, model_files
 from ffmd_jax.models import model as models
 from ffmd_jax.models.config import SMALL, Architecture, FamilyCalibration
 from ffmd_jax.models.model import Model
-from ffmd_jax.training import batches, calibration, loop, parallel, tasks, training_log
+from ffmd_jax.training import batches, calibration, loop, tasks, training_log
 from ffmd_jax.training.settings import Training
 from ffmd_jax.training.states import TrainingStates
 
@@ -125,7 +125,7 @@ def run(
                 _finish(out, groups, progress, say)
             return model_files.load(out)
         log = contextlib.nullcontext()
-        if parallel.is_first():
+        if processes.is_first():
             log = training_log.TrainingLog(out, int(state.step), tensorboard)
         with log:
             try:
@@ -219,7 +219,7 @@ def _finish(out: Path, groups: Any, progress: bool, say: Callable[[str], None]) 
     """Measures a trained model on the test set, after the monitors of a propagator were calibrated on the other."""
     trained = model_files.load(out)
     config, params = trained.config, trained.params
-    if parallel.is_first() and trained.kind != "potential":
+    if processes.is_first() and trained.kind != "potential":
 
         def show(items):
             return bars.counted(items, "calibrating the monitors", "states") if progress else iter(items)
@@ -247,7 +247,7 @@ def _finish(out: Path, groups: Any, progress: bool, say: Callable[[str], None]) 
 
 def _follow(out: Path, states, log, steps, config: Any, best: float, begin: int, n_steps: int, progress: bool) -> None:
     """Follows a training: bar, metrics, checkpoints, best weights; saves when asked to stop."""
-    first, shown = parallel.is_first(), ""
+    first, shown = processes.is_first(), ""
     saved_at, drawn_at = time.monotonic(), -float("inf")
     with (
         _StopRequest() as request,
@@ -262,7 +262,7 @@ def _follow(out: Path, states, log, steps, config: Any, best: float, begin: int,
                     model_files.save(out, _trained(config, now.state.average, out))
             if first:
                 log.add(_metrics(step, now))
-            due, stop = parallel.agree(first and time.monotonic() - saved_at > _SAVE_EVERY_S, request.made)
+            due, stop = processes.agree(first and time.monotonic() - saved_at > _SAVE_EVERY_S, request.made)
             if errors is not None or due or stop:
                 states.save(step, now.state, best, validation)
                 saved_at = time.monotonic()
@@ -340,14 +340,14 @@ def _check_same_data(out: Path, source: dict[str, str]) -> None:
 
 def _make_folder(out: Path, settings: dict[str, str]) -> None:
     """Makes the folder of a training, complete with its settings, in place of an older one."""
-    parallel.wait_for_all("folder checked")  # by all, before the first makes it
-    if parallel.is_first():
+    processes.wait_for_all("folder checked")  # by all, before the first makes it
+    if processes.is_first():
         partial = out.with_name(out.name + ".partial")
         files.remove(partial)
         files.write_into(partial, {name: text.encode() for name, text in settings.items()})
         files.remove(out)
         os.replace(partial, out)
-    parallel.wait_for_all("folder made")
+    processes.wait_for_all("folder made")
 
 
 def _devices() -> str:

@@ -78,27 +78,3 @@ class Training:
     def fine_tuning(self) -> "Training":
         """The same for a training that starts from a model: with a lower rate, if none was asked for."""
         return self if self.learning_rate is not None else dataclasses.replace(self, learning_rate=_RATE_FROM_MODEL)
-
-
-@dataclasses.dataclass(frozen=True)
-class Processes:
-    """Several processes, started by hand; nothing is needed on one machine, under Slurm, or on a TPU slice.
-
-    Attributes:
-        coordinator: HOST:PORT of process 0, reachable from all processes.
-        num_processes: How many processes there are.
-        process_id: Which one this is, from 0.
-    """
-
-    coordinator: str | None = None
-    num_processes: int | None = None
-    process_id: int | None = None
-
-    def __post_init__(self):
-        given = [value is not None for value in dataclasses.astuple(self)]
-        if any(given) and not all(given):
-            raise ValueError("`coordinator`, `num_processes` and `process_id` belong together: give all three or none")
-        if not 0 <= (self.process_id or 0) < (self.num_processes or 1):
-            raise ValueError(f"`process_id` must be from 0 to {self.num_processes} - 1, not {self.process_id}")
-        if self.coordinator is not None and not self.coordinator.rpartition(":")[2].isdigit():
-            raise ValueError(f"`coordinator` must be HOST:PORT, not {self.coordinator}")
