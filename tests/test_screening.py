@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import ase
 import jax
@@ -17,14 +18,14 @@ import pytest
 from conftest import fails, ffmd
 
 from ffmd_jax.analysis import torsions
-from ffmd_jax.core import mechanics, units
+from ffmd_jax.core import mechanics, processes, units
 from ffmd_jax.core.state import State, make_system
 from ffmd_jax.dynamics import ensemble as ensembles
 from ffmd_jax.dynamics.ensemble import NVT
 from ffmd_jax.formats import trajectory
 from ffmd_jax.models import model_files
 from ffmd_jax.reference_md import teachers
-from ffmd_jax.screening import beside, conformers, description, molecules, page, processes, runs, screen, shapes
+from ffmd_jax.screening import beside, conformers, description, molecules, page, pools, runs, screen, shapes
 
 pytest.importorskip("rdkit")
 
@@ -297,7 +298,7 @@ def test_the_command_names_what_it_leaves_out_and_goes_on(tmp_path, capsys, monk
     (out / "molecules" / "acetanilide.json").unlink()
     written = (out / "molecules" / "paracetamol.json").stat().st_mtime_ns
     here = types.SimpleNamespace(map=map)
-    monkeypatch.setattr(processes, "pool", lambda n: contextlib.nullcontext(here))  # another would compile anew
+    monkeypatch.setattr(pools, "pool", lambda n: contextlib.nullcontext(here))  # another would compile anew
     other = ["--beside", "mmff94", "--beside-molecules", 1]
     ffmd("screen", tmp_path / "m.smi", "--out", out, *options, "--resume", *other)
     (ours, theirs) = csv.DictReader((out / "beside.csv").read_text().splitlines())
@@ -326,6 +327,43 @@ def test_the_command_names_what_it_leaves_out_and_goes_on(tmp_path, capsys, monk
     assert not (tmp_path / "w").exists()
 
 
+def test_several_processes_run_their_shares_into_one_table(model, tmp_path, monkeypatch):
+    (tmp_path / "m.smi").write_text("CCO a\nCO b\nCC(=O)[O-] c\nC d\nCC e\n[NH4+] f\n")
+    out, said = tmp_path / "out", {0: [], 1: []}
+    here = threading.local()
+
+    def run(ready, model, given, out, *more):
+        for molecule in ready:
+            found = {"name": molecule.name, "smiles": molecule.smiles, "failed": f"in {here.index}", "given": "?"}
+            (out / "molecules" / f"{molecule.name}.json").write_text(json.dumps(found))
+
+    def screened(index):
+        here.index = index
+        return screen.screen(tmp_path / "m.smi", out, model, progress=False, say=said[index].append)
+
+    both = threading.Barrier(2, timeout=60)
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "index", lambda: here.index)
+    monkeypatch.setattr(processes, "wait_for_all", lambda where: both.wait())
+    monkeypatch.setattr(screen, "_run_all", run)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(screened, (0, 1))
+    assert [(row["name"], row["alarms"]) for row in first.table] == [
+        ("a", "in 0"), ("b", "in 1"), ("d", "in 1"), ("e", "in 0")
+    ]  # fmt: skip
+    assert set(first.refused) == {"c", "f"} and set(second.refused) == {"f"} and second.table == first.table
+    assert [text.partition(";")[0] for text in said[0]] == ["c: has a charge of -1", "f: has a charge of +1"]
+    assert [row["name"] for row in csv.DictReader((out / "molecules.csv").read_text().splitlines())] == [
+        "a",
+        "b",
+        "d",
+        "e",
+        "c",
+        "f",
+    ]
+    assert not list(out.glob("share_*"))
+
+
 def test_the_frames_of_a_start_are_a_trajectory_with_its_temperature(model, tmp_path):
     """Of two starts: joined, they would jump from one to the other, and frames without velocities would be at 0 K."""
     molecule = molecules.prepare(molecules.Entry("ethanol", "CCO"), model.config, 2)
@@ -345,8 +383,7 @@ def test_the_frames_of_a_start_are_a_trajectory_with_its_temperature(model, tmp_
 def test_a_finished_molecule_is_not_taken_for_another_of_its_name(model, tmp_path):
     """In a list without names they follow from the order: a line more, and each belongs to another molecule."""
     out, given = tmp_path / "out", runs.Conditions()
-    screen._folder(out, screen._settings(model, given, 4, None, 200), False, False)
-    (out / "molecules").mkdir()
+    screen._make_folder(out, screen._settings(model, given, 4, None, 200), True)
     (out / "molecules" / "molecule1.json").write_text('{"name": "molecule1", "smiles": "CO", "given": "CO"}')
     with pytest.raises(ValueError, match="cannot resume with molecule1 = CCO"):
         screen.screen(["CCO", "CO"], out, model, resume=True, progress=False)
@@ -364,7 +401,7 @@ def test_ctrl_c_is_not_waited_for_after_rdkit_has_made_conformers(model, request
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     molecules.prepare(molecules.Entry("ethanol", "CCO"), model.config, 2, 200, 0)
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), processes.pool(1) as pool:
+    with pytest.raises(KeyboardInterrupt), pools.pool(1) as pool:
         running = pool.submit(time.sleep, 120)
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
         running.result()
@@ -373,7 +410,7 @@ def test_ctrl_c_is_not_waited_for_after_rdkit_has_made_conformers(model, request
 
 @pytest.mark.process
 def test_a_process_that_dies_ends_in_one_line():
-    with pytest.raises(ChildProcessError, match="fewer `workers`"), processes.pool(1) as pool:
+    with pytest.raises(ChildProcessError, match="fewer `workers`"), pools.pool(1) as pool:
         pool.submit(os.abort).result()
 
 

@@ -7,6 +7,8 @@ import tyro
 from tyro.conf import Positional
 
 from ffmd_jax.cli import common
+from ffmd_jax.core import launch
+from ffmd_jax.core.launch import Processes
 
 
 def screen(
@@ -26,6 +28,7 @@ def screen(
     trajectories: bool = False,
     most_atoms: int = 200,
     workers: int | None = None,
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes(),
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -39,6 +42,9 @@ def screen(
     Each molecule is run from several conformers side by side, with Langevin friction.  A molecule that the model cannot
     run (a charge, an element that it does not know, no conformer) is named with the reason, and the others go on.
     Finished molecules are kept when the command is stopped; --resume runs the rest.
+
+    Started on several machines by Slurm or on a TPU slice, each process runs its share of the molecules into one folder
+    of a shared file system; elsewhere, start one on each with --coordinator, --num-processes and --process-id.
 
     Populations of short runs say more of the starts than of equilibrium: their errors are over the starts.
 
@@ -59,28 +65,34 @@ def screen(
         trajectories: Keep the frames of every molecule as H5MD.
         most_atoms: Molecules with more atoms, partner included, are left out.
         workers: Processes (None: one for each core; on an accelerator one).
+        processes: Several processes, started by hand.
         seed: Of conformers, velocities and noise.
         resume: Go on where an earlier call stopped.
         overwrite: Replace an existing folder.
     """
+    if resume and overwrite:
+        raise ValueError("`resume` continues a folder and `overwrite` replaces it: say one")
+    launch.start(processes)
+    from ffmd_jax.core.processes import only_first_prints
     from ffmd_jax.screening import screen as screening
     from ffmd_jax.screening.runs import Conditions
 
-    if resume and overwrite:
-        raise ValueError("`resume` continues a folder and `overwrite` replaces it: say one")
     conditions = Conditions(temperature, length_ps, equilibrate_ps, friction_tau_fs, frame_fs, seed)
-    try:
-        found = screening.screen(
-            molecules, out, model, conditions, n_starts=starts, pair=pair, beside=beside,
-            beside_molecules=beside_molecules, trajectories=trajectories, most_atoms=most_atoms, workers=workers,
-            resume=resume, overwrite=overwrite, say=lambda text: common.say(f"note: {text}"),
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{out} keeps the molecules that are finished; `resume` runs the rest.") from None
-    if not found.table:
-        raise ValueError(f"none of the {len(found.refused)} molecules could be run: {out / 'molecules.csv'} says why")
-    n_ended = sum("starts_ended" not in line or line["starts_ended"] > 0 for line in found.table)
-    print(
-        f"{out / 'index.html'}: {len(found.table)} molecules, {n_ended} with a start that an alarm ended, "
-        f"{len(found.refused)} not run"
-    )
+    with only_first_prints():
+        try:
+            found = screening.screen(
+                molecules, out, model, conditions, n_starts=starts, pair=pair, beside=beside,
+                beside_molecules=beside_molecules, trajectories=trajectories, most_atoms=most_atoms, workers=workers,
+                resume=resume, overwrite=overwrite, say=lambda text: common.say(f"note: {text}"),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{out} keeps the molecules that are finished; `resume` runs the rest.") from None
+        if not found.table:
+            raise ValueError(
+                f"none of the {len(found.refused)} molecules could be run: {out / 'molecules.csv'} says why"
+            )
+        n_ended = sum("starts_ended" not in line or line["starts_ended"] > 0 for line in found.table)
+        print(
+            f"{out / 'index.html'}: {len(found.table)} molecules, {n_ended} with a start that an alarm ended, "
+            f"{len(found.refused)} not run"
+        )

@@ -15,9 +15,14 @@ def count() -> int:
     return jax.process_count()
 
 
+def index() -> int:
+    """Which one this is, from 0."""
+    return jax.process_index()
+
+
 def is_first() -> bool:
     """True in the process that writes files and prints."""
-    return jax.process_index() == 0
+    return index() == 0
 
 
 @contextlib.contextmanager

@@ -1,11 +1,11 @@
 """How a compiled program of a run is divided over devices: by replicas, or by domains of one system."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from ffmd_jax.core import domains, processes
+from ffmd_jax.core import domains
 from ffmd_jax.core.domains import GRAPH, SAME
 from ffmd_jax.core.neighbors import Neighbors
 from ffmd_jax.dynamics import replicas as side_by_side
@@ -55,16 +55,18 @@ class Division(NamedTuple):
         return domains.over(self.domains, function, (run, *arguments), out)
 
 
-def over(n_atoms: int, n_replicas: int, n_devices: int | None) -> Division:
-    """Replicas over at most so many devices (None: all), or one system over exactly so many (None: one).
+def over(n_atoms: int, n_replicas: int, devices: int | Sequence[Any] | None) -> Division:
+    """Replicas over at most so many devices, or some of these (None: all), or one system over so many (None: one).
 
     Raises:
         ValueError: there are fewer devices, or fewer atoms than devices.
     """
     if n_replicas:
-        return Division(side_by_side.over(n_replicas, n_devices))
-    if n_devices is not None:
-        processes.devices(n_devices)
-        if n_devices > n_atoms:
-            raise ValueError(f"a system of {n_atoms} atoms cannot be divided over {n_devices} devices")
-    return Division() if n_devices in (None, 1) else Division(domains=domains.devices_of(n_devices))
+        return Division(side_by_side.over(n_replicas, devices))
+    if devices is None or devices == 1:
+        return Division()
+    assert isinstance(devices, int)
+    mesh = domains.devices_of(devices)
+    if devices > n_atoms:
+        raise ValueError(f"a system of {n_atoms} atoms cannot be divided over {devices} devices")
+    return Division(domains=mesh)

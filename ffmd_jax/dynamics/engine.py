@@ -5,7 +5,7 @@ is repeated from the frame before it, wherever blocks begin.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -91,7 +91,8 @@ class Engine:
         wrap: bring atoms back into the cell and count images, so that float32 keeps its precision far from it: the
             error of a step is half a unit in the last place of the cell's size, not of the way that an atom has gone.
         replicas: number of runs side by side; 0: one, without the axis.
-        devices: that replicas are divided over, at most (None: all), or one system (None: one), see `core.domains`.
+        devices: how many at most, or some of which, replicas are divided over (None: all of all processes); how many
+            one system is (None: one), see `core.domains`.
         potential: gives the energies of the run, and with them energy conservation and constant pressure; None: none.
         conserve_energy: scale velocities after each step so that the propagator leaves the total energy as it is.
         ahead: Å, how far atoms may go in a step, about; where the potential shares the propagator's table.
@@ -119,7 +120,7 @@ class Engine:
         monitor: Monitor | None = None,
         wrap: bool = False,
         replicas: int = 0,
-        devices: int | None = None,
+        devices: int | Sequence[Any] | None = None,
         potential: Potential | None = None,
         conserve_energy: bool = False,
         ahead: float = 0.3,

@@ -4,7 +4,7 @@ Each device has its share of the replicas.  What all replicas decide together, s
 anew, is decided over all devices: their number changes a trajectory by rounding only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,20 +33,29 @@ class Replicas(NamedTuple):
     devices: Mesh | None = None
 
 
-def over(n_replicas: int, n_devices: int | None = None) -> Replicas:
-    """Replicas divided over at most ``n_devices`` of all processes (None: all), as many as get equal shares.
+def over(n_replicas: int, devices: int | Sequence[Any] | None = None) -> Replicas:
+    """Replicas divided over so many devices as get equal shares.
+
+    Args:
+        devices: to choose from; a number: at most so many of all processes; None: all.
 
     Raises:
         ValueError: there are fewer devices, or no equal share for each process.
     """
+    if isinstance(devices, Sequence):
+        used = max(n for n in range(1, len(devices) + 1) if n_replicas % n == 0)
+        return _on(devices[:used])
     each = processes.count()
-    at_most = len(processes.devices(n_devices)) if n_devices is not None else jax.device_count()
+    at_most = jax.device_count() if devices is None else len(processes.devices(devices))
     shares = [n for n in range(each, at_most + 1, each) if n_replicas % n == 0]
     if not shares:
         raise ValueError(f"{n_replicas} replicas cannot be shared by {each} processes equally")
-    if shares[-1] == 1:
+    return _on(processes.devices(shares[-1]))
+
+
+def _on(devices: Sequence[Any]) -> Replicas:
+    if len(devices) == 1:
         return Replicas()
-    devices = processes.devices(shares[-1])
     return Replicas(jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,)))
 
 

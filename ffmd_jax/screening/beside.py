@@ -21,7 +21,7 @@ from ffmd_jax.formats import ase_files
 from ffmd_jax.models.model import Model
 from ffmd_jax.reference_md import ase_engine
 from ffmd_jax.reference_md.engine import ReferenceEngine
-from ffmd_jax.screening import description, processes, runs
+from ffmd_jax.screening import description, pools, runs
 from ffmd_jax.screening.molecules import Molecule
 from ffmd_jax.screening.runs import Conditions, Frames
 
@@ -55,7 +55,7 @@ def run_all(
     out.mkdir(exist_ok=True)
     jobs = [(molecule, model, given, method) for molecule in ready for method in (None, *methods)]
     lines, angles = [], []
-    with processes.pool(1) as pool, progress.progress(len(jobs), "beside", "runs", hidden=not show) as bar:
+    with pools.pool(1) as pool, progress.progress(len(jobs), "beside", "runs", hidden=not show) as bar:
         for line, own in pool.map(run, *zip(*jobs, strict=True)):
             line |= overlaps(angles[0] if angles else [], own)
             lines, angles = [*lines, line], [*angles, own]

@@ -160,6 +160,7 @@ def run(
         systems, states, propagate, cutoff=config.architecture.cutoff, time_step_fs=config.time_step_fs, every=every,
         ensemble=ensemble, monitor=watch, replicas=n_replicas, searches=(batch.search, None), select=True,
         observe=jax.tree_util.Partial(_temperatures, config.elements), block_steps=20 * every,
+        devices=jax.local_devices(),
     )  # fmt: skip
     carry, blocks = engine.start(states, keys[:, 1]), []
     while int(carry.step) < n_frames * every and not np.all(carry.halted):

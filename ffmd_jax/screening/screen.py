@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ffmd_jax.core import files
+from ffmd_jax.core import files, processes
 from ffmd_jax.core import progress as bars
 from ffmd_jax.models import model_files
 from ffmd_jax.models.model import Model
-from ffmd_jax.screening import description, molecules, page, processes, runs
+from ffmd_jax.screening import description, molecules, page, pools, runs, shares
 from ffmd_jax.screening.molecules import Entry, Molecule, Partner
 from ffmd_jax.screening.runs import Batch, Conditions, Frames
 
@@ -82,17 +82,34 @@ def screen(
     entries = molecules.read(Path(given)) if isinstance(given, Path | str) else _entries(given)
     partner = None if pair is None else molecules.read_partner(pair)
     settings = _settings(used, conditions, n_starts, pair, most_atoms)
-    done = _folder(out, settings, resume, overwrite, (given, model, pair))
+    done = _done(out, settings, resume)
+    if done is None:
+        _check_folder(out, overwrite, (given, model, pair))
+    processes.wait_for_all("the folder is checked")
+    if processes.is_first():
+        _make_folder(out, settings, done is None)
+    processes.wait_for_all("the folder is made")
+    done = done or set()
     _check_same_molecules(out, [entry for entry in entries if entry.name in done])
-    (out / _RESULTS).mkdir(parents=True, exist_ok=True)
-    ready, refused = _prepare([e for e in entries if e.name not in done], used, n_starts, most_atoms, conditions,
-                              partner, progress)  # fmt: skip
+    first, missing = processes.is_first(), shares.own([entry for entry in entries if entry.name not in done])
+    show = progress and first
+    ready, refused = _prepare(missing, used, n_starts, most_atoms, conditions, partner, show)
     for molecule in ready:
         if molecule.isomer_chosen:
             say(f"{molecule.name}: its stereochemistry is not stated; it runs as {molecule.smiles}")
     for name, reason in refused.items():
         say(f"{name}: {reason}")
-    _run_all(ready, used, conditions, out, trajectories, workers, progress, len(done), say)
+    _run_all(ready, used, conditions, out, trajectories, workers, show, len(done), say)
+    if processes.count() > 1:
+        shares.tell(out, refused)
+        if not first:
+            shares.wait(out)
+            return Screening([page.row(one) for one in _found(out, entries)], refused, out)
+        of_all = shares.collect(out)
+        for name, reason in of_all.items():
+            if name not in refused:
+                say(f"{name}: {reason}")
+        refused = of_all
     if beside:
         from ffmd_jax.screening import beside as methods
 
@@ -101,7 +118,9 @@ def screen(
         more = [e for e in have if [line["method"] for line in _beside_of(out, e.name)] != names]
         again, _ = _prepare(more, used, n_starts, most_atoms, conditions, None, False)
         methods.run_all(again, used, conditions, beside, out / _BESIDE, progress, say)
-    return _finish(out, entries, refused, settings)
+    found = _finish(out, entries, refused, settings)
+    shares.clear(out)
+    return found
 
 
 def _check(model: Model, conditions: Conditions, n_starts: int) -> None:
@@ -146,22 +165,32 @@ def _settings(
     }  # fmt: skip
 
 
-def _folder(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool, inputs: Sequence[Any] = ()) -> set[str]:
-    """Makes the folder, or finds what is done in it; one that holds an input is not replaced."""
-    if resume and (out / _SETTINGS).is_file():
-        before = json.loads((out / _SETTINGS).read_text())
-        for name, value in settings.items():
-            if before.get(name) != value:
-                raise ValueError(f"cannot resume with {name} = {value}: {out} has {before.get(name)}")
-        return {path.stem for path in (out / _RESULTS).glob("*.json")}
+def _done(out: Path, settings: dict[str, Any], resume: bool) -> set[str] | None:
+    """What is done in the folder of a screening that is resumed; None: it begins."""
+    if not (resume and (out / _SETTINGS).is_file()):
+        return None
+    before = json.loads((out / _SETTINGS).read_text())
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise ValueError(f"cannot resume with {name} = {value}: {out} has {before.get(name)}")
+    return {path.stem for path in (out / _RESULTS).glob("*.json")}
+
+
+def _check_folder(out: Path, overwrite: bool, inputs: Sequence[Any] = ()) -> None:
+    """Raises what is wrong with a folder to begin in; one that holds an input is not replaced."""
     files.check_output(out, overwrite, *inputs)
-    if out.exists():
-        if not (out / _SETTINGS).is_file() and any(out.iterdir()):
-            raise FileExistsError(f"{out} is no folder of a screening and will not be replaced; choose another `out`")
+    if out.exists() and not (out / _SETTINGS).is_file() and any(out.iterdir()):
+        raise FileExistsError(f"{out} is no folder of a screening and will not be replaced; choose another `out`")
+
+
+def _make_folder(out: Path, settings: dict[str, Any], anew: bool) -> None:
+    """Makes the folder, or removes what does not belong to its results."""
+    if anew:
         files.remove(out)
-    out.mkdir(parents=True)
-    files.write_into(out, {_SETTINGS: (json.dumps(settings, indent=2) + "\n").encode()})
-    return set()
+        out.mkdir(parents=True)
+        files.write_into(out, {_SETTINGS: (json.dumps(settings, indent=2) + "\n").encode()})
+    shares.clear(out)
+    (out / _RESULTS).mkdir(parents=True, exist_ok=True)
 
 
 def _check_same_molecules(out: Path, entries: list[Entry]) -> None:
@@ -215,7 +244,7 @@ def _results(jobs: list[Any], n_workers: int) -> Iterator[tuple[list[str], list[
     if n_workers <= 1:
         yield from (_do(*job) for job in jobs)
         return
-    with processes.pool(n_workers) as pool:
+    with pools.pool(n_workers) as pool:
         for done in as_completed([pool.submit(_do, *job) for job in jobs]):
             yield done.result()
 
@@ -265,11 +294,7 @@ def _write_trajectory(path: Path, molecule: Molecule, frames: Frames, model: Mod
 
 def _finish(out: Path, entries: list[Entry], refused: dict[str, str], settings: dict[str, Any]) -> Screening:
     """Table and page of all that is done."""
-    found = []
-    for entry in entries:
-        path = out / _RESULTS / f"{entry.name}.json"
-        if path.is_file():
-            found.append(json.loads(path.read_text()))
+    found = _found(out, entries)
     table = [page.row(one) for one in found]
     smiles = {entry.name: entry.smiles for entry in entries}
     not_run = [{"name": name, "smiles": smiles[name], "not_run": reason} for name, reason in refused.items()]
@@ -283,3 +308,9 @@ def _finish(out: Path, entries: list[Entry], refused: dict[str, str], settings: 
     for name, content in contents.items():
         files.write_atomically(out / name, content)
     return Screening(table, refused, out)
+
+
+def _found(out: Path, entries: list[Entry]) -> list[dict[str, Any]]:
+    """What is known of the molecules that are done."""
+    paths = [out / _RESULTS / f"{entry.name}.json" for entry in entries]
+    return [json.loads(path.read_text()) for path in paths if path.is_file()]
