@@ -52,7 +52,7 @@ class Settings:
         seed: Seed of thermostat and drawn velocities.
         replicas: Runs side by side in one program, in one file; replica i has the seed --seed + i and is read as
             run.h5:i. 0: one run.
-        devices: Accelerators that replicas are divided over, at most (None: all of this machine), or without replicas
+        devices: Accelerators that replicas are divided over, at most (None: all, of all processes), or without replicas
             that one large system is divided over (None: it is not, and runs on one). Their number changes rounding
             only; --resume is bit for bit on as many.
         replica_temperatures: Temperature of each replica, K, instead of --temperature.

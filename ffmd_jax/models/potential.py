@@ -39,8 +39,8 @@ class Layer(nn.Module):
         network = layers.RadialNetwork((*sizes.radial_hidden, len(paths) * width), width, span, True, name="radial")
         seen = domains.exchanged(edges.graph, features)
         message = self.convolution(seen, edges, network(lengths), paths)
-        message = {irrep: x / self.config.average_neighbors for irrep, x in message.items()}
-        message = layers.Linear(dict.fromkeys(message, width), name="contract")(message)
+        average = 1 / self.config.average_neighbors
+        message = layers.Linear(dict.fromkeys(message, width), average, name="contract")(message)
         outputs = dict.fromkeys(layers.ordered(message), width)
         n_gated = sum(irrep.l > 0 for irrep in outputs)
         update = layers.Linear({**outputs, EVEN_SCALAR: width * (1 + n_gated)}, name="update")(message)

@@ -58,8 +58,9 @@ class Layer(nn.Module):
         network = layers.RadialNetwork((*sizes.radial_hidden, len(paths) * width), width, span, name="radial")
         seen = domains.exchanged(embedded.edges.graph, features)
         message = self.convolution(seen, embedded.edges, network(embedded.lengths), paths)
-        message = {irrep: x / self.config.average_neighbors for irrep, x in message.items()}
-        message = layers.Linear(dict.fromkeys(message, width), name="contract")(message)
+        # Small weights are scaled, not the large sum over the neighbours.
+        average = 1 / self.config.average_neighbors
+        message = layers.Linear(dict.fromkeys(message, width), average, name="contract")(message)
 
         paths = self._paths(message)
         speed = layers.MLP((*sizes.speed_hidden, len(paths) * width), name="speed")(embedded.speed)
