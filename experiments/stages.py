@@ -18,6 +18,7 @@ from ffmd_jax.core.state import State, System
 from ffmd_jax.data import dataset_file
 from ffmd_jax.data.dataset_file import Group
 from ffmd_jax.models.model import Model
+from ffmd_jax.training import training_log
 
 
 class Folder:
@@ -59,6 +60,14 @@ def main(text: str | None, make: Callable[[Path, bool], Any], names: Sequence[st
             known = json.loads(path.read_text()) if path.exists() else {}
             files.write_atomically(path, (json.dumps({**known, stage: found}, indent=1) + "\n").encode())
             print(json.dumps({stage: found}, indent=1))
+
+
+def core_minutes(training: Path) -> float:
+    """What the steps of a training took, at their median speed."""
+    lines = training_log.read(training / training_log.METRICS)
+    speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
+    batch_size = json.loads((training / "training.json").read_text())["batch_size"]
+    return lines[-1]["step"] * batch_size / float(np.median(speeds)) / 60
 
 
 def errors(model: Model, path: Path) -> dict[str, dict[str, float]]:

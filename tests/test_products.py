@@ -26,7 +26,7 @@ def random_inputs(kind="table", n_atoms=N_ATOMS, n_neighbors=N_NEIGHBORS, channe
     senders = jnp.asarray(rng.integers(0, n_atoms, mask.shape))
     graph = Graph(senders, jnp.zeros((*mask.shape, 3), jnp.int8), jnp.asarray(mask))
     vectors = jnp.asarray(rng.normal(size=(*mask.shape, 3)) * mask[..., None])
-    edges = convolutions.Edges(graph, layers.spherical_harmonics(vectors, lmax))
+    edges = convolutions.Edges(graph, layers.spherical_harmonics(vectors, lmax), 3.7)
     features = {irrep: jnp.asarray(rng.normal(size=(n_atoms, irrep.dim, channels))) for irrep in irreps}
     if kind == "table":
         coefficients = rng.normal(size=(len(paths), N_INTERVALS + 3, channels))

@@ -31,7 +31,6 @@ from ffmd_jax.core.state import State
 from ffmd_jax.data import dataset, dataset_file
 from ffmd_jax.data.dataset_file import Dataset, Group, Run
 from ffmd_jax.formats import ase_files, trajectory
-from ffmd_jax.training import training_log
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -134,9 +133,7 @@ class Stages(stages.Folder):
                 self.data_folder / "nve.h5", out, training=training, architecture=architecture, init=init,
                 resume=(out / "training.json").exists(),
             )  # fmt: skip
-            lines, init = training_log.read(out / training_log.METRICS), str(out)
-            speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
-            minutes += lines[-1]["step"] * BATCH / float(np.median(speeds)) / 60
+            minutes, init = minutes + stages.core_minutes(out), str(out)
         return {"core_minutes": round(minutes)}
 
     def reference(self) -> None:

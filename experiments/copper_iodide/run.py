@@ -35,7 +35,6 @@ from ffmd_jax.data.dataset_file import Dataset, Group, Run
 from ffmd_jax.formats import ase_files, trajectory
 from ffmd_jax.formats.trajectory import Trajectory
 from ffmd_jax.reference_md import teachers
-from ffmd_jax.training import training_log
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -118,9 +117,7 @@ class Stages(stages.Folder):
         ffmd.train(
             data, out, training=training, architecture=small, init=init, time_step_fs=step, resume=begun
         )  # fmt: skip
-        lines = training_log.read(out / training_log.METRICS)
-        speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
-        return lines[-1]["step"] * training.batch_size / float(np.median(speeds)) / 60
+        return stages.core_minutes(out)
 
     def train(self) -> dict[str, Any]:
         """The model, in two trainings, the second at a smaller rate."""

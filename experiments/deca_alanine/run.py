@@ -36,7 +36,6 @@ from ffmd_jax.data.dataset_file import Dataset, Group, Run
 from ffmd_jax.formats import ase_files, trajectory
 from ffmd_jax.formats.trajectory import Trajectory
 from ffmd_jax.screening import shapes
-from ffmd_jax.training import training_log
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -153,9 +152,7 @@ class Stages(stages.Folder):
         begun = (out / "training.json").exists()
         training = dataclasses.replace(training, epochs=1) if self.smoke else training
         ffmd.train(data, out, training=training, init=init, resume=begun)
-        lines = training_log.read(out / training_log.METRICS)
-        speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
-        return {"core_minutes": round(lines[-1]["step"] * training.batch_size / float(np.median(speeds)) / 60)}
+        return {"core_minutes": round(stages.core_minutes(out))}
 
     def reference(self) -> None:
         """Runs of the teacher in implicit water, from the helix and from the extended chain."""

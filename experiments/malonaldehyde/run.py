@@ -40,7 +40,6 @@ from ffmd_jax.data import dataset, dataset_file
 from ffmd_jax.data.dataset_file import Dataset, Group, Run
 from ffmd_jax.formats import ase_files, trajectory
 from ffmd_jax.reference_md import teachers
-from ffmd_jax.training import training_log
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -216,9 +215,7 @@ class Stages(stages.Folder):
             out = self.runs / name
             begun = (out / "training.json").exists()
             ffmd.train(self.data_folder / "nve.h5", out, training=training, architecture=small, init=init, resume=begun)
-            lines, init = training_log.read(out / training_log.METRICS), str(out)
-            speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
-            minutes += lines[-1]["step"] * 4 / float(np.median(speeds)) / 60
+            minutes, init = minutes + stages.core_minutes(out), str(out)
         return {"core_minutes": round(minutes)}
 
     def evaluate(self) -> dict[str, Any]:

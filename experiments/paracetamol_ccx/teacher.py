@@ -1,18 +1,10 @@
 """MD of many copies of a molecule with ANI-1ccx at once: runs to train on, and a reference to compare with.
 
-    python experiments/paracetamol_ccx/teacher.py nve nvt          # three hours of one core
-    python experiments/paracetamol_ccx/teacher.py nvt --length-ps 10
-    python experiments/paracetamol_ccx/teacher.py speed
-
 ANI-1ccx (doi:10.1038/s41467-019-10827-4) was fitted to coupled-cluster energies, CCSD(T)/CBS, of H C N O molecules.
-One call of its eight networks for 64 copies costs hardly more than for ten.  Writes data/nve.h5, a dataset with forces
-and energies, and data/nvt.h5, frames of every copy; both stages go on where they were stopped.  Needs
-`pip install torch lark-parser "setuptools<80" && pip install --no-deps torchani==2.0`.
+One call of its eight networks for 64 copies costs hardly more than for ten.  Runs go on where they were stopped.
 """
 
-import argparse
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -32,10 +24,10 @@ from ffmd_jax.data import dataset
 from ffmd_jax.data.dataset_file import Dataset, Group, Run
 from ffmd_jax.reference_md import systems
 
-HERE = Path(__file__).resolve().parent
 COPIES, STEP_FS, FRAME_FS, KELVIN = 64, 0.5, 1.0, 300.0
 WARM_PS, WARM_TAU_FS, NVE_PS, NVT_PS, FRICTION_TAU_FS, NVT_FRAME_FS = 0.75, 50.0, 1.5, 5.0, 1000.0, 6.0
 N_VALIDATION = N_TEST = 6  # of the copies
+ANI_1CCX = "ANI-1ccx, torchani 2.0"
 
 Forces = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -56,6 +48,41 @@ def ani(species: np.ndarray) -> Forces:
         return energies.detach().double().numpy() * units.HARTREE_IN_EV, -slopes.double().numpy() * units.HARTREE_IN_EV
 
     return forces
+
+
+def opls(species: np.ndarray) -> Forces:
+    """The same of OPLS-AA, which tries the scripts out where ANI-1ccx is not installed."""
+    prepared, cell = systems.paracetamol(), np.eye(3)
+
+    def energy(positions):
+        return prepared.energy(prepared.system, State(positions, 0 * positions, cell), None)  # of all pairs
+
+    def forces(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with jax.enable_x64(True):
+            energies, slopes = both(positions)
+        return np.asarray(energies), -np.asarray(slopes)
+
+    both = jax.jit(jax.vmap(jax.value_and_grad(energy)))
+    return forces
+
+
+class Teacher(NamedTuple):
+    """What makes the runs.
+
+    Attributes:
+        name: for the dataset.
+        forces: of the species, forces of many copies.
+        copies: side by side.
+        shorter: lengths are divided by it.
+    """
+
+    name: str = ANI_1CCX
+    forces: Callable[[np.ndarray], Forces] = ani
+    copies: int = COPIES
+    shorter: float = 1.0
+
+
+SMOKE = Teacher("OPLS-AA", opls, 16, 30.0)
 
 
 class Bath(NamedTuple):
@@ -111,17 +138,18 @@ def advance(path: Path, moving: Callable, start: Callable, n_frames: int, every:
                     next(ahead)
 
 
-def begin(forces: Forces, system: System, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def begin(teacher: Teacher, forces: Forces, system: System) -> tuple[np.ndarray, np.ndarray]:
     """Copies in equilibrium: frames of the shipped model of OPLS-AA, which then get used to ANI-1ccx."""
     prepared = systems.paracetamol()
     bath = ffmd.NVT(KELVIN, tau_fs=70.0, friction_tau_fs=1000.0)
-    every = 1430  # steps of 7 fs: copies 10 ps apart
+    every = round(1430 / teacher.shorter)  # steps of 7 fs: copies 10 ps apart
     start = (prepared.system, prepared.state)
-    frames = ffmd.simulate("paracetamol", start, steps=COPIES * every, every=every, ensemble=bath).frames
-    r, v = (np.asarray(x[-COPIES:], np.float64) for x in (frames.positions, frames.velocities))
+    frames = ffmd.simulate("paracetamol", start, steps=teacher.copies * every, every=every, ensemble=bath).frames
+    r, v = (np.asarray(x, np.float64) for x in (frames.positions, frames.velocities))
     warm = steps(forces, np.asarray(system.masses), r, v, Bath(WARM_TAU_FS, np.random.default_rng(0)))
-    n_steps = round(WARM_PS * 1000 / STEP_FS)
-    with progress.progress(WARM_PS, "equilibration", "ps of each copy") as bar:
+    length_ps = WARM_PS / teacher.shorter
+    n_steps = round(length_ps * units.PS / STEP_FS)
+    with progress.progress(length_ps, "equilibration", "ps of each copy") as bar:
         for r, v, *_ in itertools.islice(warm, n_steps):  # noqa: B007
             bar.update(STEP_FS / 1000)
     cell = np.broadcast_to(np.eye(3), (len(r), 3, 3))
@@ -131,34 +159,35 @@ def begin(forces: Forces, system: System, folder: Path) -> tuple[np.ndarray, np.
     return r, np.asarray(rest.velocities)
 
 
-def nve(folder: Path) -> None:
-    """Runs at constant energy, and the dataset of them."""
+def nve(folder: Path, teacher: Teacher) -> None:
+    """Runs at constant energy, nve_frames.h5, and the dataset of them, with forces and energies, nve.h5."""
     system = systems.paracetamol().system
-    forces, masses = ani(system.species), np.asarray(system.masses)
-    raw, n_frames = folder / "nve_frames.h5", round(NVE_PS * 1000 / FRAME_FS) + 1
+    forces, masses = teacher.forces(system.species), np.asarray(system.masses)
+    raw, n_frames = folder / "nve_frames.h5", round(NVE_PS / teacher.shorter * units.PS / FRAME_FS) + 1
     advance(
-        raw, lambda r, v, done: steps(forces, masses, r, v, None), lambda: begin(forces, system, folder), n_frames,
-        round(FRAME_FS / STEP_FS), f"{COPIES} runs, NVE",
+        raw, lambda r, v, done: steps(forces, masses, r, v, None), lambda: begin(teacher, forces, system), n_frames,
+        round(FRAME_FS / STEP_FS), f"{teacher.copies} runs, NVE",
     )  # fmt: skip
     with h5py.File(raw) as file:
         r, v, f, e = (np.asarray(file[name], np.float64) for name in ("positions", "velocities", "forces", "energies"))
     kinetic = 0.5 * np.sum(masses[:, None] * v**2, axis=(2, 3)) / units.EV
     spread = 1000 * np.std(kinetic + e, axis=0) / len(masses)
     print(f"the total energy fluctuates by {spread.mean():.3f} meV/atom, at most {spread.max():.3f}")
-    splits = ["test"] * N_TEST + ["validation"] * N_VALIDATION + ["train"] * (COPIES - N_TEST - N_VALIDATION)
+    splits = ["test"] * N_TEST + ["validation"] * N_VALIDATION
+    splits += ["train"] * (teacher.copies - len(splits))
     cells = np.broadcast_to(np.eye(3), (n_frames, 3, 3))
     runs = tuple(
         Run(State(r[:, i], v[:, i], cells), FRAME_FS, split, 0, f"copy {i}", e[:, i], f[:, i])
         for i, split in enumerate(splits)
     )
-    made = Dataset((Group(system, runs),), 6.0, metadata={"sources": ["ANI-1ccx, torchani 2.0"]})
+    made = Dataset((Group(system, runs),), 6.0, metadata={"sources": [teacher.name]})
     dataset.write(folder / "nve.h5", made, overwrite=True)
 
 
-def nvt(folder: Path, length_ps: float) -> None:
-    """Langevin dynamics with weak friction, from where the runs at constant energy ended."""
+def nvt(folder: Path, teacher: Teacher) -> None:
+    """Langevin dynamics with weak friction, from where the runs at constant energy ended: frames, nvt.h5."""
     system = systems.paracetamol().system
-    forces, masses = ani(system.species), np.asarray(system.masses)
+    forces, masses = teacher.forces(system.species), np.asarray(system.masses)
 
     def start():
         with h5py.File(folder / "nve_frames.h5") as file:
@@ -167,15 +196,15 @@ def nvt(folder: Path, length_ps: float) -> None:
     def moving(r, v, done):
         return steps(forces, masses, r, v, Bath(FRICTION_TAU_FS, np.random.default_rng([1, done])))
 
-    every = round(NVT_FRAME_FS / STEP_FS)
-    advance(folder / "nvt.h5", moving, start, round(length_ps * 1000 / NVT_FRAME_FS), every, f"{COPIES} runs, NVT")
+    every, n_frames = round(NVT_FRAME_FS / STEP_FS), round(NVT_PS / teacher.shorter * units.PS / NVT_FRAME_FS)
+    advance(folder / "nvt.h5", moving, start, n_frames, every, f"{teacher.copies} runs, NVT")
 
 
-def speed() -> dict:
+def speed(teacher: Teacher) -> tuple[float, float]:
     """Steps of one molecule, and of many at once, ns/day of all together at 0.5 fs; one thread."""
-    prepared, found = systems.paracetamol(), {}
-    forces = ani(prepared.system.species)
-    for copies in (1, COPIES):
+    prepared, found = systems.paracetamol(), []
+    forces = teacher.forces(prepared.system.species)
+    for copies in (1, teacher.copies):
         r = np.repeat(np.asarray(prepared.state.positions)[None], copies, axis=0)
         r = r + 0.02 * np.random.default_rng(0).normal(size=r.shape)
         ahead = steps(forces, np.asarray(prepared.system.masses), r, 0 * r, None)
@@ -184,26 +213,5 @@ def speed() -> dict:
             began = time.perf_counter()
             next(ahead)
             times.append(time.perf_counter() - began)
-        found[f"{copies}"] = round(copies * units.ns_per_day(STEP_FS, float(np.median(times[2:]))), 3)
-    return found
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=["nve", "nvt", "speed"])
-    parser.add_argument("--data", type=Path, default=HERE / "data", help="folder (default: %(default)s)")
-    parser.add_argument(
-        "--length-ps", type=float, default=NVT_PS, help="of each copy in nvt, ps (default: %(default)s)"
-    )
-    given = parser.parse_args()
-    given.data.mkdir(parents=True, exist_ok=True)
-    if "nve" in given.what:
-        nve(given.data)
-    if "nvt" in given.what:
-        nvt(given.data, given.length_ps)
-    if "speed" in given.what:
-        print(json.dumps({"ns_per_day_of_copies": speed()}))
-
-
-if __name__ == "__main__":
-    main()
+        found.append(copies * units.ns_per_day(STEP_FS, float(np.median(times[2:]))))
+    return found[0], found[1]

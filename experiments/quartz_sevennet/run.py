@@ -160,10 +160,8 @@ class Stages(stages.Folder):
             data, out, training=training, architecture=small if init is None else None, init=init,
             resume=(out / "training.json").exists(),
         )  # fmt: skip
-        lines = training_log.read(out / training_log.METRICS)
-        speeds = [line["configurations_per_s"] for line in lines if line["configurations_per_s"]]
-        found = {"steps": lines[-1]["step"], **self._errors(model)}
-        return {**found, "core_minutes": round(lines[-1]["step"] / float(np.median(speeds)) / 60, 1)}
+        steps = training_log.read(out / training_log.METRICS)[-1]["step"]
+        return {"steps": steps, **self._errors(model), "core_minutes": round(stages.core_minutes(out), 1)}
 
     def _errors(self, model: Model, reversible: bool = False) -> dict[str, float]:
         """Errors of one step on the runs that nothing was learned from, %."""

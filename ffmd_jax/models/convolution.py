@@ -37,10 +37,12 @@ class Edges(NamedTuple):
     Attributes:
         graph: the neighbours.
         harmonics: Y(r̂_ij) up to the largest l, ``[n_atoms, n_neighbors, (lmax + 1)²]``.
+        average: number of neighbours that sums over them are divided by.
     """
 
     graph: Graph
     harmonics: Array
+    average: float = 1.0
 
 
 def coupling_paths(
@@ -104,7 +106,7 @@ def kind_of(path: Path) -> tuple[int, int, int]:
 def edge_convolution(
     features: Features, edges: Edges, radial: RadialWeights, paths: Sequence[Path], block: int | None = None
 ) -> Features:
-    """Σ_j w_ij (h_j ⊗ Y(r̂_ij)) over the neighbours of each atom, every path apart.
+    """Σ_j w_ij (h_j ⊗ Y(r̂_ij)) over the neighbours of each atom, by their average number, every path apart.
 
     On CPUs, tables go to the compiled kernel (`by_kernel`) if it is available; on TPUs, what fits goes to
     `tpu_convolution.by_tpu_kernel` if it is asked for; all else runs `by_blocks`.
@@ -160,7 +162,7 @@ def by_kernel(features: Features, edges: Edges, radial: Table, paths: Sequence[P
     )
     outputs = ordered(path.out for path in paths)
     found = cpu_kernel.convolve(_kernel_plan(tuple(ordered(features)), tuple(paths)), operands)
-    return dict(zip(outputs, found, strict=True))
+    return {irrep: sums / edges.average for irrep, sums in zip(outputs, found, strict=True)}
 
 
 @functools.cache
@@ -196,7 +198,6 @@ def by_blocks(
     # One gather for all irreps: a row of [Σ (2l + 1), channels] for every neighbour.
     irreps = ordered(features)
     rows = jnp.concatenate([features[irrep] for irrep in irreps], axis=1)
-    of_atom, rows = rows.shape[1:], rows.reshape(len(rows), -1)  # flat: a TPU pads the last axes to tiles
     ends = np.cumsum([irrep.dim for irrep in irreps])
     place = {irrep: slice(end - irrep.dim, end) for irrep, end in zip(irreps, ends, strict=True)}
     of_edges, evaluate = _weights(radial)
@@ -205,7 +206,7 @@ def by_blocks(
         senders, mask, harmonics, of_edges = inputs
         size = len(senders)
         # Where there is no neighbour, nothing is added, whatever the weights are.
-        neighbors = jnp.where(mask[..., None], rows[senders], 0.0).reshape(*senders.shape, *of_atom)
+        neighbors = jnp.where(mask[..., None, None], rows[senders], 0.0)
         weights = jnp.split(evaluate(of_edges), len(paths), axis=-1)
         values = []
         for path, tensor, weight in zip(paths, coupling_tensors(harmonics, paths), weights, strict=True):
@@ -218,7 +219,8 @@ def by_blocks(
         return values
 
     inputs = (edges.graph.senders, edges.graph.mask, edges.harmonics, of_edges)
-    return concatenate_paths(paths, _by_blocks(convolve, inputs, n_atoms, block))
+    found = concatenate_paths(paths, _by_blocks(convolve, inputs, n_atoms, block))
+    return {irrep: sums / edges.average for irrep, sums in found.items()}
 
 
 def _weights(radial: RadialWeights) -> tuple[Array, Callable[[Array], Array]]:
@@ -296,4 +298,5 @@ def by_e3nn(features: Features, edges: Edges, radial: RadialWeights, paths: Sequ
     receivers = jnp.repeat(jnp.arange(n_atoms), n_neighbors)
     sums: Any = e3nn.scatter_sum(weighted, dst=receivers, output_size=n_atoms)
     value_of = dict(zip(found, sums.chunks, strict=True))
-    return concatenate_paths(paths, [jnp.swapaxes(jnp.asarray(value_of[i]), 1, 2) for i in range(len(paths))])
+    values = [jnp.swapaxes(jnp.asarray(value_of[i]), 1, 2) / edges.average for i in range(len(paths))]
+    return concatenate_paths(paths, values)

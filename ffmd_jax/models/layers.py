@@ -98,10 +98,9 @@ _normal = nn.initializers.normal(1.0)
 
 
 class Linear(nn.Module):
-    """Mixes the channels of each irrep: y = scale x W/sqrt(channels_in)."""
+    """Mixes the channels of each irrep: y = x W/sqrt(channels_in)."""
 
     channels: dict[e3nn.Irrep, int]
-    scale: float = 1.0
 
     @nn.compact
     def __call__(self, features: Features) -> Features:
@@ -109,7 +108,7 @@ class Linear(nn.Module):
         for irrep in ordered(features.keys() & self.channels.keys()):
             x = features[irrep]
             weight = self.param(str(irrep), _normal, (x.shape[-1], self.channels[irrep]), x.dtype)
-            mixed[irrep] = x @ (weight / (np.sqrt(x.shape[-1]) / self.scale).astype(x.dtype))
+            mixed[irrep] = x @ (weight / np.sqrt(x.shape[-1]).astype(x.dtype))
         return mixed
 
 

@@ -39,8 +39,7 @@ class Layer(nn.Module):
         network = layers.RadialNetwork((*sizes.radial_hidden, len(paths) * width), width, span, True, name="radial")
         seen = domains.exchanged(edges.graph, features)
         message = self.convolution(seen, edges, network(lengths), paths)
-        average = 1 / self.config.average_neighbors
-        message = layers.Linear(dict.fromkeys(message, width), average, name="contract")(message)
+        message = layers.Linear(dict.fromkeys(message, width), name="contract")(message)
         outputs = dict.fromkeys(layers.ordered(message), width)
         n_gated = sum(irrep.l > 0 for irrep in outputs)
         update = layers.Linear({**outputs, EVEN_SCALAR: width * (1 + n_gated)}, name="update")(message)
@@ -65,7 +64,8 @@ class AtomicEnergies(nn.Module):
         vectors = neighbors.vectors(state, graph)
         roots = self.param("bessel_roots", lambda key: jnp.pi * jnp.arange(1, sizes.radial_basis + 1, dtype=dtype))
         lengths = layers.lengths(layers.norm(vectors), graph.mask, roots, sizes, config.splines_from)
-        edges = convolutions.Edges(domains.local(graph), layers.spherical_harmonics(vectors, sizes.lmax_harmonics))
+        harmonics = layers.spherical_harmonics(vectors, sizes.lmax_harmonics)
+        edges = convolutions.Edges(domains.local(graph), harmonics, config.average_neighbors)
         features = layers.Linear({EVEN_SCALAR: sizes.channels}, name="initial")({EVEN_SCALAR: one_hot[:, None]})
         for i in range(sizes.layers):
             lmax = sizes.lmax if i < sizes.layers - 1 else 0

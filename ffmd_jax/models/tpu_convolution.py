@@ -23,7 +23,8 @@ def by_tpu_kernel(
     rows = jnp.concatenate([features[irrep] for irrep in irreps], axis=1)
     couple, plan = _plan(tuple(irreps), tuple(paths), edges.harmonics.shape[-1], interpret)
     operands = tpu_kernel.Operands(rows.reshape(len(rows), -1), edges.harmonics, functions, mix)
-    found: Any = tpu_kernel.convolve(plan, edges.graph.senders[:, None], jnp.asarray(couple, rows.dtype), operands)
+    couple = jnp.asarray(couple / edges.average, rows.dtype)  # small, where the sums are large
+    found: Any = tpu_kernel.convolve(plan, edges.graph.senders[:, None], couple, operands)
     return dict(zip(outputs, found, strict=True))
 
 

@@ -58,9 +58,7 @@ class Layer(nn.Module):
         network = layers.RadialNetwork((*sizes.radial_hidden, len(paths) * width), width, span, name="radial")
         seen = domains.exchanged(embedded.edges.graph, features)
         message = self.convolution(seen, embedded.edges, network(embedded.lengths), paths)
-        # Small weights are scaled, not the large sum over the neighbours.
-        average = 1 / self.config.average_neighbors
-        message = layers.Linear(dict.fromkeys(message, width), average, name="contract")(message)
+        message = layers.Linear(dict.fromkeys(message, width), name="contract")(message)
 
         paths = self._paths(message)
         speed = layers.MLP((*sizes.speed_hidden, len(paths) * width), name="speed")(embedded.speed)
@@ -116,6 +114,7 @@ class TrajCast(nn.Module):
         species, velocities = (domains.own(graph, x) for x in (jnp.asarray(system.species), state.velocities))
         one_hot = (species[:, None] == jnp.asarray(config.elements)).astype(dtype)
         vectors = neighbors.vectors(state, graph)
+        harmonics = layers.spherical_harmonics(vectors, sizes.lmax_harmonics)
         n_pi = np.pi * np.arange(1, sizes.radial_basis + 1)
         roots = self.param("bessel_roots", lambda key: jnp.asarray(n_pi, dtype))
         speeds = layers.norm(velocities)
@@ -128,7 +127,7 @@ class TrajCast(nn.Module):
             speed=mix({EVEN_SCALAR: gaussians[:, None]}, one_hot)[EVEN_SCALAR][:, 0],
             velocity_harmonics=layers.spherical_harmonics(velocities, sizes.lmax_harmonics),
             lengths=layers.lengths(layers.norm(vectors), graph.mask, roots, sizes, config.splines_from),
-            edges=convolutions.Edges(domains.local(graph), layers.spherical_harmonics(vectors, sizes.lmax_harmonics)),
+            edges=convolutions.Edges(domains.local(graph), harmonics, config.average_neighbors),
         )
 
 
