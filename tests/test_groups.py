@@ -310,6 +310,24 @@ def test_fine_tuning_to_another_time_step_scales_the_outputs_to_the_data(data):
     assert runs._with_time_step(config, doubled, None, said.append) is config
 
 
+def test_fine_tuning_on_faster_atoms_raises_the_speeds_that_the_network_sees(data):
+    groups, said = pair_sets.form(data), []
+    config = scales.configure(groups, SIZES)
+    assert runs._with_speed_limits(config, groups, said.append) is config and not said
+    alone = groups[:1]  # of both elements; chance is not taken for heat
+    assert runs._with_speed_limits(config, alone, said.append) is config
+    slower = dataclasses.replace(config, speed_limits=(0.5 * config.speed_limits[0], config.speed_limits[1]))
+    found = runs._with_speed_limits(slower, groups, said.append)
+    assert found.speed_limits == config.speed_limits and "O " in said[0] and "Si" not in said[0]
+    hot = [
+        sets._replace(train=sets.train._replace(state=sets.train.state._replace(
+            velocities=2 * sets.train.state.velocities))) for sets in groups
+    ]  # fmt: skip
+    found = runs._with_speed_limits(config, hot, said.append)
+    assert found.speed_limits == tuple(min(2 * limit, config.speed_max) for limit in config.speed_limits)
+    assert runs._with_speed_limits(dataclasses.replace(config, speed_limits=()), hot, said.append).speed_limits == ()
+
+
 _ON_DEVICES = """
 import dataclasses
 import jax

@@ -154,14 +154,14 @@ def statistics(groups: Sequence[PairSets]) -> Statistics:
     return Statistics(*rms, float(speed))
 
 
-def speed_limits(groups: Sequence[PairSets], elements: tuple[int, ...]) -> list[float]:
-    """Speed, Å/fs, of each element that one in 10,000 atoms of the training pairs exceeds: the end of dense data."""
+def speed_limits(groups: Sequence[PairSets], elements: tuple[int, ...], share: float = 1e-4) -> list[float]:
+    """Speed, Å/fs, of each element that this share of the training pairs' atoms exceeds: the end of dense data."""
     speeds: dict[int, list[np.ndarray]] = {element: [] for element in elements}
     for sets in groups:
         found, species = np.linalg.norm(sets.train.state.velocities, axis=-1), np.asarray(sets.system.species)
         for element in speeds.keys() & set(species.tolist()):
             speeds[element].append(found[:, species == element].ravel())
-    return [float(np.quantile(np.concatenate(speeds[element]), 0.9999)) for element in elements]
+    return [float(np.quantile(np.concatenate(speeds[element]), 1 - share)) for element in elements]
 
 
 def fingerprint(groups: Sequence[Any]) -> str:

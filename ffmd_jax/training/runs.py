@@ -103,6 +103,7 @@ def run(
         if kind == "propagator":
             config, weights = _with_new_elements(config, weights, groups, say)
             config = _with_time_step(config, groups, time_step_fs, say)
+            config = _with_speed_limits(config, groups, say)
         tasks.check_fits(config, groups)
     else:
         config = task.configure(groups, architecture or SMALL)
@@ -172,6 +173,27 @@ def _with_time_step(config: Any, groups: Sequence[Any], wanted_fs: float | None,
     found = pair_sets.statistics(groups)
     scales = {"displacement_rms": float(found.displacement_rms), "velocity_rms": float(found.velocity_rms)}
     return dataclasses.replace(config, time_step_fs=wanted_fs, **scales)
+
+
+def _with_speed_limits(config: Any, groups: Sequence[Any], say: Callable[[str], None]) -> Any:
+    """The model with higher speed limits, for elements of which ten times as many atoms exceed them as do by chance.
+
+    Speeds above its limit look to the network like the limit: from a hotter run it could not learn.
+    """
+    trained = [sets for sets in groups if pair_sets.count(sets.train)]
+    there = tuple(sorted({int(z) for sets in trained for z in np.asarray(sets.system.species)}))
+    usual, limits = pair_sets.speed_limits(trained, there, 1e-3), pair_sets.speed_limits(trained, there)
+    before = dict(zip(config.elements, config.speed_limits, strict=False))
+    higher = {
+        z: min(limit, config.speed_max)
+        for z, often, limit in zip(there, usual, limits, strict=True)
+        if often > before.get(z, np.inf)
+    }
+    if not higher:
+        return config
+    listed = ", ".join(f"{models.symbols([z])[0]} {limit:.3f}" for z, limit in higher.items())
+    say(f"the data have faster atoms than those of `init`: its speed limits become {listed} Å/fs")
+    return dataclasses.replace(config, speed_limits=tuple((before | higher)[z] for z in config.elements))
 
 
 def _to_rehearse(old: Sequence[Any], new: Sequence[Any], share: float) -> tuple[Any, ...]:
