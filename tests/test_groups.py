@@ -29,6 +29,7 @@ CUTOFF = 4.0
 SIZES = Architecture(
     cutoff=CUTOFF, lmax=1, channels=4, layers=2, radial_hidden=(8,), speed_hidden=(8,), radial_intervals=0
 )
+SHALLOW = dataclasses.replace(SIZES, layers=1)  # where training is tested, not messages
 SPECIES = {"small": [14, 8, 8, 8], "large": [8, 14, 8, 8, 14, 8, 8], "other": [8, 8, 8, 14, 14]}
 MASSES = {8: 15.999, 14: 28.085}
 
@@ -223,7 +224,7 @@ def test_a_system_trained_alone_gives_the_same_weights_padded_or_not(data, monke
     """And a system without training pairs beside it changes nothing."""
     training = settings.Training(epochs=2, batch_size=2, optimizer="adam", learning_rate=1e-3, warmup_steps=1)
     alone = pair_sets.form(Dataset(data.groups[:1], 10.0))
-    config = scales.configure(alone, SIZES)
+    config = scales.configure(alone, SHALLOW)
     large = pair_sets.form(data)[1]
     idle = large._replace(**{split: take(large.train, slice(0, 0)) for split in ("train", "validation", "test")})
     ends = [list(loop.fit(config, groups, training))[-1].state for groups in (alone, (*alone, idle))]
@@ -238,7 +239,7 @@ def test_a_system_trained_alone_gives_the_same_weights_padded_or_not(data, monke
 def test_systems_are_learned_together_and_judged_each(data, monkeypatch):
     monkeypatch.setattr(batches, "_WASTE", 1.0)  # several buckets
     groups, training = pair_sets.form(data), settings.Training(epochs=30, batch_size=3, learning_rate=0.02)
-    config = scales.configure(groups, SIZES)
+    config = scales.configure(groups, SHALLOW)
     assert config.elements == (8, 14) and config.isolated
     *_, last = loop.fit(config, groups, training)
     errors = tasks.evaluate(config, last.state.average, groups)
@@ -267,7 +268,7 @@ def test_what_cannot_be_learned_together_is_named(data):
 @pytest.mark.slow
 def test_fine_tuning_rehearses_what_the_model_knows(data, tmp_path, monkeypatch):
     """From the weights of a model, at its Δt and a lower rate; a share of the pairs is old, and none of it judges."""
-    sizes, how = SIZES, settings.Training(epochs=2, batch_size=3, optimizer="adam", learning_rate=1e-3)
+    sizes, how = SHALLOW, settings.Training(epochs=2, batch_size=3, optimizer="adam", learning_rate=1e-3)
     first = api.train(data, tmp_path / "first", training=how, architecture=sizes, progress=False)
     assert first.config.time_step_fs == 10.0 and len(first.calibration.formulas) == 3
     new = Dataset((group("other", (9, 4, 3)),), 10.0)
@@ -343,7 +344,7 @@ assert jax.device_count() == 4
 for devices in (jax.devices()[:1], jax.devices()):
     mesh = jax.make_mesh((len(devices),), (parallel.AXIS,), devices=devices, axis_types=(AxisType.Auto,))
     parallel.mesh = lambda mesh=mesh: mesh
-    *_, last = loop.fit(scales.configure(groups, dataclasses.replace(tests.SIZES, layers=1)), groups, how)
+    *_, last = loop.fit(scales.configure(groups, tests.SHALLOW), groups, how)
     print(repr(last.validation.velocity_percent))
 """
 
