@@ -3,9 +3,9 @@
     ffmd reference paracetamol --ensemble nvt --tau-fs 70 --frame-fs 7 --length-ps 2800 --out nvt.h5
     python experiments/canonical_states.py nvt.h5 --system paracetamol --model paracetamol
 
-Runs at constant energy, which models learn from, start near the mean energy; a heat bath goes further.  Each state is
-advanced by Δt with the reference's force field and with the model, plain and reversible.  Prints JSON: states, their
-share of all, errors of the velocities, %, and the largest error of a component, in units of the RMS velocity.
+Each state is advanced by Δt with the reference, at its own time step, and with the model, plain and reversible.  Prints
+JSON: states, their share of all, errors of the velocities, %, and the largest error of a component, in units of the RMS
+velocity.
 """
 
 import argparse
@@ -46,15 +46,15 @@ def measure(model: Model, prepared: systems.Reference, frames: State, n_states: 
     squared = np.sum(np.square(frames.velocities, dtype=np.float64), axis=-1)
     relative = [squared[:, species == z].max(axis=1) / squared[:, species == z].mean() for z in np.unique(species)]
     fastest = np.sqrt(np.max(relative, axis=0))
-    rng, found, n_fine = np.random.default_rng(0), [], round(10 * config.time_step_fs / prepared.dt)
-    exact = integrator.drift_kick_drift(prepared.energy, config.time_step_fs / n_fine)
+    rng, found, n_steps = np.random.default_rng(0), [], round(config.time_step_fs / prepared.dt)
+    exact = integrator.drift_kick_drift(prepared.energy, config.time_step_fs / n_steps)
     for low, high in itertools.pairwise(EDGES):
         there = np.flatnonzero((fastest >= low) & (fastest < high))
         chosen = rng.choice(there, min(n_states, len(there)), replace=False)
         if not len(chosen):
             continue
         states = jax.tree.map(lambda x, chosen=chosen: jnp.asarray(take(x, chosen), jnp.float64), frames)
-        truth = after(prepared.system, states, exact, prepared.cutoff, config.time_step_fs / n_fine, n_fine)
+        truth = after(prepared.system, states, exact, prepared.cutoff, config.time_step_fs / n_steps, n_steps)
         line = {"fastest_atom": [low, high], "states": len(chosen), "share": len(there) / len(fastest)}
         for name in ("plain", "reversible"):
             step = models.propagator(model, jnp.float64, reversible=name == "reversible")
