@@ -345,6 +345,7 @@ def test_several_processes_run_their_shares_into_one_table(model, tmp_path, monk
     monkeypatch.setattr(processes, "count", lambda: 2)
     monkeypatch.setattr(processes, "index", lambda: here.index)
     monkeypatch.setattr(processes, "wait_for_all", lambda where: both.wait())
+    monkeypatch.setattr(processes, "agree", lambda *own: [both.wait(), own][1])
     monkeypatch.setattr(screen, "_run_all", run)
     with ThreadPoolExecutor(2) as threads:
         first, second = threads.map(screened, (0, 1))

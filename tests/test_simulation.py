@@ -325,7 +325,9 @@ def test_processes_that_were_asked_for_different_runs_write_nothing(folder, tmp_
     out = tmp_path / "run.h5"
     monkeypatch.setattr(processes, "count", lambda: 2)
     monkeypatch.setattr(processes, "agree", lambda own, *others: (own + 1, *others))
-    assert "2 processes of this run were asked for different ones" in fails(capsys, *command(folder, out, "--steps", 4))
+    assert "2 processes of this command were asked for different things" in fails(
+        capsys, *command(folder, out, "--steps", 4)
+    )
     assert not out.exists()
     share = "cannot be shared by 2 processes equally"
     with pytest.raises(ValueError, match=share):

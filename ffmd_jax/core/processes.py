@@ -1,6 +1,8 @@
 """The processes that run one program together: all do the same, the first prints and writes."""
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -42,6 +44,20 @@ def agree(*values: int) -> tuple[int, ...]:
 
     everyone = multihost_utils.process_allgather(np.asarray(values, np.int32))
     return tuple(np.max(everyone, axis=0).tolist())
+
+
+def check_same(*asked: Any) -> None:
+    """Returns when all processes have come here; they must have been asked for the same, JSON-able.
+
+    Raises:
+        ValueError: they were not.
+    """
+    own = int(hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:7], 16)
+    if agree(own, -own) != (own, -own):
+        raise ValueError(
+            f"the {count()} processes of this command were asked for different things: give all the same command, or "
+            "start each by itself"
+        )
 
 
 def wait_for_all(where: str) -> None:

@@ -85,7 +85,7 @@ def screen(
     done = _done(out, settings, resume)
     if done is None:
         _check_folder(out, overwrite, (given, model, pair))
-    processes.wait_for_all("the folder is checked")
+    processes.check_same(str(out), settings, [(entry.name, entry.smiles) for entry in entries])
     if processes.is_first():
         _make_folder(out, settings, done is None)
     processes.wait_for_all("the folder is made")

@@ -1,6 +1,5 @@
 """The loop of a rollout: blocks of steps, alarms and what is done about them, a stop at any time."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -215,7 +214,7 @@ def produce(
     if watch is not None and saved is not None and out is not None:
         before = trajectory.part(trajectory.read(out), slice(saved.n_frames[0]))
         watch.see(before.frames, before.times)
-    _check_same_command(out, facts)
+    processes.check_same(str(out), facts)
     recorder = recorders.Recorder(
         out, plan.begin.system, metadata, facts, replicas=plan.begin.replicas, options=writing, saved=saved,
         overwrite=overwrite,
@@ -243,17 +242,6 @@ def produce(
             recorder.discard()
     processes.wait_for_all("the run is in the file")
     return now.result(out)
-
-
-def _check_same_command(out: Path | None, facts: dict[str, Any]) -> None:
-    """Raises ValueError where processes that run together were asked for different runs; returns when all are here."""
-    said = restart.fingerprint(np.frombuffer(json.dumps([str(out), facts]).encode(), np.uint8))
-    own = int(said[:7], 16)
-    if processes.agree(own, -own) != (own, -own):
-        raise ValueError(
-            f"the {processes.count()} processes of this run were asked for different ones: give all the same command, "
-            "or start each run by itself"
-        )
 
 
 def _shown(blocks: Iterator[Block], plan: Plan, begin_step: int, show) -> Any:
