@@ -23,7 +23,7 @@ from ffmd_jax.dynamics import alarms, rollout, thermostat
 from ffmd_jax.dynamics import monitors as monitor_limits
 from ffmd_jax.models import elements, potential, trajcast
 from ffmd_jax.models.config import Architecture, PotentialConfig
-from ffmd_jax.training import batches, calibration, loop, parallel, runs, scales, settings, tasks
+from ffmd_jax.training import batches, calibration, fine_tuning, loop, parallel, scales, settings, tasks
 
 CUTOFF = 4.0
 SIZES = Architecture(
@@ -304,29 +304,31 @@ def test_fine_tuning_to_another_time_step_scales_the_outputs_to_the_data(data):
     first = data.groups[0]
     runs_of = [run._replace(frames=take(run.frames, slice(0, 6)), segment=0) for run in first.runs]
     doubled = pair_sets.form(dataclasses.replace(data, groups=(first._replace(runs=tuple(runs_of)),)), 20.0)
-    found = runs._with_time_step(config, doubled, 20.0, said.append)
+    found = fine_tuning.with_time_step(config, doubled, 20.0, said.append)
     of_pairs = pair_sets.statistics(doubled)
     assert (found.time_step_fs, found.displacement_rms) == (20.0, of_pairs.displacement_rms)
     assert found.velocity_rms == of_pairs.velocity_rms and "not the 10 fs of `init`" in said[0]
-    assert runs._with_time_step(config, doubled, None, said.append) is config
+    assert fine_tuning.with_time_step(config, doubled, None, said.append) is config
 
 
 def test_fine_tuning_on_faster_atoms_raises_the_speeds_that_the_network_sees(data):
     groups, said = pair_sets.form(data), []
     config = scales.configure(groups, SIZES)
-    assert runs._with_speed_limits(config, groups, said.append) is config and not said
+    assert fine_tuning.with_speed_limits(config, groups, said.append) is config and not said
     alone = groups[:1]  # of both elements; chance is not taken for heat
-    assert runs._with_speed_limits(config, alone, said.append) is config
+    assert fine_tuning.with_speed_limits(config, alone, said.append) is config
     slower = dataclasses.replace(config, speed_limits=(0.5 * config.speed_limits[0], config.speed_limits[1]))
-    found = runs._with_speed_limits(slower, groups, said.append)
+    found = fine_tuning.with_speed_limits(slower, groups, said.append)
     assert found.speed_limits == config.speed_limits and "O " in said[0] and "Si" not in said[0]
     hot = [
         sets._replace(train=sets.train._replace(state=sets.train.state._replace(
             velocities=2 * sets.train.state.velocities))) for sets in groups
     ]  # fmt: skip
-    found = runs._with_speed_limits(config, hot, said.append)
+    found = fine_tuning.with_speed_limits(config, hot, said.append)
     assert found.speed_limits == tuple(min(2 * limit, config.speed_max) for limit in config.speed_limits)
-    assert runs._with_speed_limits(dataclasses.replace(config, speed_limits=()), hot, said.append).speed_limits == ()
+    assert (
+        fine_tuning.with_speed_limits(dataclasses.replace(config, speed_limits=()), hot, said.append).speed_limits == ()
+    )
 
 
 _ON_DEVICES = """

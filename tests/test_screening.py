@@ -354,14 +354,8 @@ def test_several_processes_run_their_shares_into_one_table(model, tmp_path, monk
     ]  # fmt: skip
     assert set(first.refused) == {"c", "f"} and set(second.refused) == {"f"} and second.table == first.table
     assert [text.partition(";")[0] for text in said[0]] == ["c: has a charge of -1", "f: has a charge of +1"]
-    assert [row["name"] for row in csv.DictReader((out / "molecules.csv").read_text().splitlines())] == [
-        "a",
-        "b",
-        "d",
-        "e",
-        "c",
-        "f",
-    ]
+    rows = csv.DictReader((out / "molecules.csv").read_text().splitlines())
+    assert "".join(row["name"] for row in rows) == "abdecf"
     assert not list(out.glob("share_*"))
 
 

@@ -1,7 +1,6 @@
 """A training as a folder: settings, best weights so far, metrics, training states, calibration at the end."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
@@ -16,14 +15,13 @@ import numpy as np
 
 from ffmd_jax.core import files, json_records, processes
 from ffmd_jax.core import progress as bars
-from ffmd_jax.core.state import take
 from ffmd_jax.data import pairs as pair_sets
 from ffmd_jax.data.dataset_file import SPLITS, Dataset
-from ffmd_jax.models import elements, model_files
 from ffmd_jax.models import model as models
+from ffmd_jax.models import model_files
 from ffmd_jax.models.config import SMALL, Architecture, FamilyCalibration
 from ffmd_jax.models.model import Model
-from ffmd_jax.training import batches, calibration, loop, tasks, training_log
+from ffmd_jax.training import batches, calibration, fine_tuning, loop, tasks, training_log
 from ffmd_jax.training.settings import Training
 from ffmd_jax.training.states import TrainingStates
 
@@ -90,7 +88,7 @@ def run(
     if rehearse is not None:
         if init is None:
             raise ValueError("`rehearse` keeps what a model has learned: it needs `init`")
-        groups += _to_rehearse(task.form(rehearse, time_step_fs, old), groups, rehearse_share)
+        groups += fine_tuning.to_rehearse(task.form(rehearse, time_step_fs, old), groups, rehearse_share)
     for split in SPLITS:
         pair_sets.check_split(groups, split)
     origin = {"file": source, "sha256": pair_sets.fingerprint(groups)}
@@ -99,11 +97,11 @@ def run(
         config = old
     elif before is not None:
         config, weights = before.config, before.params
-        _check_same_sizes(config.architecture, architecture, init)
+        fine_tuning.check_same_sizes(config.architecture, architecture, init)
         if kind == "propagator":
-            config, weights = _with_new_elements(config, weights, groups, say)
-            config = _with_time_step(config, groups, time_step_fs, say)
-            config = _with_speed_limits(config, groups, say)
+            config, weights = fine_tuning.with_new_elements(config, weights, groups, say)
+            config = fine_tuning.with_time_step(config, groups, time_step_fs, say)
+            config = fine_tuning.with_speed_limits(config, groups, say)
         tasks.check_fits(config, groups)
     else:
         config = task.configure(groups, architecture or SMALL)
@@ -147,73 +145,6 @@ def _family_of(kind: str, time_steps_fs: Sequence[float], init: Any) -> tuple[st
     if init is not None:
         raise ValueError("a family of several time steps is trained from the beginning: leave out `init`")
     return "family", steps
-
-
-def _with_new_elements(config: Any, weights: Any, groups: Sequence[Any], say: Callable[[str], None]) -> tuple[Any, Any]:
-    """The model with the elements that the data have and it does not."""
-    masses: dict[int, float] = {}
-    for sets in groups:
-        masses |= dict(zip(np.asarray(sets.system.species).tolist(), map(float, sets.system.masses), strict=True))
-    new = {z: mass for z, mass in masses.items() if z not in config.elements}
-    if not new:
-        return config, weights
-    limits = dict(zip(new, pair_sets.speed_limits([s for s in groups if pair_sets.count(s.train)], tuple(new)),
-                      strict=True))  # fmt: skip
-    config, weights, like = elements.extended(config, weights, new, limits)
-    listed = ", ".join("{} as {}".format(*models.symbols(pair)) for pair in sorted(like.items()))
-    say(f"elements that the model does not know begin like others: {listed}")
-    return config, weights
-
-
-def _with_time_step(config: Any, groups: Sequence[Any], wanted_fs: float | None, say: Callable[[str], None]) -> Any:
-    """The model with the Δt that was asked for, its outputs in units of what the atoms move in that time."""
-    if wanted_fs in (None, config.time_step_fs):
-        return config
-    say(f"Δt is {wanted_fs:g} fs, not the {config.time_step_fs:g} fs of `init`: its outputs are scaled to the data")
-    found = pair_sets.statistics(groups)
-    scales = {"displacement_rms": float(found.displacement_rms), "velocity_rms": float(found.velocity_rms)}
-    return dataclasses.replace(config, time_step_fs=wanted_fs, **scales)
-
-
-def _with_speed_limits(config: Any, groups: Sequence[Any], say: Callable[[str], None]) -> Any:
-    """The model with higher speed limits, for elements of which ten times as many atoms exceed them as do by chance.
-
-    Speeds above its limit look to the network like the limit: from a hotter run it could not learn.
-    """
-    trained = [sets for sets in groups if pair_sets.count(sets.train)]
-    there = tuple(sorted({int(z) for sets in trained for z in np.asarray(sets.system.species)}))
-    usual, limits = pair_sets.speed_limits(trained, there, 1e-3), pair_sets.speed_limits(trained, there)
-    before = dict(zip(config.elements, config.speed_limits, strict=False))
-    higher = {
-        z: min(limit, config.speed_max)
-        for z, often, limit in zip(there, usual, limits, strict=True)
-        if often > before.get(z, np.inf)
-    }
-    if not higher:
-        return config
-    listed = ", ".join(f"{models.symbols([z])[0]} {limit:.3f}" for z, limit in higher.items())
-    say(f"the data have faster atoms than those of `init`: its speed limits become {listed} Å/fs")
-    return dataclasses.replace(config, speed_limits=tuple((before | higher)[z] for z in config.elements))
-
-
-def _to_rehearse(old: Sequence[Any], new: Sequence[Any], share: float) -> tuple[Any, ...]:
-    """Old systems, with so many of their training pairs that these are a share of all, and nothing to judge by.
-
-    Raises:
-        ValueError: a share that is not between 0 and 1.
-    """
-    if not 0 < share < 1:
-        raise ValueError(f"rehearse_share must lie between 0 and 1, not {share}")
-    n_new = sum(pair_sets.count(sets.train) for sets in new)
-    sizes = [pair_sets.count(sets.train) for sets in old]
-    chosen = pair_sets.evenly(sum(sizes), max(1, round(n_new * share / (1 - share))))
-    found, low = [], 0
-    for sets, size in zip(old, sizes, strict=True):
-        own = chosen[(chosen >= low) & (chosen < low + size)] - low
-        nothing = take(sets.train, slice(0, 0))
-        found.append(sets._replace(train=take(sets.train, own), validation=nothing, test=nothing))
-        low += size
-    return tuple(found)
 
 
 def check_folder(
@@ -338,16 +269,6 @@ def _check_same_settings(out: Path, training: Training, architecture: Architectu
                     f"cannot resume with {field} = {getattr(now, field)}: the training in {out} has "
                     f"{getattr(before, field)}"
                 )
-
-
-def _check_same_sizes(own: Architecture, wanted: Architecture | None, init: Any) -> None:
-    """Raises ValueError where other sizes are wanted than those of the model to start from."""
-    for field, value in vars(own).items():
-        if wanted is not None and getattr(wanted, field) != value:
-            raise ValueError(
-                f"{field} = {getattr(wanted, field)}, but {init} has {value}: a training that starts from its weights "
-                "takes its sizes; leave them out"
-            )
 
 
 def _check_same_data(out: Path, source: dict[str, str]) -> None:
