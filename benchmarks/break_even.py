@@ -61,7 +61,7 @@ CASES = {
     "quartz": Case("quartz", "quartz, 162 atoms", None, "quartz", 3 * 100 + 9 * 8),
     "silicon": Case("silicon", "silicon, 216 atoms", None, "silicon", 3 * 60 + 5 * 8),
     "water": Case("water", "water, 192 atoms", None, "water", 5 * 100),
-    "paracetamol": Case("paracetamol", "paracetamol", None, "paracetamol", 5 * 100),
+    "paracetamol": Case("paracetamol", "paracetamol", None, "paracetamol", 16 * 100),
     "malonaldehyde": Case("malonaldehyde", "malonaldehyde", "gfn2-xtb", None, 500 * 0.3),
     "organic": Case("organic", "paracetamol", "gfn2-xtb", "paracetamol", 507 * 1.3, 2.0),
     "paracetamol-ccx": Case("paracetamol-ccx", "paracetamol", "ani-1ccx", "paracetamol", 64 * 2.25),

@@ -102,7 +102,7 @@ def broken(tmp_path_factory):
     )
     atoms.set_distance(oxygen, hydrogen, 1.3, fix=0)
     velocities = np.zeros((len(atoms), 3))
-    velocities[hydrogen] = 0.08 * atoms.get_distance(oxygen, hydrogen, vector=True) / 1.3 / ase.units.fs
+    velocities[hydrogen] = 0.03 * atoms.get_distance(oxygen, hydrogen, vector=True) / 1.3 / ase.units.fs
     atoms.set_velocities(velocities)
     path = tmp_path_factory.mktemp("broken") / "start.traj"
     atoms.write(path)
@@ -119,11 +119,11 @@ def test_a_rollout_says_what_breaks_and_notes_it(broken, tmp_path, capsys, resto
     command = ["rollout", "paracetamol", "--start", start, "--ensemble", "nve", "--on-alarm", "warn", "--watch-bonds"]
     out, parts = tmp_path / "run.h5", tmp_path / "parts.h5"
     ffmd(*command, "--steps", 30, "--out", out)
-    assert f"note: bonds: 0.028 ps: O{pair[0]}–H{pair[1]} formed" in (printed := capsys.readouterr()).err
-    assert "; bonds that formed or broke: 1" in printed.out
-    whole = trajectory.read(out)
+    whole, printed = trajectory.read(out), capsys.readouterr()
     noted = bonds.from_metadata(whole.metadata)
-    assert noted[0].atoms == tuple(sorted(pair)) and noted[0].kind == "formed"
+    assert noted[0].atoms == tuple(sorted(pair)) and noted[0].kind == "formed" and 7 < noted[0].time_fs < 40
+    said = f"note: bonds: {noted[0].time_fs / 1000:g} ps: O{pair[0]}–H{pair[1]} formed"
+    assert said in printed.err and "; bonds that formed or broke: 1" in printed.out
     assert "--watch-bonds" in whole.metadata["command"]
     watch = bonds.Watch(*trajectory.read_start(start))
     assert watch.see(whole.frames, whole.times) == noted
@@ -148,7 +148,8 @@ def test_changes_near_each_other_share_a_file_and_others_have_names_of_their_own
 def test_every_step_around_a_change_is_kept_where_fewer_frames_are_stored(broken, tmp_path, monkeypatch):
     options = {"ensemble": api.NVT(300, friction_tau_fs=500), "watch_bonds": True, "seed": 2, "monitors": False}
     full = simulate("paracetamol", broken[0], steps=12, progress=False, **options)
-    assert [(change.time_fs, change.kind) for change in full.bond_changes] == [(21.0, "formed")]
+    (change,) = full.bond_changes
+    assert change.kind == "formed" and 7 < change.time_fs < 40
     out, folder = tmp_path / "run.h5", tmp_path / "run_bonds"
     folder.mkdir()
     (folder / "bonds_at_7fs.extxyz").write_text("of an earlier run")
